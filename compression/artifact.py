@@ -1,0 +1,249 @@
+"""The deployable artifact: a folder of policy.onnx, policy.safetensors and policy.json, the contract."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from compression.ptdq import DynamicQuantLinear
+from compression.qat import StaticQuantLinear
+from trainers.networks import plain_linear
+from trainers.policy import Policy, Squash, Standardize
+from trainers.rollout import FloatArray
+from trainers.spec import Spec
+
+FORMAT = "rlc-policy-1"
+ONNX_FILE, TENSOR_FILE, CONTRACT_FILE = "policy.onnx", "policy.safetensors", "policy.json"
+GOLDEN_PAIRS = 16
+# Of the half range of an action. An int8 policy may differ by a rounding that falls the other way.
+FP32_TOLERANCE, INT8_TOLERANCE = 1e-5, 5e-3
+# Of the visited states, so many must lie within the tolerance at export.
+PARITY_SHARE = 0.99
+
+STAGE_KINDS: dict[str, type[nn.Module]] = {
+    "standardize": Standardize,
+    "linear": nn.Linear,
+    "static_quant_linear": StaticQuantLinear,
+    "dynamic_quant_linear": DynamicQuantLinear,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "squash": Squash,
+}
+INTEGER_KERNELS = {"QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul"}
+
+
+class ArtifactError(Exception):
+    """An artifact that cannot be made or read, in one line."""
+
+
+class OnnxPolicy:
+    """A policy in ONNX Runtime on one thread: observation [obs_dim] -> action [act_dim], at batch 1."""
+
+    def __init__(self, model: bytes | Path) -> None:
+        self.session = _session(model)
+
+    def __call__(self, obs: FloatArray) -> FloatArray:
+        return self.batch(obs[None])[0]
+
+    def batch(self, obs: FloatArray) -> FloatArray:
+        """[B, obs_dim] -> [B, act_dim]. A dynamically quantised policy takes one range over the batch."""
+        actions: FloatArray = self.session.run(None, {"observation": obs})[0]
+        return actions
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences between the torch policy and ONNX Runtime at batch 1, in half ranges of the action."""
+
+    states: int
+    mean: float
+    p99: float
+    max: float
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write under a temporary name, flush to the disk, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_artifact(
+    folder: Path, policy: Policy, model: bytes, observations: FloatArray, *, algorithm: str, compression: dict[str, Any]
+) -> dict[str, Any]:
+    """Check the ONNX file against the torch policy on visited observations [n, obs_dim], then write the folder.
+
+    Returns the contract. Raises ArtifactError where the two disagree or a quantised layer does not run in
+    integer arithmetic; nothing is written then.
+    """
+    quantized = sum(isinstance(s, StaticQuantLinear | DynamicQuantLinear) for s in policy)
+    tolerance = INT8_TOLERANCE if quantized else FP32_TOLERANCE
+    kernels = optimized_operators(model)
+    integer = sum(k in INTEGER_KERNELS for k in kernels)
+    if integer != quantized:
+        raise ArtifactError(f"{quantized} layers are int8, but ONNX Runtime would run {integer} so: {kernels}")
+    runner = OnnxPolicy(model)
+    parity = check_parity(policy, runner, observations, tolerance)
+    golden = observations[np.linspace(0, len(observations) - 1, GOLDEN_PAIRS).astype(int)]
+    tensors = safetensors.torch.save(dict(policy.state_dict()))
+    kinds = {cls: kind for kind, cls in STAGE_KINDS.items()}
+    contract = {
+        "format": FORMAT,
+        "environment": _environment(policy.spec),
+        "algorithm": algorithm,
+        "compression": compression,
+        "stages": [kinds[type(stage)] for stage in policy],
+        "normalizer": _normalizer(policy),
+        "kernels": kernels,
+        "parity": vars(parity),
+        "golden": {
+            "observations": golden.tolist(),
+            "actions": np.stack([runner(obs) for obs in golden]).tolist(),
+            "tolerance": tolerance,
+            "tolerance_unit": "half range of the action",
+        },
+        "sha256": {ONNX_FILE: sha256(model), TENSOR_FILE: sha256(tensors)},
+        "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "gymnasium", "mujoco")},
+    }
+    files = {ONNX_FILE: model, TENSOR_FILE: tensors, CONTRACT_FILE: json.dumps(contract, indent=1).encode()}
+    _write_folder(folder, files)
+    return contract
+
+
+def load_policy(folder: Path) -> Policy:
+    """The torch policy of an artifact. Raises ArtifactError for a missing, damaged or foreign folder."""
+    try:
+        contract = json.loads((folder / CONTRACT_FILE).read_text())
+        content = (folder / TENSOR_FILE).read_bytes()
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder} is no artifact: {error}") from error
+    if not isinstance(contract, dict) or contract.get("format") != FORMAT:
+        raise ArtifactError(f"{folder / CONTRACT_FILE} is not of the format {FORMAT}")
+    if sha256(content) != contract["sha256"][TENSOR_FILE]:
+        raise ArtifactError(f"{folder / TENSOR_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
+    tensors = safetensors.torch.load(content)
+    environment = contract["environment"]
+    spec = Spec(
+        environment["id"],
+        environment["observation"]["shape"][0],
+        environment["action"]["shape"][0],
+        tuple(environment["action"]["low"]),
+        tuple(environment["action"]["high"]),
+    )
+    stages = []
+    for i, kind in enumerate(contract["stages"]):
+        own = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(i)}
+        stages.append(_restore(STAGE_KINDS[kind], own))
+    return Policy(spec, stages)
+
+
+def check_parity(policy: Policy, runner: OnnxPolicy, observations: FloatArray, tolerance: float) -> Parity:
+    """Compare the torch policy with ONNX Runtime, one observation at a time.
+
+    Raises ArtifactError where more than 1 % of the states differ by more than the tolerance.
+    """
+    half_range = np.asarray(policy.spec.action_high) - np.asarray(policy.spec.action_low)
+    half_range /= 2
+    with torch.no_grad():
+        expected = policy(torch.from_numpy(observations)).numpy()
+    actual = np.stack([runner(obs) for obs in observations])
+    difference = (np.abs(actual - expected) / half_range).max(1)
+    p99 = float(np.quantile(difference, PARITY_SHARE))
+    parity = Parity(len(observations), float(difference.mean()), p99, float(difference.max()))
+    if not p99 <= tolerance:
+        raise ArtifactError(f"the ONNX file disagrees with the torch policy: {parity}, tolerance {tolerance}")
+    return parity
+
+
+def optimized_operators(model: bytes) -> list[str]:
+    """Operators that ONNX Runtime really executes, after its graph optimisations."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        _session(model, optimized_path=path)
+        return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def weight_bytes(model: bytes) -> int:
+    """Bytes of all initialisers of an ONNX file."""
+    import onnx
+
+    return sum(onnx.numpy_helper.to_array(t).nbytes for t in onnx.load_from_string(model).graph.initializer)
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _session(model: bytes | Path, optimized_path: Path | None = None) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    if optimized_path is not None:
+        options.optimized_model_filepath = str(optimized_path)
+        # Saving an optimised graph warns that it suits this machine only, which is what is asked here.
+        options.log_severity_level = 3
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _restore(kind: type[nn.Module], tensors: dict[str, torch.Tensor]) -> nn.Module:
+    if kind is nn.Linear:
+        return plain_linear(tensors["weight"], tensors["bias"])
+    stage = kind.__new__(kind)
+    nn.Module.__init__(stage)
+    for name, tensor in tensors.items():
+        stage.register_buffer(name, tensor)
+    return stage
+
+
+def _environment(spec: Spec) -> dict[str, Any]:
+    return {
+        "id": spec.env_id,
+        "observation": {"shape": [spec.obs_dim], "dtype": "float32"},
+        "action": {
+            "shape": [spec.act_dim],
+            "dtype": "float32",
+            "low": list(spec.action_low),
+            "high": list(spec.action_high),
+        },
+    }
+
+
+def _normalizer(policy: Policy) -> dict[str, list[float]] | None:
+    for stage in policy:
+        if isinstance(stage, Standardize):
+            return {"mean": stage.mean.tolist(), "inverse_std": stage.inverse_std.tolist()}
+    return None
+
+
+def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            write_atomic(temporary / name, content)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,126 @@
+"""Policy -> ONNX, stage by stage, written directly: no exporter, no side files, dynamic batch.
+
+Quantised layers are written as QuantizeLinear / DequantizeLinear around a Gemm. ONNX Runtime fuses that to
+integer kernels; graphs of integer operators run on slower ones.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from compression.qat import StaticQuantLinear
+from trainers.policy import Policy, Squash, Standardize
+
+OPSET = 17
+IR_VERSION = 8
+INPUT, OUTPUT = "observation", "action"
+
+
+class GraphWriter:
+    """Nodes and initialisers of a graph under construction; `head` names the newest value."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self.head = INPUT
+
+    def constant(self, name: str, value: Tensor | NDArray[np.generic]) -> str:
+        array = value.numpy() if isinstance(value, Tensor) else value
+        unique = f"{name}_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.array(array, order="C"), unique))
+        return unique
+
+    def node(self, op: str, *inputs: str, **attributes: int) -> str:
+        output = f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
+        return output
+
+    def extend(self, op: str, *more_inputs: str, **attributes: int) -> None:
+        self.head = self.node(op, self.head, *more_inputs, **attributes)
+
+
+def write_standardize(graph: GraphWriter, stage: Standardize) -> None:
+    graph.extend("Sub", graph.constant("mean", stage.mean))
+    graph.extend("Mul", graph.constant("inverse_std", stage.inverse_std))
+
+
+def write_linear(graph: GraphWriter, stage: nn.Linear) -> None:
+    # Stored [in, out]: ONNX Runtime's dynamic quantiser would ignore per-channel scales on a transposed Gemm.
+    weight = graph.constant("weight", stage.weight.detach().T)
+    graph.extend("Gemm", weight, graph.constant("bias", stage.bias.detach()))
+
+
+def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> None:
+    grid = [graph.constant("scale", stage.input_scale), graph.constant("zero_point", stage.input_zero_point)]
+    graph.extend("QuantizeLinear", *grid)
+    graph.extend("DequantizeLinear", *grid)
+    weight_scale = graph.constant("weight_scale", stage.weight_scale)
+    zeros = np.zeros(len(stage.weight_scale))
+    weight = graph.node(
+        "DequantizeLinear",
+        graph.constant("weight", stage.weight_int8.T),
+        weight_scale,
+        graph.constant("weight_zero_point", zeros.astype(np.int8)),
+        axis=1,
+    )
+    bias = graph.node(
+        "DequantizeLinear",
+        graph.constant("bias", stage.bias_int32),
+        graph.constant("bias_scale", stage.input_scale * stage.weight_scale),
+        graph.constant("bias_zero_point", zeros.astype(np.int32)),
+        axis=0,
+    )
+    graph.extend("Gemm", weight, bias)
+
+
+def write_squash(graph: GraphWriter, stage: Squash) -> None:
+    graph.extend("Tanh")
+    if (stage.scale != 1).any():
+        graph.extend("Mul", graph.constant("action_scale", stage.scale))
+    if (stage.center != 0).any():
+        graph.extend("Add", graph.constant("action_center", stage.center))
+
+
+WRITERS: dict[type[nn.Module], Callable[..., None]] = {
+    Standardize: write_standardize,
+    nn.Linear: write_linear,
+    StaticQuantLinear: write_static_quant_linear,
+    nn.ReLU: lambda graph, stage: graph.extend("Relu"),
+    nn.Tanh: lambda graph, stage: graph.extend("Tanh"),
+    Squash: write_squash,
+}
+
+
+def onnx_bytes(policy: Policy) -> bytes:
+    """The policy as one ONNX file: float32 `observation` [batch, obs_dim] -> `action` [batch, act_dim].
+
+    Raises KeyError for a kind of stage that has no writer.
+    """
+    graph = GraphWriter()
+    for stage in policy:
+        WRITERS[type(stage)](graph, stage)
+    graph.nodes[-1].output[0] = OUTPUT
+    spec = policy.spec
+
+    def value(name: str, width: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "policy",
+            [value(INPUT, spec.obs_dim)],
+            [value(OUTPUT, spec.act_dim)],
+            graph.initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="rlc",
+    )
+    onnx.checker.check_model(model, full_check=True)
+    serialized: bytes = model.SerializeToString(deterministic=True)
+    return serialized

@@ -1,0 +1,69 @@
+"""Post-training dynamic quantisation: int8 weights, activations quantised on the fly by ONNX Runtime."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from compression.onnx_graph import onnx_bytes
+from compression.qat import ACTIVATION_LEVELS, WEIGHT_LEVELS, activation_grid, weight_scale
+from trainers.policy import Policy, input_standardized
+from trainers.rollout import FloatArray
+
+# ONNX Runtime's reduced range is [-64, 64].
+REDUCED_WEIGHT_LEVELS = 64
+
+
+class DynamicQuantLinear(nn.Module):
+    """A linear layer whose input range is that of the row at hand, [B, in] -> [B, out].
+
+    ONNX Runtime takes one range over the whole batch: the two agree at batch 1, as policies are run.
+    """
+
+    weight_int8: Tensor
+    weight_scale: Tensor
+    bias: Tensor
+
+    def __init__(self, linear: nn.Linear, weight_levels: int) -> None:
+        super().__init__()
+        scale = weight_scale(linear.weight) * (WEIGHT_LEVELS / weight_levels)
+        self.register_buffer("weight_int8", torch.round(linear.weight / scale).to(torch.int8))
+        self.register_buffer("weight_scale", scale[:, 0])
+        self.register_buffer("bias", linear.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, zero_point = activation_grid(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True))
+        level = (torch.round(x / scale) + zero_point).clamp(0, ACTIVATION_LEVELS)
+        accumulated = (level - zero_point).double() @ self.weight_int8.double().mT
+        return (accumulated * scale * self.weight_scale + self.bias).float()
+
+
+def quantize_dynamic_policy(
+    policy: Policy, observations: FloatArray | None, *, reduce_range: bool
+) -> tuple[Policy, bytes]:
+    """The policy with dynamically quantised linear layers, and its ONNX file from ONNX Runtime's quantiser.
+
+    `observations` [n, obs_dim], visited by the policy, give the statistics of the float standardisation put in
+    front of a policy that reads raw observations; None leaves the input as it is. `reduce_range` keeps weights
+    to 7 bits, for CPUs without VNNI, whose 8-bit products saturate.
+    """
+    if observations is not None:
+        var, mean = torch.var_mean(torch.from_numpy(observations).double(), 0, correction=0)
+        std = torch.where(var > 0, var, 1.0).sqrt()
+        policy = input_standardized(policy, mean, std)
+    levels = REDUCED_WEIGHT_LEVELS if reduce_range else WEIGHT_LEVELS
+    stages = [DynamicQuantLinear(s, levels) if isinstance(s, nn.Linear) else s for s in policy]
+    return Policy(policy.spec, stages), _quantize_dynamic(onnx_bytes(policy), reduce_range)
+
+
+def _quantize_dynamic(model: bytes, reduce_range: bool) -> bytes:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(model)
+        quantize_dynamic(
+            source, target, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8
+        )
+        return target.read_bytes()

@@ -1,0 +1,173 @@
+"""Quantisation-aware training: int8 fake quantisation of stacked linear layers (arXiv 1712.05877, section 3).
+
+Activations are uint8 with a zero point, per tensor and per row (seed); weights are int8, symmetric, per
+output channel. Gradients pass by the straight-through estimator. The running ranges move only in forward
+passes that say so (`update_ranges=True`: the actor's update batches).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.networks import StackedLinear, StackedMLP, stacked_affine
+from trainers.policy import Standardize
+
+ACTIVATION_LEVELS = 255
+WEIGHT_LEVELS = 127
+SMALLEST_SCALE = 1e-8
+RANGE_MOMENTUM = 0.01
+
+
+class StraightThroughQuantize(torch.autograd.Function):
+    """Round to the integer grid [low, high] and back; the gradient passes where nothing was clipped.
+
+    Its backward is differentiable, which Fisher-vector products need.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+        level = torch.round(x / scale) + zero_point
+        ctx.save_for_backward((level >= low) & (level <= high))
+        return (level.clamp(low, high) - zero_point) * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return grads[0] * inside, None, None, None, None
+
+
+def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the uint8 grid over [min(low, 0), max(high, 0)], any shape."""
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    scale = ((high - low) / ACTIVATION_LEVELS).clamp(min=SMALLEST_SCALE)
+    return scale, torch.round(-low / scale)
+
+
+def weight_scale(weight: Tensor) -> Tensor:
+    """Scale of each output channel, [..., out, in] -> [..., out, 1], so that the largest weight is +-127."""
+    return (weight.detach().abs().amax(-1, keepdim=True) / WEIGHT_LEVELS).clamp(min=SMALLEST_SCALE)
+
+
+def fake_quantize_weight(weight: Tensor) -> Tensor:
+    scale = weight_scale(weight)
+    quantized: Tensor = StraightThroughQuantize.apply(
+        weight, scale, torch.zeros_like(scale), -WEIGHT_LEVELS, WEIGHT_LEVELS
+    )
+    return quantized
+
+
+def fake_quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    quantized: Tensor = StraightThroughQuantize.apply(x, scale, zero_point, 0, ACTIVATION_LEVELS)
+    return quantized
+
+
+class QATLinear(StackedLinear):
+    """A stacked linear layer that computes as its int8 version will.
+
+    With `standardize`, float standardisation stands in front of the quantiser and its inverse is folded into
+    the weights before they are quantised: the fp32 function is unchanged by it (DESIGN: float in).
+    Until the first update batch there are no ranges and inputs pass unquantised.
+    """
+
+    batches: Tensor
+    running_lo: Tensor
+    running_hi: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, linear: StackedLinear, standardize: bool) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.standardize = standardize
+        rows, _, in_features = linear.weight.shape
+        for name in ("batches", "running_lo", "running_hi"):
+            self.register_buffer(name, linear.weight.new_zeros(rows, 1, 1))
+        if standardize:
+            self.register_buffer("running_mean", linear.weight.new_zeros(rows, 1, in_features))
+            self.register_buffer("running_var", linear.weight.new_ones(rows, 1, in_features))
+
+    def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:
+        """[N, B, in] -> [N, B, out]."""
+        # A plain average over the first batches, exponential with RANGE_MOMENTUM from then on.
+        momentum = (1 / (self.batches + 1)).clamp(min=RANGE_MOMENTUM)
+        weight, bias = self.weight, self.bias
+        if self.standardize:
+            if update_ranges:
+                self._follow_moments(x.detach(), momentum)
+            std = self._std()
+            x = (x - self.running_mean) * (1 / std)
+            bias = bias + (weight * self.running_mean).sum(-1).unsqueeze(1)
+            weight = weight * std
+        if update_ranges:
+            self._follow_range(x.detach(), momentum)
+        quantized = fake_quantize_activation(x, *activation_grid(self.running_lo, self.running_hi))
+        if not update_ranges:
+            quantized = torch.where(self.batches > 0, quantized, x)
+        return stacked_affine(quantized, fake_quantize_weight(weight), bias)
+
+    def _std(self) -> Tensor:
+        return torch.where(self.running_var > 0, self.running_var, 1.0).sqrt()
+
+    def _follow_moments(self, x: Tensor, momentum: Tensor) -> None:
+        var, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(var, momentum)
+
+    def _follow_range(self, x: Tensor, momentum: Tensor) -> None:
+        self.running_lo.lerp_(x.amin((1, 2), keepdim=True), momentum)
+        self.running_hi.lerp_(x.amax((1, 2), keepdim=True), momentum)
+        self.batches.add_(1)
+
+    def cut(self, row: int, outputs: int | None = None) -> list[nn.Module]:
+        """Row `row` as plain layers with frozen ranges. Raises ValueError where no batch has set them."""
+        if not self.batches[row] > 0:
+            raise ValueError("the quantised layer has no ranges yet: its actor was never updated")
+        weight, bias = self.weight[row, :outputs].detach(), self.bias[row, 0, :outputs].detach()
+        scale, zero_point = activation_grid(self.running_lo[row, 0, 0], self.running_hi[row, 0, 0])
+        stages: list[nn.Module] = []
+        if self.standardize:
+            mean, std = self.running_mean[row, 0], self._std()[row, 0]
+            stages.append(Standardize(mean, std))
+            weight, bias = weight * std, bias + (weight * mean).sum(-1)
+        return [*stages, StaticQuantLinear(weight, bias, scale, zero_point)]
+
+
+class StaticQuantLinear(nn.Module):
+    """A linear layer on the int8 grid with a fixed input range, [B, in] -> [B, out].
+
+    Computes in float64, so that its rounding agrees with exact integer arithmetic but for ties.
+    """
+
+    weight_int8: Tensor
+    weight_scale: Tensor
+    bias_int32: Tensor
+    input_scale: Tensor
+    input_zero_point: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, input_scale: Tensor, input_zero_point: Tensor) -> None:
+        super().__init__()
+        # A channel of tiny weights gets a coarser grid where its bias would not fit 32 bits.
+        scale = torch.maximum(weight_scale(weight), bias.abs().unsqueeze(1) / (input_scale * 2**30))
+        bias_scale = input_scale * scale[:, 0]
+        self.register_buffer("weight_int8", torch.round(weight / scale).to(torch.int8).cpu())
+        self.register_buffer("weight_scale", scale[:, 0].cpu())
+        self.register_buffer("bias_int32", torch.round(bias / bias_scale).to(torch.int32).cpu())
+        self.register_buffer("input_scale", input_scale.cpu().reshape(()))
+        self.register_buffer("input_zero_point", input_zero_point.to(torch.uint8).cpu().reshape(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = torch.round(x / self.input_scale) + self.input_zero_point
+        centred = level.clamp(0, ACTIVATION_LEVELS).double() - self.input_zero_point
+        accumulated = centred @ self.weight_int8.double().mT + self.bias_int32
+        return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
+
+
+def prepare_qat(network: StackedMLP, standardize_input: bool) -> None:
+    """Swap every linear layer for its quantised twin, in place.
+
+    Call it before optimisers and target networks exist: they hold on to parameters and copy buffers.
+    """
+    for i, layer in enumerate(network.layers):
+        assert isinstance(layer, StackedLinear)
+        network.layers[i] = QATLinear(layer, standardize=standardize_input and i == 0)

@@ -1,0 +1,65 @@
+"""The only evaluator: deterministic episodes from fixed start states, shared by every policy compared."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainers.rollout import EnvFactory, FloatArray, finite
+from trainers.spec import Spec, Stream, env_seed, numpy_stream
+
+Act = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True)
+class Returns:
+    """Undiscounted returns and lengths of a number of episodes."""
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the episodes (divided by n, as the paper does)."""
+        return float(np.std(self.returns))
+
+
+def evaluate(act: Act, make_env: EnvFactory, spec: Spec, *, episodes: int, seed: int) -> Returns:
+    """Run `episodes` episodes of observation [obs_dim] -> action [act_dim] in an environment of its own.
+
+    Episode k starts from the same state for every policy; `seed` chooses the set of start states, which is
+    disjoint from those of training and calibration.
+    """
+    env = make_env()
+    try:
+        played = [_episode(act, env, spec, env_seed(Stream.EVALUATE, seed, k)) for k in range(episodes)]
+    finally:
+        env.close()
+    returns, lengths = zip(*played, strict=True)
+    return Returns(returns, lengths)
+
+
+def random_policy(spec: Spec, seed: int) -> Act:
+    """Uniform actions over the action bounds."""
+    rng = numpy_stream(Stream.RANDOM_POLICY, seed)
+    return lambda obs: rng.uniform(spec.action_low, spec.action_high).astype(np.float32)
+
+
+def zero_policy(spec: Spec) -> Act:
+    """The zero action, always."""
+    action = np.zeros(spec.act_dim, np.float32)
+    return lambda obs: action
+
+
+def _episode(act: Act, env: Any, spec: Spec, seed: int) -> tuple[float, int]:
+    obs, _ = env.reset(seed=seed)
+    total, length, done = 0.0, 0, False
+    while not done:
+        obs, reward, terminated, truncated, _ = env.step(act(finite(obs, spec)))
+        total, length, done = total + float(reward), length + 1, terminated or truncated
+    return total, length

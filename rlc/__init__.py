@@ -1,0 +1,1 @@
+"""Entry points, configuration and runs on disk: the only package that knows Hydra, paths and W&B."""

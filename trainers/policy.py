@@ -1,0 +1,67 @@
+"""The deployable policy: raw observation in, environment action out, everything in between inside."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from trainers.spec import Spec
+
+
+class Standardize(nn.Module):
+    """(x - mean) / std in float32, written as a product with 1/std; std is 1 where an input never moved."""
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.detach().cpu().float().clone())
+        self.register_buffer("inverse_std", 1 / std.detach().cpu().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.inverse_std
+
+
+class Squash(nn.Module):
+    """tanh, then the affine map from [-1, 1] to the action bounds."""
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, center: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("center", center.detach().cpu().clone())
+        self.register_buffer("scale", scale.detach().cpu().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x) * self.scale + self.center
+
+
+class Policy(nn.Sequential):
+    """A deterministic policy as a sequence of stages: float32 [B, obs_dim] -> [B, act_dim] in environment units.
+
+    The one thing that is compressed, exported, measured and deployed.
+    """
+
+    def __init__(self, spec: Spec, stages: Iterable[nn.Module]) -> None:
+        super().__init__(*stages)
+        self.spec = spec
+        self.requires_grad_(False)
+
+
+def input_standardized(policy: Policy, mean: Tensor, std: Tensor) -> Policy:
+    """The same function with its input standardised first and the inverse folded into the first layer.
+
+    W x + b = (W diag(std)) ((x - mean) / std) + (b + W mean), so a quantiser placed behind the new stage sees
+    inputs of one scale. `mean`, `std`: [obs_dim]. Raises ValueError where the first stage is not linear.
+    """
+    first, *rest = policy
+    if not isinstance(first, nn.Linear):
+        raise ValueError(f"the first stage must be a linear layer on raw observations, it is {first}")
+    folded = nn.Linear(first.in_features, first.out_features)
+    with torch.no_grad():
+        weight = first.weight.double()
+        folded.weight.copy_(weight * std)
+        folded.bias.copy_(first.bias.double() + weight @ mean.double())
+    return Policy(policy.spec, [Standardize(mean, std), folded, *rest])

@@ -1,0 +1,134 @@
+"""Soft Actor-Critic, https://arxiv.org/abs/1812.05905 (twin critics, squashed Gaussian, fixed or learned alpha)."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainers.actor_critic import ActorCritic, ActorTransform
+from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
+from trainers.policy import Policy, Squash
+from trainers.replay import Batch
+from trainers.rollout import FloatArray
+from trainers.spec import Spec, Stream, stacked_normal, torch_stream
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+
+
+class SAC(ActorCritic):
+    """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/sac.yaml."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        seeds: Sequence[int],
+        device: torch.device,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        actor_lr: float,
+        critic_lr: float,
+        alpha: float | Literal["auto"],
+        alpha_lr: float,
+        initial_alpha: float,
+        tau: float,
+        transform_actor: ActorTransform | None = None,
+    ) -> None:
+        super().__init__(spec, seeds, device)
+        self.tau = tau
+        init = [torch_stream(Stream.INIT, seed) for seed in seeds]
+        twice = [g for g in init for _ in range(2)]
+        self.actor = StackedMLP([spec.obs_dim, *hidden, 2 * spec.act_dim], activation, init).to(device)
+        self.critics = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, twice).to(device)
+        if transform_actor is not None:
+            transform_actor(self.actor)
+        self.actor_optimizer = FlatAdam(self.actor, actor_lr)
+        self.critic_optimizer = FlatAdam(self.critics, critic_lr)
+        self.target_critics = frozen_copy(self.critics)
+        self.networks = {"actor": self.actor, "critics": self.critics, "target_critics": self.target_critics}
+
+        start = initial_alpha if alpha == "auto" else alpha
+        self.log_alpha = torch.full((len(seeds), 1), math.log(start), device=device, requires_grad=alpha == "auto")
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=alpha_lr) if alpha == "auto" else None
+        # -1 nat per dimension of an action measured in half ranges, whatever units the environment uses.
+        self.target_entropy = float(self.action_scale.log().sum()) - spec.act_dim
+        self.temperatures = {"log_alpha": self.log_alpha}
+        self.explore_streams = [torch_stream(Stream.EXPLORE, seed) for seed in seeds]
+        self.update_streams = [torch_stream(Stream.UPDATE, seed) for seed in seeds]
+
+    @torch.no_grad()
+    def act(self, obs: FloatArray) -> FloatArray:
+        num_envs = obs.shape[1]
+        out = self.actor(self.acting_rows(obs))[:, :num_envs]
+        unit_action, _ = self._sample(out, self.explore_streams)
+        actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
+        return actions
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Algorithm 1 of the paper, gradient steps: critics, actor, temperature, targets."""
+        alpha = self.log_alpha.detach().exp()
+        unit_action = (batch.action - self.action_center) / self.action_scale
+
+        with torch.no_grad():
+            next_action, next_log_prob = self._sample(self.actor(batch.next_obs), self.update_streams)
+            next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
+            target = batch.reward + batch.discount * (next_q - alpha * next_log_prob)
+
+        q = self._q(self.critics, batch.obs, unit_action)
+        critic_loss = 0.5 * (q - target.unsqueeze(1)).square().mean(-1).sum(1)
+        self.critic_optimizer.minimize(critic_loss.sum())
+
+        action, log_prob = self._sample(self.actor(batch.obs, update_ranges=True), self.update_streams)
+        q_pi = self._q(self.critics, batch.obs, action).amin(1)
+        actor_loss = (alpha * log_prob - q_pi).mean(-1)
+        self.actor_optimizer.minimize(actor_loss.sum())
+
+        entropy = -log_prob.detach().mean(-1)
+        if self.alpha_optimizer is not None:
+            self.alpha_optimizer.zero_grad()
+            alpha_loss = self.log_alpha.exp().squeeze(1) * (entropy - self.target_entropy)
+            alpha_loss.sum().backward()  # type: ignore[no-untyped-call]
+            self.alpha_optimizer.step()
+
+        polyak(self.target_critics, self.critics, self.tau)
+        return {
+            "losses/critic": critic_loss.detach(),
+            "losses/actor": actor_loss.detach(),
+            "losses/alpha": alpha.squeeze(1),
+            "losses/entropy": entropy,
+            "losses/q_mean": q.detach().mean((1, 2)),
+        }
+
+    def policy(self, i: int) -> Policy:
+        """The mean action: the first half of the actor's outputs, squashed."""
+        stages = self.actor.cut(i, outputs=self.spec.act_dim)
+        return Policy(self.spec, [*stages, Squash(self.action_center, self.action_scale)])
+
+    def _sample(self, out: Tensor, streams: list[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """A reparameterised action in [-1, 1] and its log-probability density in environment units."""
+        noise = stacked_normal(streams, *out.shape[1:-1], self.spec.act_dim).to(self.device)
+        mean, log_std = out.chunk(2, dim=-1)
+        return squashed_gaussian(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), noise, self.action_scale)
+
+    def _q(self, critics: StackedMLP, obs: Tensor, unit_action: Tensor) -> Tensor:
+        """Q values [S, 2, B] of the twins."""
+        twins = torch.cat([obs, unit_action], -1).repeat_interleave(2, 0)
+        q: Tensor = critics(twins).view(-1, 2, obs.shape[1])
+        return q
+
+
+def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """u = tanh(mean + std noise) in [-1, 1] and log p(scale u), the density of the action in environment units.
+
+    Appendix C of the paper plus the constant of the affine map: log p = log N(x) - sum log(scale (1 - tanh(x)^2)).
+    Arguments [..., act_dim] (`scale` [act_dim]); returns [..., act_dim] and [...].
+    """
+    x = mean + log_std.exp() * noise
+    gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    # log(1 - tanh(x)^2) = 2 (log 2 - |x| - log(1 + exp(-2|x|))), exact for any x. Not softplus: its bits depend
+    # on how many seeds are batched.
+    size = x.abs()
+    log_slope = 2 * (math.log(2) - size - torch.log(1 + torch.exp(-2 * size)))
+    return torch.tanh(x), (gaussian - log_slope - scale.log()).sum(-1)
