@@ -1,5 +1,6 @@
 """Post-training dynamic quantisation: int8 weights, activations quantised on the fly by ONNX Runtime."""
 
+import platform
 import tempfile
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def quantize_dynamic_policy(
     levels = REDUCED_WEIGHT_LEVELS if reduce_range else WEIGHT_LEVELS
     stages = [DynamicQuantLinear(s, levels) if isinstance(s, nn.Linear) else s for s in policy]
     return Policy(policy.spec, stages), _quantize_dynamic(onnx_bytes(policy), reduce_range)
+
+
+def cpu_saturates() -> bool:
+    """Whether 8-bit products may saturate here: x86 without VNNI, or x86 whose flags cannot be read."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return True
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)
 
 
 def _quantize_dynamic(model: bytes, reduce_range: bool) -> bytes:

@@ -1,0 +1,63 @@
+"""Gymnasium environments with flat float observations and bounded, flat float actions."""
+
+import functools
+import logging
+import warnings
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+
+from rlc.settings import SettingsError
+from trainers.rollout import Env
+from trainers.spec import Spec
+
+
+def _log_mujoco_warning(message: str) -> None:
+    # The models inside gymnasium use attributes that this MuJoCo deprecates: no news to a user of rlc.
+    if "deprecated" not in message:
+        logging.getLogger("mujoco").warning(message)
+
+
+# Without a handler MuJoCo writes MUJOCO_LOG.TXT into the working directory.
+mujoco.set_mju_user_warning(_log_mujoco_warning)
+
+
+def make_env(env_id: str) -> Env:
+    """An environment with its time limit and without gymnasium's checker, which costs time at every step."""
+    with warnings.catch_warnings():
+        # gymnasium calls the v4 environments of the paper out of date.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        env: Env = gym.make(env_id, disable_env_checker=True)
+    if isinstance(env.observation_space, Box) and len(env.observation_space.shape) != 1:
+        env = gym.wrappers.FlattenObservation(env)
+    shape = env.action_space.shape
+    if isinstance(env.action_space, Box) and shape is not None and len(shape) != 1:
+        low, high = env.action_space.low.ravel(), env.action_space.high.ravel()
+        env = gym.wrappers.TransformAction(env, lambda a: a.reshape(shape), Box(low, high, dtype=np.float32))
+    return env
+
+
+@functools.cache
+def spec_of(env_id: str) -> Spec:
+    """Shapes and bounds of an environment. Raises SettingsError where rlc cannot train in it."""
+    try:
+        env = make_env(env_id)
+    except (gym.error.Error, ImportError, ValueError) as error:
+        raise SettingsError(f"env.id={env_id}: cannot be made: {' '.join(str(error).split())}") from error
+    observations, actions = env.observation_space, env.action_space
+    env.close()
+    if not (isinstance(observations, Box) and isinstance(actions, Box)):
+        raise SettingsError(
+            f"env.id={env_id}: observations and actions must be Box spaces, they are {observations}, {actions}"
+        )
+    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+        raise SettingsError(f"env.id={env_id}: actions must have finite bounds, they are {actions}")
+    return Spec(
+        env_id,
+        observations.shape[0],
+        actions.shape[0],
+        tuple(float(x) for x in actions.low),
+        tuple(float(x) for x in actions.high),
+    )

@@ -1,0 +1,204 @@
+"""Train the seeds of one job in lockstep, and report on them while they train."""
+
+import hashlib
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compression.artifact import OnnxPolicy
+from compression.onnx_graph import onnx_bytes
+from measure.returns import Returns, evaluate
+from rlc import build, envs
+from rlc.progress import TrainingProgress
+from rlc.runs import MetricsFile, Run
+from rlc.settings import Settings
+from rlc.tracking import Tracker
+from trainers.actor_critic import ActorCritic
+from trainers.loops import off_policy
+from trainers.replay import Replay
+from trainers.rollout import SeedEnvs
+
+# How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
+YIELD_EVERY = 50
+METRIC_ROWS = 200
+
+COLUMNS = [
+    "global_step",
+    "charts/episodic_return",
+    "charts/episodic_length",
+    "charts/SPS",
+    "losses/critic",
+    "losses/actor",
+    "losses/alpha",
+    "losses/entropy",
+    "losses/q_mean",
+    "eval/return_mean",
+    "eval/return_std",
+]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained agent, the seconds it took (evaluations along the run included) and where it began."""
+
+    agent: ActorCritic
+    seconds: float
+    initial_fingerprints: list[str]
+
+    def figures(self, i: int) -> dict[str, Any]:
+        """What result.json says of the training of seed number i."""
+        return {
+            "train_seconds": self.seconds,
+            "lockstep_seeds": len(self.initial_fingerprints),
+            "initial_weights_sha256": self.initial_fingerprints[i],
+            "final_weights_sha256": fingerprint(self.agent.state(i)),
+        }
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """Hash of the names and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fit(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Trained:
+    """Train the runs' seeds, which share one job, in lockstep."""
+    settings = runs[0].settings
+    torch.set_num_threads(settings.threads)
+    spec = envs.spec_of(settings.env.id)
+    seeds = [run.seed for run in runs]
+    agent = build.build_agent(
+        settings.algo, settings.compress, spec, seeds, build.device_of(settings.device)
+    )
+    pool = SeedEnvs(lambda: envs.make_env(settings.env.id), spec, seeds, settings.algo.num_envs)
+    initial = [fingerprint(agent.state(i)) for i in range(len(seeds))]
+    reporter = Reporter(runs, trackers, agent, pool)
+    began = time.monotonic()
+    try:
+        with reporter.progress:
+            for step, figures in _loop(settings, agent, pool):
+                reporter.report(step, figures)
+    finally:
+        reporter.close()
+        pool.close()
+    return Trained(agent, time.monotonic() - began, initial)
+
+
+def _loop(
+    settings: Settings, agent: ActorCritic, pool: SeedEnvs
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    algo = settings.algo
+    replay = Replay(
+        agent.spec,
+        agent.seeds,
+        algo.num_envs,
+        min(algo.buffer_size, settings.total_steps),
+        algo.gamma,
+        agent.device,
+    )
+    return off_policy(
+        agent,
+        pool,
+        replay,
+        total_steps=settings.total_steps,
+        learning_starts=algo.learning_starts,
+        batch_size=algo.batch_size,
+        updates_per_step=algo.updates_per_step,
+        yield_every=YIELD_EVERY,
+    )
+
+
+class Reporter:
+    """Turns what the loop yields into metrics.csv, W&B, heartbeats and progress."""
+
+    def __init__(
+        self, runs: Sequence[Run], trackers: Sequence[Tracker], agent: ActorCritic, pool: SeedEnvs
+    ) -> None:
+        self.runs, self.trackers, self.agent, self.pool = runs, trackers, agent, pool
+        self.settings = runs[0].settings
+        total = self.settings.total_steps
+        self.files = [MetricsFile(run.path / "metrics.csv", COLUMNS) for run in runs]
+        self.next_row = Milestones(total, METRIC_ROWS)
+        self.next_evaluation = Milestones(total, self.settings.eval.along)
+        names = ",".join(str(run.seed) for run in runs)
+        title = f"{self.settings.algo.name} {self.settings.env.id} {runs[0].label} seed {names}"
+        self.progress = TrainingProgress(title, total)
+        self.last_returns: list[float | None] = [None] * len(runs)
+        self.since, self.since_step = time.monotonic(), 0
+        self.speed = 0.0
+
+    def report(self, step: int, figures: dict[str, Tensor]) -> None:
+        row_due, evaluation_due = self.next_row.passed(step), self.next_evaluation.passed(step)
+        evaluation_due = evaluation_due and bool(figures)
+        if row_due or evaluation_due:
+            self.speed = (step - self.since_step) / (time.monotonic() - self.since)
+            values = {name: tensor.tolist() for name, tensor in figures.items()}
+            for i in range(len(self.runs)):
+                row = {"global_step": step, "charts/SPS": round(self.speed, 1)}
+                row |= {name: value[i] for name, value in values.items()} | self._episodes(i)
+                if evaluation_due:
+                    row |= self._evaluate(i, step)
+                self.files[i].write(row)
+                self.trackers[i].log(row)
+            self.since, self.since_step = time.monotonic(), step
+        for run in self.runs:
+            run.heartbeat(step)
+        known = [value for value in self.last_returns if value is not None]
+        self.progress.update(step, self.speed, float(np.mean(known)) if known else None, evaluation_due)
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+    def _episodes(self, i: int) -> dict[str, float]:
+        episodes = self.pool.pop_finished(i)
+        if not episodes:
+            return {}
+        self.last_returns[i] = episodes[-1].episodic_return
+        return {
+            "charts/episodic_return": float(np.mean([e.episodic_return for e in episodes])),
+            "charts/episodic_length": float(np.mean([e.length for e in episodes])),
+        }
+
+    def _evaluate(self, i: int, step: int) -> dict[str, float]:
+        policy = self.agent.policy(i)
+        returns = evaluate_exported(OnnxPolicy(onnx_bytes(policy)), self.settings)
+        self.last_returns[i] = returns.mean
+        self.runs[i].log(f"step {step}: evaluation return {returns.mean:.2f} +- {returns.std:.2f}")
+        return {"eval/return_mean": returns.mean, "eval/return_std": returns.std}
+
+
+def evaluate_exported(act: OnnxPolicy, settings: Settings) -> Returns:
+    """Evaluate a policy in ONNX Runtime on the start states of the settings."""
+    env_id = settings.env.id
+    return evaluate(
+        act,
+        lambda: envs.make_env(env_id),
+        envs.spec_of(env_id),
+        episodes=settings.eval.episodes,
+        seed=settings.eval.seed,
+    )
+
+
+class Milestones:
+    """`count` marks, evenly spread over `total` steps, the last one at the end."""
+
+    def __init__(self, total: int, count: int) -> None:
+        self._marks = iter([round(total * k / count) for k in range(1, count + 1)])
+        self._next = next(self._marks, None)
+
+    def passed(self, step: int) -> bool:
+        """Whether a mark lies behind that was still ahead at the last call."""
+        if self._next is None or step < self._next:
+            return False
+        self._next = next(itertools.dropwhile(lambda mark: mark <= step, self._marks), None)
+        return True

@@ -1,0 +1,188 @@
+"""From a command line to the checked list of jobs it stands for, before anything is run or written."""
+
+import difflib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlc.settings import DERIVED_METHODS, Settings, SettingsError, parse_settings
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+# `env` has a default and is replaced; the others start empty and are added with a plus.
+ADDED_GROUPS = ("algo", "compress", "experiment")
+GROUPS = ("env", *ADDED_GROUPS)
+MULTIRUN_FLAGS = ("-m", "--multirun")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The settings of one job, and the defaults of the same algorithm, environment and compression."""
+
+    settings: Settings
+    defaults: Settings
+
+    def with_fp32(self) -> "Job":
+        """The job that trains what this one compresses or is compared with."""
+        return Job(self.settings.with_fp32(), self.defaults.with_fp32())
+
+    def with_seeds(self, seeds: list[int]) -> "Job":
+        return Job(self.settings.model_copy(update={"seed": seeds}), self.defaults)
+
+
+@dataclass(frozen=True)
+class Plan:
+    jobs: list[Job]
+    hydra_arguments: list[str]
+    """The command line for Hydra: flags last, the compressions that train before those that derive."""
+
+
+def make_plan(arguments: Sequence[str]) -> Plan:
+    """Compose and check every job. Raises SettingsError with one line for anything that cannot run."""
+    flags = [a for a in arguments if a.startswith("-") and a not in MULTIRUN_FLAGS]
+    given = [a for a in arguments if not a.startswith("-")]
+    multirun = any(a in MULTIRUN_FLAGS for a in arguments)
+    try:
+        return _make_plan(given, flags, multirun)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingsError(" ".join(str(error).split())) from error
+
+
+def job_of(overrides: Sequence[str]) -> Job:
+    """The job of a list of overrides without sweeps, as Hydra hands it to a task."""
+    return _job(_parse(overrides))
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _make_plan(given: list[str], flags: list[str], multirun: bool) -> Plan:
+    overrides = _parse(given)
+    _check_groups(overrides)
+    base = _compose(tuple(_first_value(o) for o in overrides if _is_group(o)))
+    multirun = multirun or base.hydra.mode == RunMode.MULTIRUN
+    sweep = _parse([f"{k}={v}" for k, v in base.hydra.sweeper.params.items()]) if multirun else []
+    given_keys = {o.get_key_element() for o in overrides}
+    everything = [o for o in sweep if o.get_key_element() not in given_keys] + overrides
+    _check_algorithm(everything)
+    _check_keys(everything)
+    if not multirun:
+        for override in overrides:
+            if override.is_sweep_override():
+                raise SettingsError(f"{override.input_line}: several values make several jobs: add -m")
+        return Plan([_job(overrides)], [*given, *flags])
+    given = _training_first(everything, given)
+    tasks = [o for o in [*sweep, *_parse(given)] if not o.key_or_group.startswith("hydra")]
+    lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
+    return Plan([job_of(line) for line in lines], [*given, *flags, "--multirun"])
+
+
+def _job(overrides: list[Override]) -> Job:
+    """Compose one job. Jobs that differ only in their seeds share the composition."""
+    data = _composed(tuple(str(o.input_line) for o in overrides if o.key_or_group != "seed"))
+    for override in overrides:
+        if override.key_or_group == "seed":
+            data = data | {"seed": override.value()}
+    plain = tuple(str(o.input_line) for o in overrides if _is_group(o) and o.key_or_group != "experiment")
+    return Job(parse_settings(data), parse_settings(_composed(plain)))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+    config = _compose(overrides)
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra")
+    data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items()}
+
+
+@functools.cache
+def _compose(overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(overrides), return_hydra_config=True)
+
+
+def _parse(lines: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(lines))
+
+
+def _is_group(override: Override) -> bool:
+    return override.key_or_group in GROUPS
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [override.get_value_element_as_str()]
+
+
+def _first_value(override: Override) -> str:
+    return f"{override.get_key_element()}={_values(override)[0]}"
+
+
+def _check_groups(overrides: list[Override]) -> None:
+    """One choice per group, with a plus where there is no default, and only what conf/ offers."""
+    for group in GROUPS:
+        mine = [o for o in overrides if o.key_or_group == group]
+        plus = "+" if group in ADDED_GROUPS else ""
+        if len(mine) > 1:
+            lines = " ".join(str(o.input_line) for o in mine)
+            raise SettingsError(f"{lines}: {group} is given {len(mine)} times; give it once")
+        for override in mine:
+            offered = choices(group)
+            for value in _values(override):
+                if value not in offered:
+                    raise SettingsError(f"{group}={value}: unknown{_closest(value, offered)}")
+            if override.get_key_element() != f"{plus}{group}":
+                raise SettingsError(f"{override.input_line}: write {plus}{group}={_values(override)[0]}")
+
+
+def _check_algorithm(overrides: list[Override]) -> None:
+    if not any(o.key_or_group == "algo" for o in overrides):
+        raise SettingsError(f"algo: none given; add +algo=<name> with one of: {', '.join(choices('algo'))}")
+
+
+def _check_keys(overrides: list[Override]) -> None:
+    """Every key on the command line must exist for every choice of algorithm and compression in it."""
+    groups = [o for o in overrides if _is_group(o)]
+    tasks = BasicSweeper.split_arguments(groups, max_batch_size=None)[0]
+    for task in tasks:
+        config = _compose(tuple(task))
+        for override in overrides:
+            key = override.key_or_group
+            if _is_group(override) or key.startswith("hydra") or override.is_delete():
+                continue
+            parent, _, leaf = key.rpartition(".")
+            node = OmegaConf.select(config, parent) if parent else config
+            if not isinstance(node, DictConfig) or leaf not in node:
+                siblings = [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else []
+                within = f" for {' '.join(task)}" if "." in key else ""
+                raise SettingsError(f"{override.input_line}: no such key{within}{_closest(leaf, siblings)}")
+
+
+def _closest(word: str, offered: list[str]) -> str:
+    close = difflib.get_close_matches(word, offered, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{hint}; allowed: {', '.join(offered)}" if offered else hint
+
+
+def _training_first(overrides: list[Override], given: list[str]) -> list[str]:
+    """Rewrite a sweep over compressions: slowest to vary, what trains first, what derives from it last."""
+    for override in overrides:
+        if override.key_or_group == "compress" and override.is_sweep_override():
+            ordered = sorted(_values(override), key=DERIVED_METHODS.__contains__)
+            rest = [line for line in given if not line.startswith("+compress=")]
+            return [f"+compress={','.join(ordered)}", *rest]
+    return given

@@ -1,0 +1,125 @@
+"""Turn a trained or derived policy into a finished run: artifact, evaluation, result.json."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, save_artifact, weight_bytes, write_atomic
+from compression.onnx_graph import onnx_bytes
+from measure.returns import Returns, evaluate, random_policy, zero_policy
+from rlc import build, envs
+from rlc.fit import evaluate_exported
+from rlc.runs import Run, finished_fp32_run, training_identity
+from rlc.tracking import Tracker
+from trainers.policy import Policy
+from trainers.rollout import visited_observations
+
+PARITY_STATES = 1024
+PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "onnx", "onnxruntime", "hydra-core")
+
+
+def save_agent(run: Run, tensors: dict[str, Tensor]) -> None:
+    """agent.safetensors: everything trained, by name."""
+    write_atomic(run.path / "agent.safetensors", safetensors.torch.save(tensors))
+
+
+def record(run: Run, tracker: Tracker, policy: Policy, trained: dict[str, Any]) -> None:
+    """Compress, export, check, evaluate and write result.json; `trained` are the figures of the training.
+
+    Raises ArtifactError where the exported file does not agree with the policy.
+    """
+    settings, env_id = run.settings, run.settings.env.id
+
+    def make_env() -> Any:
+        return envs.make_env(env_id)
+
+    steps = getattr(settings.compress, "calibration_steps", PARITY_STATES)
+    source = OnnxPolicy(onnx_bytes(policy))
+    observations = visited_observations(source, make_env, policy.spec, run.seed, steps)
+    deployed, model, decided = build.compress_policy(settings.compress, policy, observations)
+    contract = save_artifact(
+        run.artifact, deployed, model, observations, algorithm=settings.algo.name, compression=decided
+    )
+    returns = evaluate_exported(OnnxPolicy(run.artifact / ONNX_FILE), settings)
+    floor = {"episodes": settings.eval.episodes, "seed": settings.eval.seed}
+    random = evaluate(random_policy(policy.spec, settings.eval.seed), make_env, policy.spec, **floor)
+    zero = evaluate(zero_policy(policy.spec), make_env, policy.spec, **floor)
+    result = {
+        "env_id": env_id,
+        "algo": settings.algo.name,
+        "compress": settings.compress.method,
+        "label": run.label,
+        "seed": run.seed,
+        "identity": run.identity,
+        "training_identity": training_identity(settings),
+        "total_steps": settings.total_steps,
+        "return_mean": returns.mean,
+        "return_std": returns.std,
+        "episode_returns": returns.returns,
+        "episode_lengths": returns.lengths,
+        **_fp32_returns(run, returns),
+        "random_return_mean": random.mean,
+        "random_return_std": random.std,
+        "zero_return_mean": zero.mean,
+        "zero_return_std": zero.std,
+        "onnx_file_bytes": len(model),
+        "weight_bytes": weight_bytes(model),
+        "parity": contract["parity"],
+        **trained,
+        "provenance": provenance(),
+    }
+    tracker.log({"global_step": settings.total_steps, "eval/final_return_mean": returns.mean})
+    scalars = {k: v for k, v in result.items() if isinstance(v, int | float | str)}
+    tracker.summary(scalars)
+    run.log(f"finished: return {returns.mean:.2f} +- {returns.std:.2f}, {len(model)} bytes")
+    run.finish(result)
+
+
+def derive(run: Run, tracker: Tracker) -> None:
+    """Compress the finished fp32 run that the job of `run` builds on. Raises RuntimeError where it failed."""
+    source = finished_fp32_run(run.job, run.seed)
+    if source is None:
+        raise RuntimeError(f"the fp32 run of seed {run.seed} it builds on did not finish")
+    run.log(f"derived from {source.path}")
+    reason = f"not trained: derived from {source.path}"
+    record(run, tracker, load_policy(source.artifact), {"train_seconds": None, "train_seconds_reason": reason})
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result: code, versions, machine."""
+    return {
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "cpu": platform.processor() or platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cores": os.cpu_count(),
+    }
+
+
+def _fp32_returns(run: Run, own: Returns) -> dict[str, Any]:
+    """Return of the fp32 policy of the same seed and training settings on the same start states."""
+    if run.settings.compress.method == "fp32":
+        return {"fp32_return_mean": own.mean, "fp32_return_std": own.std, "fp32_missing_reason": None}
+    source = finished_fp32_run(run.job, run.seed)
+    if source is None:
+        reason = f"no finished fp32 run of seed {run.seed} with these training settings in the study"
+        return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
+    returns = evaluate_exported(OnnxPolicy(source.artifact / ONNX_FILE), run.settings)
+    return {"fp32_return_mean": returns.mean, "fp32_return_std": returns.std, "fp32_missing_reason": None}
+
+
+def _git(*arguments: str) -> str | None:
+    """Output of git in the source checkout, None where there is none."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

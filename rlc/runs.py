@@ -1,0 +1,213 @@
+"""Runs on disk: identity, directories, status, results."""
+
+import csv
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from compression.artifact import ONNX_FILE, write_atomic
+from rlc.plan import Job
+from rlc.settings import Settings, SettingsError
+
+OUTPUTS = Path("outputs")
+# Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
+# directory, and of the environment only the id counts.
+NOT_IDENTITY = {"study", "seed", "device", "threads", "overwrite", "wandb", "env"}
+# Settings that do not change what is trained.
+NOT_TRAINING = {"eval"}
+LABEL_HASH_LENGTH = 6
+HEARTBEAT_SECONDS = 10
+
+
+def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
+    """Hash of the resolved settings that affect the result of a seed."""
+    data = settings.model_dump(exclude=NOT_IDENTITY | exclude) | {"env_id": settings.env.id}
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def training_identity(settings: Settings) -> str:
+    """Hash of the settings that affect the fp32 or QAT training a run needs."""
+    trained = settings if settings.trains else settings.with_fp32()
+    return identity(trained, frozenset(NOT_TRAINING))
+
+
+def label(job: Job) -> str:
+    """The compression's name, with a short hash where any setting differs from the defaults."""
+    method = job.settings.compress.method
+    defaults = job.defaults.model_copy(update={"env": job.settings.env})
+    own = identity(job.settings)
+    return method if own == identity(defaults) else f"{method}~{own[:LABEL_HASH_LENGTH]}"
+
+
+def algorithm_directory(settings: Settings) -> Path:
+    return OUTPUTS / settings.study / settings.env.id.replace("/", "_") / settings.algo.name
+
+
+class Run:
+    """The directory of one seed of one job."""
+
+    def __init__(self, job: Job, seed: int) -> None:
+        self.job, self.settings, self.seed = job, job.settings, seed
+        self.label = label(job)
+        self.identity = identity(job.settings)
+        self.path = algorithm_directory(job.settings) / self.label / f"seed{seed}"
+        self.artifact = self.path / "artifact"
+        self._status: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return f"{self.settings.algo.name} {self.settings.env.id} {self.label} seed {self.seed}"
+
+    def finished(self) -> bool:
+        """Whether status, result and artifact are all there."""
+        done = (_read_json(self.path / "status.json") or {}).get("state") == "done"
+        return done and self.result() is not None and (self.artifact / ONNX_FILE).is_file()
+
+    def check_identity(self) -> None:
+        """Raises SettingsError where the directory holds a run of other settings."""
+        status = _read_json(self.path / "status.json")
+        if status is not None and status.get("identity") != self.identity:
+            raise SettingsError(f"{self.path} holds a run of other settings: choose another study=<name>")
+
+    def error(self) -> str:
+        """Why the run is not finished."""
+        status = _read_json(self.path / "status.json") or {}
+        return status.get("error") or f"its state is {status.get('state', 'not begun')}"
+
+    def result(self) -> dict[str, Any] | None:
+        return _read_json(self.path / "result.json")
+
+    def begin(self) -> None:
+        """Take an empty directory for this run. What an unfinished attempt left in it is removed."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        self._status = {
+            "state": "running",
+            "error": None,
+            "identity": self.identity,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": _now(),
+            "heartbeat": _now(),
+            "step": 0,
+            "total_steps": self.settings.total_steps if self.settings.trains else 0,
+        }
+        self._beat = time.monotonic()
+        self._write_status()
+        config = {
+            "settings": self.settings.model_copy(update={"seed": [self.seed]}).model_dump(),
+            "differs_from_defaults": dict(
+                _differences(self.settings.model_dump(), self.job.defaults.model_dump())
+            ),
+            "identity": self.identity,
+        }
+        write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+
+    def heartbeat(self, step: int) -> None:
+        """Note that the run is alive; writes at most every HEARTBEAT_SECONDS."""
+        if time.monotonic() - self._beat >= HEARTBEAT_SECONDS:
+            self._beat = time.monotonic()
+            self._status |= {"heartbeat": _now(), "step": step}
+            self._write_status()
+
+    def finish(self, result: dict[str, Any]) -> None:
+        write_atomic(self.path / "result.json", json.dumps(result, indent=1).encode())
+        self._status |= {"state": "done", "heartbeat": _now(), "step": self._status["total_steps"]}
+        self._write_status()
+
+    def fail(self, error: BaseException) -> None:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        self._status |= {"state": "failed", "error": text, "heartbeat": _now()}
+        self._write_status()
+
+    def log(self, text: str) -> None:
+        with (self.path / "run.log").open("a") as file:
+            file.write(f"{_now()} {text}\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this directory against other processes; says so when it has to wait for one."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.parent / f".{self.path.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{self.path} is in use by another process: waiting", flush=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def move_aside(self) -> None:
+        """Keep what is here under another name, so that the run can be done again."""
+        if self.path.exists():
+            aside = (self.path.with_name(f"{self.path.name}.old-{n}") for n in itertools.count(1))
+            self.path.replace(next(path for path in aside if not path.exists()))
+
+    def _write_status(self) -> None:
+        write_atomic(self.path / "status.json", json.dumps(self._status, indent=1).encode())
+
+
+class MetricsFile:
+    """metrics.csv: one row per report; a column that a row lacks stays empty."""
+
+    def __init__(self, path: Path, columns: list[str]) -> None:
+        self._file = path.open("w", newline="")
+        self._writer = csv.DictWriter(self._file, columns)
+        self._writer.writeheader()
+
+    def write(self, row: dict[str, float]) -> None:
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def finished_fp32_run(job: Job, seed: int) -> Run | None:
+    """A finished fp32 run of this seed with the same training settings, whatever its evaluation settings."""
+    wanted = Run(job.with_fp32(), seed)
+    if wanted.finished():
+        return wanted
+    training = training_identity(job.settings.with_fp32())
+    for path in sorted(algorithm_directory(job.settings).glob(f"fp32*/seed{seed}/result.json")):
+        result = _read_json(path)
+        if result is not None and result.get("training_identity") == training:
+            found = Run(job.with_fp32(), seed)
+            found.path, found.label = path.parent, path.parent.parent.name
+            found.artifact = found.path / "artifact"
+            return found
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _differences(own: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in own.items():
+        other = default.get(key) if isinstance(default, dict) else None
+        if isinstance(value, dict):
+            yield from _differences(value, other, f"{prefix}{key}.")
+        elif value != other:
+            yield f"{prefix}{key}", value
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

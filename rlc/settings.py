@@ -1,0 +1,176 @@
+"""The shape of a configuration: types and allowed values. Defaults and meanings stand in conf/, once."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+
+class SettingsError(Exception):
+    """A setting that cannot be right, in one line."""
+
+
+def _integral(value: Any) -> Any:
+    """1e6 is a step count too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_integral), Field(ge=1)]
+CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class SACSettings(Strict):
+    name: Literal["sac"]
+    hidden: Annotated[list[Count], Field(min_length=1)]
+    activation: Literal["relu", "tanh"]
+    actor_lr: Rate
+    critic_lr: Rate
+    alpha: Rate | Literal["auto"]
+    initial_alpha: Rate
+    alpha_lr: Rate
+    gamma: Fraction
+    tau: Annotated[float, Field(gt=0, le=1)]
+    batch_size: Count
+    buffer_size: Count
+    learning_starts: CountOrZero
+    updates_per_step: Count
+    num_envs: Count
+
+
+class FP32Settings(Strict):
+    method: Literal["fp32"] = "fp32"
+
+
+class QATSettings(Strict):
+    method: Literal["qat"]
+
+
+class PTDQSettings(Strict):
+    method: Literal["ptdq"]
+    calibration_steps: Count
+    reduce_range: bool | Literal["auto"]
+
+
+# Methods that compress an fp32 run that is trained already.
+DERIVED_METHODS = ("ptdq",)
+
+AlgoSettings = SACSettings
+CompressSettings = Annotated[FP32Settings | QATSettings | PTDQSettings, Field(discriminator="method")]
+
+
+class EnvSettings(Strict):
+    name: str
+    version: str
+    id: str
+
+
+class EvalSettings(Strict):
+    episodes: Count
+    along: CountOrZero
+    seed: Seed
+
+
+class WandbSettings(Strict):
+    mode: Literal["offline", "online", "disabled"]
+    project: Annotated[str, Field(min_length=1)]
+    entity: str | None
+
+
+class Settings(Strict):
+    """All settings of one job, as resolved from conf/ and the command line."""
+
+    algo: AlgoSettings
+    compress: CompressSettings
+    env: EnvSettings
+    study: Name
+    seed: Annotated[list[Seed], Field(min_length=1)]
+    total_steps: Count
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
+    threads: Count
+    overwrite: bool
+    eval: EvalSettings
+    wandb: WandbSettings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, data: Any) -> Any:
+        seed = data.get("seed")
+        return data | {
+            "compress": data.get("compress") or {"method": "fp32"},
+            "seed": seed if isinstance(seed, list) else [seed],
+        }
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Settings":
+        algo = self.algo
+        if len(set(self.seed)) < len(self.seed):
+            raise ValueError(f"seed={self.seed}: a seed stands in the list twice")
+        if self.total_steps <= algo.learning_starts:
+            raise ValueError(
+                f"total_steps={self.total_steps}: must be larger than algo.learning_starts="
+                f"{algo.learning_starts}, or nothing would be trained"
+            )
+        for key, value in {"total_steps": self.total_steps, "algo.buffer_size": algo.buffer_size}.items():
+            if value % algo.num_envs:
+                raise ValueError(f"{key}={value}: must be a multiple of algo.num_envs={algo.num_envs}")
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether the job trains a policy, rather than compressing one that is trained already."""
+        return self.compress.method not in DERIVED_METHODS
+
+    def with_fp32(self) -> "Settings":
+        """The same job without compression."""
+        return self.model_copy(update={"compress": FP32Settings()})
+
+
+def parse_settings(data: dict[str, Any]) -> Settings:
+    """Check a resolved configuration. Raises SettingsError with one line: key, value, what is allowed."""
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_lines(error, data))) from None
+
+
+def _lines(error: ValidationError, data: dict[str, Any]) -> Iterable[str]:
+    problems: dict[str, list[str]] = {}
+    for item in error.errors():
+        if item["type"] == "value_error":
+            problems.setdefault(str(item["ctx"]["error"]), [])
+            continue
+        # Of the location only what is a key of the configuration: pydantic adds names of union branches.
+        node: Any = data
+        keys: list[str] = []
+        for part in item["loc"]:
+            if isinstance(node, dict) and part in node:
+                node = node[str(part)]
+                keys.append(str(part))
+        path = ".".join(keys)
+        if item["type"] == "missing":
+            missing = ".".join([*keys, str(item["loc"][-1])])
+            problems.setdefault(f"{missing}: is missing", [])
+        elif item["type"] == "extra_forbidden":
+            problems.setdefault(f"{path}={node}: there is no such key", [])
+        else:
+            problems.setdefault(f"{path}={_given(node)}", []).append(_message(item["msg"]))
+    for subject, messages in problems.items():
+        yield f"{subject}: {' or '.join(messages)}" if messages else subject
+
+
+def _given(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _message(text: str) -> str:
+    if text.startswith("String should match pattern '^(cpu"):
+        return "must be cpu, cuda or cuda:<number>"
+    return text.replace("Input should", "must").replace("String should", "must").replace("List should", "must")

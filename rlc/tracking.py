@@ -1,0 +1,72 @@
+"""Weights & Biases: one run per (algorithm, environment, compression, seed). A view of the files, never needed."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rlc.runs import Run
+
+
+class Tracker:
+    """The W&B run of a run directory. Where W&B fails it warns once and the training goes on."""
+
+    def __init__(self, run: Run) -> None:
+        settings = run.settings
+        self.wandb_run: Any = None
+        if settings.wandb.mode == "disabled":
+            return
+        group = f"{settings.study}/{settings.env.id}/{settings.algo.name}/{run.label}"
+        tags = [settings.algo.name, settings.env.id, settings.compress.method, f"seed{run.seed}"]
+        with self._guard():
+            # Without a directory it can write to, W&B falls back to a temporary one: check first.
+            if not os.access(run.path, os.W_OK):
+                raise OSError(f"{run.path} is not writable")
+            self.wandb_run = _init(run, group, tags)
+            self.wandb_run.define_metric("*", step_metric="global_step")
+
+    def log(self, row: dict[str, float]) -> None:
+        if self.wandb_run is not None:
+            with self._guard():
+                self.wandb_run.log(row)
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        if self.wandb_run is not None:
+            with self._guard():
+                self.wandb_run.summary.update(figures)
+
+    def finish(self, failed: bool = False) -> None:
+        if self.wandb_run is not None:
+            with self._guard():
+                self.wandb_run.finish(exit_code=int(failed))
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.wandb_run = None
+            warnings.warn(f"W&B failed, the run goes on without it: {error}", stacklevel=2)
+
+
+def _init(run: Run, group: str, tags: list[str]) -> Any:
+    import wandb
+
+    settings = run.settings
+    return wandb.init(
+        mode=settings.wandb.mode,
+        project=settings.wandb.project,
+        entity=settings.wandb.entity,
+        dir=str(run.path.resolve()),
+        id=hashlib.sha256(f"{group} {run.identity} {run.seed}".encode()).hexdigest()[:16],
+        name=f"{settings.algo.name}-{settings.env.id}-{run.label}-seed{run.seed}",
+        group=group,
+        job_type=settings.compress.method,
+        tags=tags,
+        config=settings.model_dump() | {"seed": run.seed, "label": run.label, "identity": run.identity},
+        reinit="create_new",
+        resume="allow",
+        settings=wandb.Settings(console="off", silent=True),
+    )

@@ -1,0 +1,59 @@
+"""Train, compress, evaluate and record: python -m rlc.train +algo=sac +compress=qat env=hopper seed=0,1 -m"""
+
+import os
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+PASSED_TO_HYDRA = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info")
+
+
+@hydra.main(config_path="../conf", config_name="train", version_base="1.3")
+def hydra_main(config: DictConfig) -> None:
+    """One job of a run or a multirun."""
+    from rlc.jobs import run_job
+    from rlc.plan import job_of
+
+    run_job(job_of(HydraConfig.get().overrides.task))
+
+
+def main() -> None:
+    """Plan everything, then run it. Exit code 2: bad input, nothing was run; 1: a run failed; 130: Ctrl-C."""
+    arguments = sys.argv[1:]
+    if any(a.split("=")[0] in PASSED_TO_HYDRA for a in arguments):
+        hydra_main()
+        return
+    from rlc import table
+    from rlc.jobs import check_runs
+    from rlc.plan import make_plan
+    from rlc.settings import SettingsError
+
+    try:
+        plan = make_plan(arguments)
+        runs = check_runs(plan.jobs)
+    except SettingsError as error:
+        print(f"rlc.train: {error}", file=sys.stderr)
+        sys.exit(2)
+    overwrite = any(job.settings.overwrite for job in plan.jobs)
+    finished = 0 if overwrite else sum(run.finished() for run in runs)
+    print(f"{len(runs)} runs, {finished} of them finished already", flush=True)
+    if finished < len(runs):
+        sys.argv[1:] = plan.hydra_arguments
+        # Hydra would print its own lines around an exception and exit by itself.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        try:
+            hydra_main()
+        except KeyboardInterrupt:
+            print("rlc.train: interrupted; the same command goes on with what is left", file=sys.stderr)
+            sys.exit(130)
+    table.show(runs)
+    failed = [run for run in runs if not run.finished()]
+    for run in failed:
+        print(f"rlc.train: failed: {run.name}: {run.error()}; see {run.path}/run.log", file=sys.stderr)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
