@@ -70,12 +70,13 @@ def cpu_saturates() -> bool:
 
 
 def _quantize_dynamic(model: bytes, reduce_range: bool) -> bytes:
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source, ready, target = (Path(folder) / f"{name}.onnx" for name in ("fp32", "ready", "int8"))
         source.write_bytes(model)
+        quant_pre_process(source, ready, skip_optimization=True, skip_symbolic_shape=True)
         quantize_dynamic(
-            source, target, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8
+            ready, target, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8
         )
         return target.read_bytes()

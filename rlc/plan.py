@@ -82,10 +82,12 @@ def _make_plan(given: list[str], flags: list[str], multirun: bool) -> Plan:
             if override.is_sweep_override():
                 raise SettingsError(f"{override.input_line}: several values make several jobs: add -m")
         return Plan([_job(overrides)], [*given, *flags])
-    given = _training_first(everything, given)
-    tasks = [o for o in [*sweep, *_parse(given)] if not o.key_or_group.startswith("hydra")]
+    tasks = _training_first([o for o in everything if not o.key_or_group.startswith("hydra")])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
-    return Plan([job_of(line) for line in lines], [*given, *flags, "--multirun"])
+    # Hydra would put the sweep of conf/ in front of all others: give it the whole list in our order instead.
+    settled = [line for line in given if line.startswith("hydra")] + ["hydra.sweeper.params=null"]
+    hydra_arguments = [*(str(o.input_line) for o in tasks), *settled, *flags, "--multirun"]
+    return Plan([job_of(line) for line in lines], hydra_arguments)
 
 
 def _job(overrides: list[Override]) -> Job:
@@ -178,11 +180,11 @@ def _closest(word: str, offered: list[str]) -> str:
     return f"{hint}; allowed: {', '.join(offered)}" if offered else hint
 
 
-def _training_first(overrides: list[Override], given: list[str]) -> list[str]:
-    """Rewrite a sweep over compressions: slowest to vary, what trains first, what derives from it last."""
+def _training_first(overrides: list[Override]) -> list[Override]:
+    """Compressions vary slowest: first those that train, last those that derive from what was trained."""
     for override in overrides:
         if override.key_or_group == "compress" and override.is_sweep_override():
             ordered = sorted(_values(override), key=DERIVED_METHODS.__contains__)
-            rest = [line for line in given if not line.startswith("+compress=")]
-            return [f"+compress={','.join(ordered)}", *rest]
-    return given
+            rest = [o for o in overrides if o is not override]
+            return _parse([f"+compress={','.join(ordered)}"]) + rest
+    return overrides

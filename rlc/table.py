@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,8 +16,8 @@ def show(runs: Iterable[Run]) -> None:
     finished = [run for run in runs if run.finished()]
     if not finished:
         return
-    table = Table("environment", "policy")
-    for header in ("seed", "return", "of fp32 policy", "file KB", "weights KB"):
+    table = Table("environment", "policy", box=box.SIMPLE)
+    for header in ("seed", "return", "fp32 return", "file KB", "weights KB"):
         table.add_column(header, justify="right")
     finished.sort(key=lambda run: (run.settings.env.id, run.settings.algo.name, run.label, run.seed))
     for env_id, group in groupby(finished, key=lambda run: run.settings.env.id):
@@ -28,7 +29,8 @@ def show(runs: Iterable[Run]) -> None:
             row = _spread(result[f"{name}_return_mean"], result[f"{name}_return_std"])
             table.add_row(env_id, f"{name} action", "", row)
         table.add_section()
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table, width=console.width if console.is_terminal else 120)
 
 
 def _figures(run: Run, result: dict[str, Any]) -> list[str]:
