@@ -44,16 +44,17 @@ class Job:
 class Plan:
     jobs: list[Job]
     hydra_arguments: list[str]
-    """The command line for Hydra: flags last, the compressions that train before those that derive."""
+    """The command line for Hydra: the compressions that train before those that derive, its flag last."""
 
 
 def make_plan(arguments: Sequence[str]) -> Plan:
     """Compose and check every job. Raises SettingsError with one line for anything that cannot run."""
-    flags = [a for a in arguments if a.startswith("-") and a not in MULTIRUN_FLAGS]
-    given = [a for a in arguments if not a.startswith("-")]
-    multirun = any(a in MULTIRUN_FLAGS for a in arguments)
+    given = [a for a in arguments if a not in MULTIRUN_FLAGS]
+    for argument in given:
+        if argument.startswith("-"):
+            raise SettingsError(f"{argument}: unknown option; allowed: -m, --help, --cfg job, key=value")
     try:
-        return _make_plan(given, flags, multirun)
+        return _make_plan(given, multirun=len(given) < len(arguments))
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingsError(" ".join(str(error).split())) from error
 
@@ -67,7 +68,7 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def _make_plan(given: list[str], flags: list[str], multirun: bool) -> Plan:
+def _make_plan(given: list[str], multirun: bool) -> Plan:
     overrides = _parse(given)
     _check_groups(overrides)
     base = _compose(tuple(_first_value(o) for o in overrides if _is_group(o)))
@@ -81,12 +82,12 @@ def _make_plan(given: list[str], flags: list[str], multirun: bool) -> Plan:
         for override in overrides:
             if override.is_sweep_override():
                 raise SettingsError(f"{override.input_line}: several values make several jobs: add -m")
-        return Plan([_job(overrides)], [*given, *flags])
+        return Plan([_job(overrides)], given)
     tasks = _training_first([o for o in everything if not o.key_or_group.startswith("hydra")])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     # Hydra would put the sweep of conf/ in front of all others: give it the whole list in our order instead.
     settled = [line for line in given if line.startswith("hydra")] + ["hydra.sweeper.params=null"]
-    hydra_arguments = [*(str(o.input_line) for o in tasks), *settled, *flags, "--multirun"]
+    hydra_arguments = [*(str(o.input_line) for o in tasks), *settled, "--multirun"]
     return Plan([job_of(line) for line in lines], hydra_arguments)
 
 

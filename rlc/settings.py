@@ -1,5 +1,6 @@
 """The shape of a configuration: types and allowed values. Defaults and meanings stand in conf/, once."""
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -173,4 +174,4 @@ def _given(value: Any) -> str:
 def _message(text: str) -> str:
     if text.startswith("String should match pattern '^(cpu"):
         return "must be cpu, cuda or cuda:<number>"
-    return text.replace("Input should", "must").replace("String should", "must").replace("List should", "must")
+    return re.sub(r"^(Input|String|List) should", "must", text).removesuffix(" after validation, not 0")

@@ -1,0 +1,59 @@
+"""Shared by all tests: one torch thread, small agents, batches on the random stream of each seed."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from compression.qat import prepare_qat
+from trainers.replay import Batch
+from trainers.sac import SAC
+from trainers.spec import Spec
+
+SAC_SETTINGS: dict[str, Any] = {
+    "hidden": [32, 32],
+    "activation": "relu",
+    "actor_lr": 1e-3,
+    "critic_lr": 1e-3,
+    "alpha": 0.2,
+    "initial_alpha": 1.0,
+    "alpha_lr": 3e-4,
+    "tau": 0.005,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def spec(obs_dim: int = 5, act_dim: int = 3, bound: float = 0.4) -> Spec:
+    return Spec("Test-v0", obs_dim, act_dim, (-bound,) * act_dim, (bound,) * act_dim)
+
+
+def make_sac(of: Spec, seeds: Sequence[int], qat: bool = False, device: str = "cpu", **changes: Any) -> SAC:
+    transform = (lambda network: prepare_qat(network, standardize_input=True)) if qat else None
+    return SAC(of, seeds, torch.device(device), transform_actor=transform, **(SAC_SETTINGS | changes))
+
+
+def batches(of: Spec, seeds: Sequence[int], batch_size: int, device: str = "cpu") -> Callable[[], Batch]:
+    """A source of random batches in which every seed has a stream of its own."""
+    generators = [torch.Generator().manual_seed(1000 + seed) for seed in seeds]
+    half_range = torch.tensor(of.action_high)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.stack([torch.randn(shape, generator=g) for g in generators])
+
+    def draw() -> Batch:
+        alive = (normal(batch_size) > -1).float()
+        batch = Batch(
+            normal(batch_size, of.obs_dim) * 3 + 1,
+            normal(batch_size, of.act_dim).tanh() * half_range,
+            normal(batch_size),
+            0.99 * alive,
+            normal(batch_size, of.obs_dim) * 3 + 1,
+        )
+        return Batch(*(x.to(device) for x in batch))
+
+    return draw

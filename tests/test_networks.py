@@ -1,0 +1,93 @@
+"""The seed axis: S networks in one must behave as S networks."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
+
+
+def stacked(rows: int, sizes: tuple[int, ...] = (4, 16, 3)) -> StackedMLP:
+    return StackedMLP(sizes, "tanh", [torch.Generator().manual_seed(n) for n in range(rows)])
+
+
+def plain(network: StackedMLP, row: int) -> nn.Sequential:
+    outputs = network.layers[-1].weight.shape[1]
+    return nn.Sequential(*network.cut(row, outputs)).requires_grad_(True)
+
+
+def test_forward_equals_separate_networks() -> None:
+    network, x = stacked(3), torch.randn(3, 7, 4)
+    expected = torch.stack([plain(network, n)(x[n]) for n in range(3)])
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_width_one_output_equals_separate_networks() -> None:
+    network, x = stacked(3, (4, 16, 1)), torch.randn(3, 7, 4)
+    expected = torch.stack([plain(network, n)(x[n]) for n in range(3)])
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_initial_weights_belong_to_the_generator_not_the_place() -> None:
+    alone = StackedMLP((4, 16, 3), "relu", [torch.Generator().manual_seed(2)])
+    assert torch.equal(alone.layers[0].weight[0], stacked(3).layers[0].weight[2])
+    assert alone.layers[0].weight.abs().max() <= 0.5
+    assert not torch.equal(stacked(2).layers[1].bias[0], stacked(2).layers[1].bias[1])
+
+
+def test_flat_adam_equals_separate_torch_adams() -> None:
+    network = stacked(3)
+    singles = [plain(network, n) for n in range(3)]
+    optimizers = [torch.optim.Adam(single.parameters(), lr=1e-2) for single in singles]
+    flat = FlatAdam(network, lr=1e-2)
+    for step in range(20):
+        x = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(step))
+        flat.minimize(network(x).square().mean((1, 2)).sum())
+        for n, (single, optimizer) in enumerate(zip(singles, optimizers, strict=True)):
+            optimizer.zero_grad()
+            single(x[n]).square().mean().backward()
+            optimizer.step()
+    for n, single in enumerate(singles):
+        for ours, theirs in zip(plain(network, n).parameters(), single.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_minimize_changes_no_other_network() -> None:
+    first, second = stacked(2, (4, 8, 4)), stacked(2, (4, 8, 1))
+    optimizer, _ = FlatAdam(first, 1e-2), FlatAdam(second, 1e-2)
+    before = second.flat.clone()
+    optimizer.minimize(second(first(torch.randn(2, 5, 4))).mean())
+    assert torch.equal(second.flat, before)
+    assert all(p.grad is None for p in second.parameters())
+
+
+def test_flat_rows_are_padded_and_shared_with_the_parameters() -> None:
+    network = stacked(2)
+    network.flatten()
+    assert network.flat.shape == (2, 192)  # 4*16 + 16 + 16*3 + 3 = 131
+    network.flat.zero_()
+    assert all((p == 0).all() for p in network.parameters())
+
+
+def test_polyak_moves_parameters_and_copies_buffers() -> None:
+    online = stacked(2)
+    online.layers[0].register_buffer("running_hi", torch.zeros(2, 1, 1))
+    online.flatten()
+    target = frozen_copy(online)
+    start = target.flat.clone()
+    online.flat.add_(1.0)
+    online.layers[0].running_hi.fill_(7.0)
+    polyak(target, online, tau=0.25)
+    used = 131
+    torch.testing.assert_close(target.flat[:, :used], start[:, :used] + 0.25)
+    assert torch.equal(target.layers[0].running_hi, torch.full((2, 1, 1), 7.0))
+    assert not any(p.requires_grad for p in target.parameters())
+
+
+def test_polyak_refuses_networks_with_different_buffers() -> None:
+    online = stacked(2)
+    online.flatten()
+    target = frozen_copy(online)
+    online.layers[0].register_buffer("running_hi", torch.zeros(2, 1, 1))
+    with pytest.raises(ValueError, match="longer than"):
+        polyak(target, online, 0.5)

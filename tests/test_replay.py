@@ -1,0 +1,129 @@
+"""Replay against a naive memory that stores every transition whole; episodes that end in both ways."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from trainers.loops import uniform_actions
+from trainers.replay import Replay
+from trainers.rollout import SeedEnvs
+from trainers.spec import Spec, Stream, env_seed, numpy_stream
+
+SPEC = Spec("Count-v0", 2, 1, (-1.0,), (1.0,))
+
+
+class Count(gym.Env[Any, Any]):
+    """Observation (episode, step); terminates after 3 steps in even episodes, is cut after 5 in odd ones."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self) -> None:
+        self.episode = -1
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.episode = seed % 7
+        self.episode, self.step_in_episode = self.episode + 1, 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        self.step_in_episode += 1
+        even = self.episode % 2 == 0
+        terminated = even and self.step_in_episode == 3
+        truncated = not even and self.step_in_episode == 5
+        return self._obs(), 10.0 * self.episode + self.step_in_episode, terminated, truncated, {}
+
+    def _obs(self) -> Any:
+        return np.array([self.episode, self.step_in_episode], np.float64)
+
+
+def play(replay: Replay, seeds: list[int], num_envs: int, steps: int) -> SeedEnvs:
+    envs = SeedEnvs(Count, SPEC, seeds, num_envs)
+    replay.start(envs.reset())
+    streams = [numpy_stream(Stream.WARMUP, seed) for seed in seeds]
+    for _ in range(steps):
+        action = uniform_actions(SPEC, streams, num_envs)
+        replay.add(action, envs.step(action))
+    return envs
+
+
+@pytest.mark.parametrize(("steps", "num_envs"), [(4, 1), (30, 1), (100, 1), (33, 3)])
+def test_sampled_transitions_are_true(steps: int, num_envs: int) -> None:
+    """Whatever is sampled, also after the ring wrapped, is a transition of Count with its true successor."""
+    replay = Replay(SPEC, [3, 4], num_envs, 20 * num_envs, gamma=0.9, device=torch.device("cpu"))
+    play(replay, [3, 4], num_envs, steps)
+    batch = replay.sample(2000)
+    episode, step = batch.obs[..., 0], batch.obs[..., 1]
+    even = episode % 2 == 0
+    terminated = even & (step == 2)
+    torch.testing.assert_close(batch.reward, 10 * episode + step + 1)
+    torch.testing.assert_close(batch.discount, torch.where(terminated, 0.0, 0.9))
+    alive = ~terminated
+    torch.testing.assert_close(batch.next_obs[alive][:, 0], episode[alive])
+    torch.testing.assert_close(batch.next_obs[alive][:, 1], step[alive] + 1)
+    truncated = ~even & (step == 4)
+    if steps >= 30:
+        assert truncated.any()
+        assert (batch.discount[truncated] == 0.9).all()
+
+
+def test_samples_uniformly_over_the_newest_transitions() -> None:
+    replay = Replay(SPEC, [0], 1, 20, gamma=0.9, device=torch.device("cpu"))
+    envs = play(replay, [0], 1, 100)
+    rewards, counts = replay.sample(20_000).reward.unique(return_counts=True)
+    assert len(rewards) == 20
+    assert counts.min() > 850
+    assert counts.max() < 1150
+    assert rewards.max() < 10 * envs.envs[0][0].episode + 6
+
+
+def test_a_seed_samples_the_same_alone_and_in_a_pack() -> None:
+    alone, pack = (Replay(SPEC, s, 2, 40, 0.9, torch.device("cpu")) for s in ([5], [1, 5]))
+    play(alone, [5], 2, 50)
+    play(pack, [1, 5], 2, 50)
+    for one, many in zip(alone.sample(16), pack.sample(16), strict=True):
+        assert torch.equal(one[0], many[1])
+
+
+def test_slots_of_overwritten_final_observations_are_used_again() -> None:
+    replay = Replay(SPEC, [0], 1, 20, gamma=0.9, device=torch.device("cpu"))
+    play(replay, [0], 1, 2000)
+    assert len(replay.final.table) <= 4
+
+
+def test_observations_are_stored_once() -> None:
+    replay = Replay(SPEC, [0], 1, 1000, 0.9, torch.device("cpu"))
+    assert replay.obs.shape == (1, 1001, 1, 2)
+    assert replay.obs.dtype == torch.float32
+
+
+def test_episodes_are_counted_and_popped() -> None:
+    replay = Replay(SPEC, [0], 1, 20, 0.9, torch.device("cpu"))
+    envs = play(replay, [0], 1, 8)
+    assert [(e.episodic_return, e.length) for e in envs.pop_finished(0)] == [
+        (10 * k * n + n * (n + 1) / 2, n) for k, n in first_episodes()
+    ]
+    assert envs.pop_finished(0) == []
+
+
+def first_episodes() -> list[tuple[int, int]]:
+    first = env_seed(Stream.TRAIN_ENV, 0) % 7 + 1
+    return [(k, 3 if k % 2 == 0 else 5) for k in (first, first + 1)]
+
+
+def test_an_observation_that_is_not_finite_is_refused() -> None:
+    class Broken(Count):
+        def _obs(self) -> Any:
+            return np.array([np.nan, 0.0])
+
+    with pytest.raises(FloatingPointError, match="Count-v0 returned an observation that is not finite"):
+        SeedEnvs(Broken, SPEC, [0], 1).reset()
+
+
+def test_random_streams_are_disjoint() -> None:
+    seeds = {env_seed(stream, seed, k) for stream in Stream for seed in range(50) for k in range(50)}
+    assert len(seeds) == len(Stream) * 2500
