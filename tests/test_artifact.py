@@ -1,0 +1,205 @@
+"""ONNX files and the artifact contract, with the real ONNX Runtime."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from compression.artifact import (
+    INT8_TOLERANCE,
+    ArtifactError,
+    OnnxPolicy,
+    load_policy,
+    optimized_operators,
+    save_artifact,
+    sha256,
+    weight_bytes,
+)
+from compression.onnx_graph import onnx_bytes
+from compression.ptdq import DynamicQuantLinear, cpu_saturates, quantize_dynamic_policy
+from compression.qat import StaticQuantLinear
+from tests.conftest import batches, make_sac, spec
+from trainers.networks import plain_linear
+from trainers.policy import Policy, Squash, input_standardized
+from trainers.rollout import FloatArray
+
+OF = spec(17, 6)
+SCALE = np.logspace(-2, 2, 17).astype(np.float32)
+
+
+def observations(n: int = 300) -> FloatArray:
+    """Inputs whose dimensions differ by four orders of magnitude."""
+    return np.random.default_rng(0).normal(size=(n, 17)).astype(np.float32) * SCALE + 3 * SCALE
+
+
+def trained(qat: bool, activation: str = "relu") -> Policy:
+    agent, draw = make_sac(OF, [0], qat, hidden=[64, 64], activation=activation), batches(OF, [0], 256)
+    for _ in range(40):
+        batch = draw()
+        obs = torch.from_numpy(observations(256)).unsqueeze(0)
+        agent.update(batch._replace(obs=obs, next_obs=obs))
+    return agent.policy(0)
+
+
+@pytest.fixture(scope="module", params=["relu", "tanh"])
+def fp32(request: pytest.FixtureRequest) -> Iterator[Policy]:
+    yield trained(False, request.param)
+
+
+@pytest.fixture(scope="module", params=["relu", "tanh"])
+def qat(request: pytest.FixtureRequest) -> Iterator[Policy]:
+    yield trained(True, request.param)
+
+
+def initializers(model: bytes) -> list[onnx.TensorProto]:
+    return list(onnx.load_from_string(model).graph.initializer)
+
+
+def test_fp32_file_agrees_with_torch_at_any_batch(fp32: Policy) -> None:
+    runner, obs = OnnxPolicy(onnx_bytes(fp32)), observations()
+    expected = fp32(torch.from_numpy(obs)).numpy()
+    np.testing.assert_allclose(runner.batch(obs), expected, atol=4e-6)
+    np.testing.assert_allclose(runner(obs[7]), expected[7], atol=4e-6)
+
+
+def test_qat_file_is_int8_and_runs_on_integer_kernels(qat: Policy) -> None:
+    model = onnx_bytes(qat)
+    int8 = [t for t in initializers(model) if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2]
+    assert [tuple(t.dims) for t in int8] == [(17, 64), (64, 64), (64, 6)]
+    assert not any(t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2 for t in initializers(model))
+    operators = optimized_operators(model)
+    assert operators.count("QGemm") == 3
+    assert not {"Gemm", "FusedGemm", "MatMul", "DequantizeLinear"} & set(operators)
+    assert operators[:2] == ["Sub", "Mul"]  # standardisation in float, in front
+
+
+def test_qat_file_agrees_with_torch(qat: Policy) -> None:
+    runner, obs = OnnxPolicy(onnx_bytes(qat)), observations()
+    expected = qat(torch.from_numpy(obs)).numpy()
+    difference = np.abs(np.stack([runner(o) for o in obs]) - expected) / 0.4
+    assert difference.mean() < 5e-4
+    assert np.quantile(difference.max(1), 0.99) < INT8_TOLERANCE
+    assert np.array_equal(runner.batch(obs)[3], runner(obs[3]))
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_ptdq_file_is_int8_and_agrees_with_its_torch_twin_at_batch_1(fp32: Policy, reduce_range: bool) -> None:
+    obs = observations()
+    twin, model = quantize_dynamic_policy(fp32, obs, reduce_range=reduce_range)
+    int8 = [t for t in initializers(model) if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2]
+    assert [tuple(t.dims) for t in int8] == [(17, 64), (64, 64), (64, 6)]
+    assert optimized_operators(model).count("DynamicQuantizeMatMul") == 3
+    ours = [stage.weight_int8.T.numpy() for stage in twin if isinstance(stage, DynamicQuantLinear)]
+    for mine, theirs in zip(ours, int8, strict=True):
+        assert np.abs(mine.astype(int) - onnx.numpy_helper.to_array(theirs)).max() <= 1
+    runner = OnnxPolicy(model)
+    expected = twin(torch.from_numpy(obs)).numpy()
+    difference = np.abs(np.stack([runner(o) for o in obs]) - expected) / 0.4
+    assert np.quantile(difference.max(1), 0.99) < INT8_TOLERANCE
+
+
+def test_ptdq_needs_its_standardisation() -> None:
+    """On raw inputs of mixed scale one range for all inputs loses the small ones, which matter here."""
+    first, *rest = trained(False)
+    assert isinstance(first, nn.Linear)
+    policy = Policy(OF, [plain_linear(first.weight / torch.from_numpy(SCALE), first.bias), *rest])
+    obs = observations()
+    expected = policy(torch.from_numpy(obs))
+
+    def error(seen: FloatArray | None) -> float:
+        twin, _ = quantize_dynamic_policy(policy, seen, reduce_range=False)
+        return (twin(torch.from_numpy(obs)) - expected).square().mean().sqrt().item()
+
+    assert error(obs) < 0.1 * error(None)
+
+
+def test_standardised_input_is_the_same_function(fp32: Policy) -> None:
+    mean, std = torch.from_numpy(3 * SCALE).double(), torch.from_numpy(SCALE).double()
+    obs = torch.from_numpy(observations())
+    torch.testing.assert_close(input_standardized(fp32, mean, std)(obs), fp32(obs), atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="first stage must be a linear layer"):
+        input_standardized(input_standardized(fp32, mean, std), mean, std)
+
+
+def save(folder: Path, policy: Policy, model: bytes | None = None) -> dict[str, object]:
+    return save_artifact(
+        folder, policy, model or onnx_bytes(policy), observations(), algorithm="sac", compression={"method": "qat"}
+    )
+
+
+def test_artifact_is_complete_and_can_be_built_again(qat: Policy, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    contract = save(folder, qat)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [
+        "artifact",
+        "policy.json",
+        "policy.onnx",
+        "policy.safetensors",
+    ]
+    assert json.loads((folder / "policy.json").read_text()) == contract
+    golden = contract["golden"]
+    runner = OnnxPolicy(folder / "policy.onnx")
+    for obs, action in zip(golden["observations"], golden["actions"], strict=True):
+        np.testing.assert_allclose(runner(np.float32(obs)), action, atol=0.4 * golden["tolerance"])
+    obs = torch.from_numpy(observations())
+    again = load_policy(folder)
+    assert torch.equal(again(obs), qat(obs))
+    assert onnx_bytes(again) == (folder / "policy.onnx").read_bytes()
+    assert contract["sha256"]["policy.onnx"] == sha256((folder / "policy.onnx").read_bytes())
+
+
+def test_weight_bytes_count_every_initialiser() -> None:
+    policy = Policy(spec(3, 2, 1.0), [nn.Linear(3, 2), Squash(torch.zeros(2), torch.ones(2))])
+    assert weight_bytes(onnx_bytes(policy)) == 4 * (3 * 2 + 2)
+
+
+def test_a_file_that_disagrees_is_refused_and_nothing_is_written(qat: Policy, tmp_path: Path) -> None:
+    other = load_policy_with_changed_weights(qat)
+    with pytest.raises(ArtifactError, match="disagrees with the torch policy"):
+        save(tmp_path / "artifact", qat, onnx_bytes(other))
+    assert list(tmp_path.iterdir()) == []
+
+
+def load_policy_with_changed_weights(policy: Policy) -> Policy:
+    stages = list(policy)
+    layer = next(i for i, s in enumerate(stages) if isinstance(s, StaticQuantLinear))
+    old = stages[layer]
+    weight = old.weight_int8 * old.weight_scale.unsqueeze(1)
+    bias = old.bias_int32 * old.weight_scale * old.input_scale
+    stages[layer] = StaticQuantLinear(1.1 * weight, bias, old.input_scale, old.input_zero_point)
+    return Policy(policy.spec, stages)
+
+
+def test_an_int8_policy_with_a_float_file_is_refused(fp32: Policy, qat: Policy, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="3 layers are int8, but ONNX Runtime would run 0 so"):
+        save(tmp_path / "artifact", qat, onnx_bytes(fp32))
+
+
+def test_damaged_and_foreign_artifacts_are_refused(qat: Policy, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    with pytest.raises(ArtifactError, match="is no artifact"):
+        load_policy(folder)
+    save(folder, qat)
+    tensors = folder / "policy.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    with pytest.raises(ArtifactError, match="is damaged"):
+        load_policy(folder)
+    (folder / "policy.json").write_text('{"format": "other"}')
+    with pytest.raises(ArtifactError, match="is not of the format"):
+        load_policy(folder)
+
+
+def test_vnni_decides_on_x86_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert cpu_saturates() is False
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for flags, expected in (("fpu avx2", True), ("fpu avx2 avx512_vnni", False)):
+        monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: flags)
+        assert cpu_saturates() is expected
