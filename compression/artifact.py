@@ -54,7 +54,8 @@ class OnnxPolicy:
         self.session = _session(model)
 
     def __call__(self, obs: FloatArray) -> FloatArray:
-        return self.batch(obs[None])[0]
+        action: FloatArray = self.batch(obs[None])[0]
+        return action
 
     def batch(self, obs: FloatArray) -> FloatArray:
         """[B, obs_dim] -> [B, act_dim]. A dynamically quantised policy takes one range over the batch."""

@@ -5,6 +5,7 @@ integer kernels; graphs of integer operators run on slower ones.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,12 +35,12 @@ class GraphWriter:
         self.initializers.append(numpy_helper.from_array(np.array(array, order="C"), unique))
         return unique
 
-    def node(self, op: str, *inputs: str, **attributes: int) -> str:
+    def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         output = f"{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
 
-    def extend(self, op: str, *more_inputs: str, **attributes: int) -> None:
+    def extend(self, op: str, *more_inputs: str, **attributes: Any) -> None:
         self.head = self.node(op, self.head, *more_inputs, **attributes)
 
 

@@ -76,7 +76,5 @@ def _quantize_dynamic(model: bytes, reduce_range: bool) -> bytes:
         source, ready, target = (Path(folder) / f"{name}.onnx" for name in ("fp32", "ready", "int8"))
         source.write_bytes(model)
         quant_pre_process(source, ready, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_dynamic(
-            ready, target, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8
-        )
+        quantize_dynamic(ready, target, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8)
         return target.read_bytes()

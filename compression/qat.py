@@ -49,17 +49,19 @@ def weight_scale(weight: Tensor) -> Tensor:
     return (weight.detach().abs().amax(-1, keepdim=True) / WEIGHT_LEVELS).clamp(min=SMALLEST_SCALE)
 
 
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+    """x on the grid scale * (level - zero_point), level in [low, high]; broadcasts scale and zero point."""
+    quantized: Tensor = StraightThroughQuantize.apply(x, scale, zero_point, low, high)  # type: ignore[no-untyped-call]
+    return quantized
+
+
 def fake_quantize_weight(weight: Tensor) -> Tensor:
     scale = weight_scale(weight)
-    quantized: Tensor = StraightThroughQuantize.apply(
-        weight, scale, torch.zeros_like(scale), -WEIGHT_LEVELS, WEIGHT_LEVELS
-    )
-    return quantized
+    return fake_quantize(weight, scale, torch.zeros_like(scale), -WEIGHT_LEVELS, WEIGHT_LEVELS)
 
 
 def fake_quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    quantized: Tensor = StraightThroughQuantize.apply(x, scale, zero_point, 0, ACTIVATION_LEVELS)
-    return quantized
+    return fake_quantize(x, scale, zero_point, 0, ACTIVATION_LEVELS)
 
 
 class QATLinear(StackedLinear):
@@ -91,7 +93,8 @@ class QATLinear(StackedLinear):
         """[N, B, in] -> [N, B, out]."""
         # A plain average over the first batches, exponential with RANGE_MOMENTUM from then on.
         momentum = (1 / (self.batches + 1)).clamp(min=RANGE_MOMENTUM)
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if self.standardize:
             if update_ranges:
                 self._follow_moments(x.detach(), momentum)

@@ -76,16 +76,14 @@ def fit(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Trained:
     torch.set_num_threads(settings.threads)
     spec = envs.spec_of(settings.env.id)
     seeds = [run.seed for run in runs]
-    agent = build.build_agent(
-        settings.algo, settings.compress, spec, seeds, build.device_of(settings.device)
-    )
+    agent = build.build_agent(settings.algo, settings.compress, spec, seeds, build.device_of(settings.device))
     pool = SeedEnvs(lambda: envs.make_env(settings.env.id), spec, seeds, settings.algo.num_envs)
     initial = [fingerprint(agent.state(i)) for i in range(len(seeds))]
     reporter = Reporter(runs, trackers, agent, pool)
     began = time.monotonic()
     try:
         with reporter.progress:
-            for step, figures in _loop(settings, agent, pool):
+            for step, figures in start_loop(settings, agent, pool):
                 reporter.report(step, figures)
     finally:
         reporter.close()
@@ -93,9 +91,8 @@ def fit(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Trained:
     return Trained(agent, time.monotonic() - began, initial)
 
 
-def _loop(
-    settings: Settings, agent: ActorCritic, pool: SeedEnvs
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def start_loop(settings: Settings, agent: ActorCritic, pool: SeedEnvs) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The training loop of the settings on an agent and its environments."""
     algo = settings.algo
     replay = Replay(
         agent.spec,
@@ -120,9 +117,7 @@ def _loop(
 class Reporter:
     """Turns what the loop yields into metrics.csv, W&B, heartbeats and progress."""
 
-    def __init__(
-        self, runs: Sequence[Run], trackers: Sequence[Tracker], agent: ActorCritic, pool: SeedEnvs
-    ) -> None:
+    def __init__(self, runs: Sequence[Run], trackers: Sequence[Tracker], agent: ActorCritic, pool: SeedEnvs) -> None:
         self.runs, self.trackers, self.agent, self.pool = runs, trackers, agent, pool
         self.settings = runs[0].settings
         total = self.settings.total_steps

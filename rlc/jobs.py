@@ -27,7 +27,10 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
         build.device_of(job.settings.device)
     for run in runs:
         run.check_identity()
-    OUTPUTS.mkdir(exist_ok=True)
+    try:
+        OUTPUTS.mkdir(exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{OUTPUTS.resolve()} cannot be made: {error.strerror}") from error
     if not os.access(OUTPUTS, os.W_OK):
         raise SettingsError(f"{OUTPUTS.resolve()} is not writable")
     return runs

@@ -104,9 +104,8 @@ def _job(overrides: list[Override]) -> Job:
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
     config = _compose(overrides)
-    OmegaConf.set_struct(config, False)
-    config.pop("hydra")
-    data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    data = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
 

@@ -29,8 +29,10 @@ def show(runs: Iterable[Run]) -> None:
             row = _spread(result[f"{name}_return_mean"], result[f"{name}_return_std"])
             table.add_row(env_id, f"{name} action", "", row)
         table.add_section()
+    # Without a terminal rich assumes 80 columns, too few for the table.
     console = Console(highlight=False)
-    console.print(table, width=console.width if console.is_terminal else 120)
+    console = console if console.is_terminal else Console(highlight=False, width=120)
+    console.print(table)
 
 
 def _figures(run: Run, result: dict[str, Any]) -> list[str]:

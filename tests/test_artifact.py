@@ -1,7 +1,6 @@
 """ONNX files and the artifact contract, with the real ONNX Runtime."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +46,13 @@ def trained(qat: bool, activation: str = "relu") -> Policy:
 
 
 @pytest.fixture(scope="module", params=["relu", "tanh"])
-def fp32(request: pytest.FixtureRequest) -> Iterator[Policy]:
-    yield trained(False, request.param)
+def fp32(request: pytest.FixtureRequest) -> Policy:
+    return trained(False, request.param)
 
 
 @pytest.fixture(scope="module", params=["relu", "tanh"])
-def qat(request: pytest.FixtureRequest) -> Iterator[Policy]:
-    yield trained(True, request.param)
+def qat(request: pytest.FixtureRequest) -> Policy:
+    return trained(True, request.param)
 
 
 def initializers(model: bytes) -> list[onnx.TensorProto]:

@@ -6,8 +6,8 @@ import torch
 from compression.qat import (
     QATLinear,
     StaticQuantLinear,
-    StraightThroughQuantize,
     activation_grid,
+    fake_quantize,
     fake_quantize_weight,
     prepare_qat,
 )
@@ -33,7 +33,7 @@ def test_activation_grid_holds_zero_and_both_ends() -> None:
 
 def test_quantised_values_and_straight_through_gradient() -> None:
     x = torch.tensor([-0.4, 0.0, 0.24, 0.26, 9.0], requires_grad=True)
-    y = StraightThroughQuantize.apply(x, torch.tensor(0.5), torch.tensor(0.0), 0, 4)
+    y = fake_quantize(x, torch.tensor(0.5), torch.tensor(0.0), 0, 4)
     assert y.tolist() == [0.0, 0.0, 0.0, 0.5, 2.0]
     y.sum().backward()
     # -0.4 and 9.0 lie beyond the grid [0, 2]: -0.4 rounds to level -1.
@@ -43,7 +43,7 @@ def test_quantised_values_and_straight_through_gradient() -> None:
 
 def test_straight_through_gradient_can_be_differentiated_again() -> None:
     x = torch.tensor([0.3, 0.9], requires_grad=True)
-    y = StraightThroughQuantize.apply(x, torch.tensor(0.5), torch.tensor(0.0), 0, 4)
+    y = fake_quantize(x, torch.tensor(0.5), torch.tensor(0.0), 0, 4)
     (gradient,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
     gradient.sum().backward()
     # y = (0.5, 1.0); with dy/dx = 1 the second derivative of y^3 is 6 y.

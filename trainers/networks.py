@@ -8,6 +8,7 @@ multiple of 64 numbers, and the optimiser and the Polyak step run on that flat t
 import copy
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +60,7 @@ class StackedMLP(nn.Module):
     def __init__(self, sizes: Sequence[int], activation: str, generators: Sequence[torch.Generator]) -> None:
         super().__init__()
         rows = len(generators)
-        self.layers = nn.ModuleList(
-            StackedLinear(rows, i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(StackedLinear(rows, i, o) for i, o in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
         self.flat = torch.empty(0)
         for layer in self.layers:
@@ -104,7 +103,7 @@ class StackedMLP(nn.Module):
 def row_views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Views into flat [N, P] with the shapes of `parameters`, one after another."""
     widths = [p[0].numel() for p in parameters]
-    pieces = flat[:, : sum(widths)].split(widths, dim=1)
+    pieces = torch.split(flat[:, : sum(widths)], widths, dim=1)
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
@@ -120,9 +119,7 @@ class FlatAdam:
 
     def minimize(self, loss: Tensor) -> None:
         """One step on a sum of per-seed losses, for this network's parameters and no others."""
-        for view, gradient in zip(
-            self.gradients, torch.autograd.grad(loss, self.parameters), strict=True
-        ):
+        for view, gradient in zip(self.gradients, torch.autograd.grad(loss, self.parameters), strict=True):
             view.copy_(gradient)
         self.adam.step()
 

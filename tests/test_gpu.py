@@ -1,0 +1,54 @@
+"""The same code on a CUDA device: close to the CPU, and seeds in lockstep close to seeds alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlc.jobs import run_job
+from rlc.plan import make_plan
+from rlc.runs import Run
+from tests.conftest import batches, make_sac, spec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def trained(seeds: list[int], device: str, qat: bool, updates: int = 30) -> dict[str, torch.Tensor]:
+    of = spec(17, 6)
+    agent = make_sac(of, seeds, qat, device, hidden=[256, 256], alpha="auto")
+    draw = batches(of, seeds, 256, device)
+    for _ in range(updates):
+        agent.update(draw())
+    return agent.state(seeds.index(1))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_alone_and_lockstep_agree_with_a_seed_on_the_gpu(device: str) -> None:
+    reference, other = trained([1], device, False), trained([4, 1, 2], "cuda", False)
+    for name, tensor in reference.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=2e-5)
+
+
+def test_qat_ranges_on_the_gpu_are_those_of_the_cpu() -> None:
+    cpu, gpu = trained([1], "cpu", True, updates=3), trained([1], "cuda", True, updates=3)
+    for name in ("running_mean", "running_var", "running_lo", "running_hi", "batches"):
+        key = f"actor.layers.0.{name}"
+        torch.testing.assert_close(cpu[key], gpu[key], rtol=1e-3, atol=1e-3)
+
+
+def test_a_job_on_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = (
+        "+algo=sac +compress=qat env=hopper seed=[0,1] device=cuda total_steps=1500"
+        " algo.learning_starts=1000 eval.episodes=1 eval.along=2 wandb.mode=disabled"
+    )
+    (job,) = make_plan(arguments.split()).jobs
+    run_job(job)
+    for seed in (0, 1):
+        run = Run(job, seed)
+        assert run.finished()
+        assert json.loads((run.artifact / "policy.json").read_text())["kernels"].count("QGemm") == 3

@@ -1,0 +1,139 @@
+"""The command line: what is composed, in which order, and one line for whatever cannot run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rlc.jobs import check_runs
+from rlc.plan import make_plan
+from rlc.runs import Run, label, training_identity
+from rlc.settings import SettingsError
+
+ERRORS = {
+    "": "algo: none given; add +algo=<name> with one of: sac",
+    "+algo=sca": "algo=sca: unknown; did you mean sac?; allowed: sac",
+    "+algo=sac env=foo": "env=foo: unknown; allowed: ant, halfcheetah, hopper, humanoid, humanoid_standup",
+    "+algo=sac +compress=int4": "compress=int4: unknown; allowed: fp32, ptdq, qat",
+    "+experiment=quik": "experiment=quik: unknown; allowed: quickstart",
+    "algo=sac": "algo=sac: write +algo=sac",
+    "+algo=sac +env=hopper": "+env=hopper: write env=hopper",
+    "+algo=sac algo.alpa=1": "algo.alpa=1: no such key for +algo=sac; did you mean alpha?; allowed: ... gamma, ",
+    "+algo=sac total_step=5": "total_step=5: no such key; did you mean total_steps?; allowed: algo, compress",
+    "+algo=sac ++foo=3": "no such key",
+    "+algo=sac +compress=qat compress.reduce_range=true": "no such key ... ; allowed: method",
+    "+algo=sac total_steps=abc": "total_steps=abc: must be a valid integer",
+    "+algo=sac total_steps=-5": "total_steps=-5: must be greater than or equal to 1",
+    "+algo=sac total_steps=2.5": "total_steps=2.5: must be a valid integer",
+    "+algo=sac algo.gamma=2": "algo.gamma=2: must be less than or equal to 1",
+    "+algo=sac algo.actor_lr=nan": "algo.actor_lr=nan: must be",
+    "+algo=sac algo.alpha=foo": "algo.alpha=foo: must be a valid number or must be 'auto'",
+    "+algo=sac algo.hidden=256": "algo.hidden=256: must be a valid list",
+    "+algo=sac algo.hidden=[]": "algo.hidden=[]: must have at least 1 item",
+    "+algo=sac overwrite=maybe": "overwrite=maybe: must be a valid boolean",
+    "+algo=sac wandb.mode=on": "wandb.mode=on: must be 'offline', 'online' or 'disabled'",
+    "+algo=sac study=../x": "study=../x: must match",
+    "+algo=sac seed=[]": "seed=[]: must have at least 1 item",
+    "+algo=sac seed=[1,1]": "seed=[1, 1]: a seed stands in the list twice",
+    "+algo=sac seed=1,1 -m": "seed=1: asked for twice",
+    "+algo=sac seed=[0,1],[1,2] -m": "seed=1: asked for twice",
+    "+algo=sac seed=-1": "seed=-1: must be greater than or equal to 0",
+    "+algo=sac seed=x": "seed=x: must be a valid integer",
+    "+algo=sac seed=0,1": "seed=0,1: several values make several jobs: add -m",
+    "+algo=sac device=gpu": "device=gpu: must be cpu, cuda or cuda:<number>",
+    "+algo=sac device=cuda:99": "device=cuda:99: this machine has",
+    "+algo=sac +algo=sac": "algo is given 2 times",
+    "+algo=sac +algo=sac -m": "algo is given 2 times",
+    "+algo=sac total_steps=100": "total_steps=100: must be larger than algo.learning_starts=10000",
+    "+algo=sac total_steps=10000": "total_steps=10000: must be larger than algo.learning_starts=10000",
+    "+algo=sac algo.num_envs=3": "total_steps=1000000: must be a multiple of algo.num_envs=3",
+    "+algo=sac env.id=Foo-v3": "env.id=Foo-v3: cannot be made: Environment `Foo` doesn't exist",
+    "+algo=sac env.version=v9": "env.id=HalfCheetah-v9: cannot be made",
+    "+algo=sac env.id=CartPole-v1": "env.id=CartPole-v1: observations and actions must be Box spaces",
+    "+algo=sac --frob": "--frob: unknown option",
+    "+algo=sac foo": "Error parsing override 'foo'",
+}
+
+
+@pytest.mark.parametrize("arguments", ERRORS)
+def test_bad_input_gives_one_clear_line(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError) as caught:
+        check_runs(make_plan(arguments.split()).jobs)
+    message = str(caught.value)
+    assert all(part in message for part in ERRORS[arguments].split(" ... ")), message
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def planned(arguments: str) -> list[tuple[str, str, list[int]]]:
+    jobs = make_plan(arguments.split()).jobs
+    return [(job.settings.env.id, label(job), job.settings.seed) for job in jobs]
+
+
+def test_a_plain_run_is_fp32_on_the_default_environment() -> None:
+    assert planned("+algo=sac") == [("HalfCheetah-v4", "fp32", [0])]
+    assert planned("+algo=sac +compress=fp32 seed=3") == [("HalfCheetah-v4", "fp32", [3])]
+
+
+def test_a_bare_multirun_is_the_grid_of_the_paper() -> None:
+    jobs = planned("+algo=sac +compress=qat -m")
+    assert len(jobs) == 50
+    environments = {env_id for env_id, _, _ in jobs}
+    assert environments == {f"{n}-v4" for n in ("HalfCheetah", "HumanoidStandup", "Ant", "Humanoid", "Hopper")}
+    assert {tuple(seeds) for _, _, seeds in jobs} == {(n,) for n in range(10)}
+    assert {text for _, text, _ in jobs} == {"qat"}
+
+
+def test_the_command_line_replaces_sweep_defaults_and_m_may_stand_anywhere() -> None:
+    expected = [("Hopper-v4", "fp32", [0, 1]), ("Hopper-v4", "fp32", [2, 3])]
+    assert planned("-m +algo=sac env=hopper seed=[0,1],[2,3]") == expected
+    assert planned("+algo=sac -m env=hopper seed=[0,1],[2,3]") == expected
+    assert planned("+algo=sac env=hopper seed=[0,1],[2,3] --multirun") == expected
+
+
+def test_jobs_that_train_go_before_jobs_that_derive() -> None:
+    jobs = planned("+algo=sac env=hopper seed=0,1 +compress=ptdq,qat,fp32 -m")
+    assert [text for _, text, _ in jobs] == ["qat", "qat", "fp32", "fp32", "ptdq", "ptdq"]
+
+
+def test_the_quickstart_is_a_multirun_of_its_own_and_can_be_narrowed() -> None:
+    full = planned("+experiment=quickstart")
+    assert [(env_id, text.split("~")[0], seeds) for env_id, text, seeds in full] == [
+        ("HalfCheetah-v4", "fp32", [0]),
+        ("HalfCheetah-v4", "qat", [0]),
+    ]
+    (narrow,) = planned("+experiment=quickstart +compress=qat env=hopper seed=4")
+    assert narrow[0] == "Hopper-v4"
+    assert narrow[2] == [4]
+
+
+def test_default_settings_keep_the_plain_label_and_others_get_a_hash() -> None:
+    def one(arguments: str) -> str:
+        return label(make_plan(f"+algo=sac {arguments}".split()).jobs[0])
+
+    assert one("seed=[4,5] study=other threads=2 wandb.mode=disabled overwrite=true") == "fp32"
+    assert one("env.id=Walker2d-v5") == "fp32"
+    assert one("env.version=v5") == "fp32"
+    assert one("algo.alpha=0.2 total_steps=1e6") == "fp32"
+    labels = {one(a) for a in ("algo.alpha=0.1", "algo.alpha=auto", "total_steps=2e6", "eval.episodes=20")}
+    assert len(labels) == 4
+    assert all(re.fullmatch(r"fp32~[0-9a-f]{6}", text) for text in labels)
+    assert one("+compress=ptdq compress.calibration_steps=100").startswith("ptdq~")
+
+
+def test_paths_separate_environments_versions_and_studies() -> None:
+    paths = {
+        Run(make_plan(f"+algo=sac {a}".split()).jobs[0], 0).path
+        for a in ("", "env.version=v5", "env=hopper", "study=x", "algo.tau=0.01")
+    }
+    assert len(paths) == 5
+    assert Path("outputs/default/HalfCheetah-v4/sac/fp32/seed0") in paths
+
+
+def test_training_identity_ignores_evaluation_and_derived_methods() -> None:
+    def one(arguments: str) -> str:
+        return training_identity(make_plan(f"+algo=sac {arguments}".split()).jobs[0].settings)
+
+    assert one("") == one("+compress=ptdq") == one("eval.episodes=50") == one("device=cpu seed=3")
+    assert len({one(a) for a in ("", "+compress=qat", "algo.gamma=0.9", "env=ant", "total_steps=11000")}) == 5

@@ -1,0 +1,106 @@
+"""Run directories: status, identity, what is kept and what is not."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from rlc.jobs import check_runs
+from rlc.plan import Job, make_plan
+from rlc.runs import MetricsFile, Run, finished_fp32_run, training_identity
+from rlc.settings import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def job(arguments: str = "") -> Job:
+    return make_plan(f"+algo=sac {arguments}".split()).jobs[0]
+
+
+def finish(run: Run, **result: object) -> Run:
+    run.begin()
+    run.artifact.mkdir()
+    (run.artifact / "policy.onnx").write_bytes(b"")
+    run.finish({"return_mean": 1.0} | result)
+    return run
+
+
+def test_a_run_is_finished_when_status_result_and_artifact_are_there() -> None:
+    run = Run(job(), 0)
+    assert not run.finished()
+    run.begin()
+    assert not run.finished()
+    assert json.loads((run.path / "status.json").read_text())["state"] == "running"
+    finish(run)
+    assert run.finished()
+    assert not list(run.path.glob(".*"))  # no temporary file is left
+    (run.artifact / "policy.onnx").unlink()
+    assert not run.finished()
+
+
+@pytest.mark.parametrize("content", ["", '{"return_mean": 1', "[]"])
+def test_a_truncated_result_is_not_finished(content: str) -> None:
+    run = finish(Run(job(), 0))
+    (run.path / "result.json").write_text(content)
+    assert not run.finished()
+
+
+def test_a_failed_run_says_why() -> None:
+    run = Run(job(), 0)
+    assert run.error() == "its state is not begun"
+    run.begin()
+    run.fail(RuntimeError("out of\nluck"))
+    assert run.error() == "RuntimeError: out of luck"
+
+
+def test_overwriting_keeps_the_old_run() -> None:
+    run = finish(Run(job(), 0), return_mean=5.0)
+    run.move_aside()
+    finish(run, return_mean=6.0)
+    run.move_aside()
+    assert not run.path.exists()
+    old = [json.loads((run.path.with_name(f"seed0.old-{n}") / "result.json").read_text()) for n in (1, 2)]
+    assert [o["return_mean"] for o in old] == [5.0, 6.0]
+
+
+def test_a_directory_of_other_settings_is_refused() -> None:
+    run = Run(job(), 0)
+    run.begin()
+    status = json.loads((run.path / "status.json").read_text())
+    (run.path / "status.json").write_text(json.dumps(status | {"identity": "other"}))
+    with pytest.raises(SettingsError, match="holds a run of other settings"):
+        check_runs([job()])
+
+
+def test_config_names_what_differs_from_the_defaults() -> None:
+    run = Run(job("algo.tau=0.01 eval.episodes=3"), 2)
+    run.begin()
+    text = (run.path / "config.yaml").read_text()
+    assert "differs_from_defaults:\n  algo.tau: 0.01\n  eval.episodes: 3\n" in text
+    assert "seed:\n  - 2\n" in text
+
+
+def test_an_fp32_run_is_found_by_its_training_whatever_its_evaluation() -> None:
+    derived = job("+compress=ptdq eval.episodes=20")
+    assert finished_fp32_run(derived, 0) is None
+    for arguments in ("", "algo.tau=0.01"):
+        run = Run(job(arguments), 0)
+        finish(run, training_identity=training_identity(run.settings))
+    found = finished_fp32_run(derived, 0)
+    assert found is not None
+    assert found.path == Run(job(), 0).path
+    assert finished_fp32_run(derived, 1) is None
+    assert finished_fp32_run(job("+compress=ptdq algo.gamma=0.9"), 0) is None
+
+
+def test_metrics_leave_missing_columns_empty(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.csv", ["global_step", "a", "b"])
+    file.write({"global_step": 1, "a": 2.0})
+    file.write({"global_step": 2, "b": 3.0})
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert rows == [{"global_step": "1", "a": "2.0", "b": ""}, {"global_step": "2", "a": "", "b": "3.0"}]
+    file.close()

@@ -1,0 +1,263 @@
+"""The main job end to end through the command people type: real MuJoCo, ONNX Runtime and W&B (offline)."""
+
+import csv
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compression.artifact import OnnxPolicy, optimized_operators
+from rlc import build, envs, record
+from rlc.jobs import run_job
+from rlc.plan import make_plan
+from rlc.runs import Run
+
+QUICK = "+algo=sac env=hopper total_steps=400 algo.learning_starts=200 algo.hidden=[32,32] algo.batch_size=32"
+FEW = "eval.episodes=2 eval.along=2"
+
+
+def rlc_train(arguments: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rlc.train", *arguments.split()]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def results(cwd: Path) -> dict[tuple[str, int], tuple[Path, dict[str, Any]]]:
+    found = {}
+    for path in cwd.glob("outputs/default/*/*/*/seed*/result.json"):
+        result = json.loads(path.read_text())
+        found[result["compress"], result["seed"]] = (path.parent, result)
+    return found
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cwd = tmp_path_factory.mktemp("grid")
+    done = rlc_train(f"{QUICK} {FEW} +compress=ptdq,qat seed=0,1 -m", cwd)
+    assert "4 runs, 0 of them finished already" in done.stdout
+    assert done.stderr == ""
+    return cwd
+
+
+def test_a_grid_leaves_finished_runs_of_all_and_of_their_baselines(grid: Path) -> None:
+    assert set(results(grid)) == {(c, s) for c in ("fp32", "qat", "ptdq") for s in (0, 1)}
+    for folder, result in results(grid).values():
+        status = json.loads((folder / "status.json").read_text())
+        assert (status["state"], status["error"], status["identity"]) == ("done", None, result["identity"])
+        assert len(result["episode_returns"]) == 2
+        assert result["return_mean"] == pytest.approx(np.mean(result["episode_returns"]))
+        assert result["random_return_mean"] > 0
+        assert result["zero_return_mean"] > 0
+        assert result["onnx_file_bytes"] == (folder / "artifact" / "policy.onnx").stat().st_size
+        assert result["provenance"]["versions"]["torch"]
+        wandb_files = list(folder.glob("wandb/offline-run-*/run-*.wandb"))
+        assert len(wandb_files) == 1
+        assert wandb_files[0].stat().st_size > 1000
+
+
+def test_training_is_recorded_and_weights_moved(grid: Path) -> None:
+    for (method, _), (folder, result) in results(grid).items():
+        if method == "ptdq":
+            assert result["train_seconds"] is None
+            assert "derived from outputs/default/Hopper-v4/sac/fp32~" in result["train_seconds_reason"]
+            continue
+        assert result["train_seconds"] > 0
+        assert result["initial_weights_sha256"] != result["final_weights_sha256"]
+        assert (folder / "agent.safetensors").is_file()
+        rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+        steps = [int(row["global_step"]) for row in rows]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 400
+        assert float(rows[-1]["eval/return_mean"]) == pytest.approx(result["return_mean"], rel=1e-6)
+        assert float(rows[-1]["losses/critic"]) > 0
+
+
+def test_seeds_differ(grid: Path) -> None:
+    done = results(grid)
+    for method in ("fp32", "qat"):
+        for key in ("initial_weights_sha256", "final_weights_sha256"):
+            assert done[method, 0][1][key] != done[method, 1][1][key]
+
+
+def test_artifacts_load_alone_and_int8_runs_on_integers(grid: Path) -> None:
+    for (method, _), (folder, result) in results(grid).items():
+        path = folder / "artifact" / "policy.onnx"
+        code = (
+            "import onnxruntime, numpy, sys\n"
+            f"s = onnxruntime.InferenceSession({str(path)!r})\n"
+            "print(s.run(None, {'observation': numpy.zeros((1, 11), 'float32')})[0].shape)\n"
+            "assert 'torch' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "(1, 3)\n"
+        kernel = {"fp32": "FusedGemm", "qat": "QGemm", "ptdq": "DynamicQuantizeMatMul"}[method]
+        assert optimized_operators(path.read_bytes()).count(kernel) == 3
+        assert result["parity"]["states"] > 0
+        contract = json.loads((folder / "artifact" / "policy.json").read_text())
+        assert contract["environment"]["id"] == "Hopper-v4"
+        assert contract["compression"]["method"] == method
+
+
+def test_int8_is_compared_with_the_fp32_policy_of_the_same_seed(grid: Path) -> None:
+    done = results(grid)
+    for seed in (0, 1):
+        fp32 = done["fp32", seed][1]
+        ptdq = done["ptdq", seed][1]
+        assert ptdq["fp32_return_mean"] == fp32["return_mean"] == fp32["fp32_return_mean"]
+        assert ptdq["random_return_mean"] == fp32["random_return_mean"]
+        assert ptdq["training_identity"] == fp32["training_identity"]
+        assert ptdq["onnx_file_bytes"] < fp32["onnx_file_bytes"]
+        qat = done["qat", seed][1]  # trained before the baseline existed
+        assert qat["fp32_return_mean"] is None
+        assert "no finished fp32 run" in qat["fp32_missing_reason"]
+
+
+def test_the_same_command_again_trains_nothing_and_shows_the_table(grid: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in grid.rglob("*") if path.is_file()}
+    done = rlc_train(f"{QUICK} {FEW} +compress=ptdq,qat seed=0,1 -m", grid)
+    assert "4 runs, 4 of them finished already" in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in grid.rglob("*") if path.is_file()}
+    for text in ("sac ptdq~", "sac qat~", "random action", "zero action", "file KB"):
+        assert text in done.stdout
+
+
+def test_nothing_falls_outside_outputs(grid: Path) -> None:
+    assert [path.name for path in grid.iterdir()] == ["outputs"]
+    assert {path.name for path in (grid / "outputs").iterdir()} == {"default", ".multirun"}
+
+
+def test_lockstep_equals_alone(grid: Path, tmp_path: Path) -> None:
+    rlc_train(f"{QUICK} {FEW} +compress=qat seed=[1,0] wandb.mode=disabled", tmp_path)
+    together = results(tmp_path)
+    for seed in (0, 1):
+        alone, pack = results(grid)["qat", seed], together["qat", seed]
+        assert pack[1]["lockstep_seeds"] == 2
+        assert alone[1]["final_weights_sha256"] == pack[1]["final_weights_sha256"]
+        assert alone[1]["episode_returns"] == pack[1]["episode_returns"]
+        for name in ("policy.onnx", "policy.safetensors"):
+            assert (alone[0] / "artifact" / name).read_bytes() == (pack[0] / "artifact" / name).read_bytes()
+        assert not list(pack[0].glob("wandb"))
+
+
+def test_only_missing_seeds_of_a_pack_are_trained(tmp_path: Path) -> None:
+    settings = f"{QUICK} eval.episodes=1 eval.along=0 wandb.mode=disabled"
+    rlc_train(f"{settings} seed=1", tmp_path)
+    kept = (results(tmp_path)["fp32", 1][0] / "result.json").stat().st_mtime_ns
+    done = rlc_train(f"{settings} seed=[0,1]", tmp_path)
+    assert "2 runs, 1 of them finished already" in done.stdout
+    assert (results(tmp_path)["fp32", 1][0] / "result.json").stat().st_mtime_ns == kept
+    assert results(tmp_path)["fp32", 0][1]["lockstep_seeds"] == 1
+
+
+def test_overwrite_does_it_again_and_keeps_the_old_run(tmp_path: Path) -> None:
+    settings = f"{QUICK} eval.episodes=1 eval.along=0 wandb.mode=disabled"
+    rlc_train(settings, tmp_path)
+    folder, first = results(tmp_path)["fp32", 0]
+    rlc_train(f"{settings} overwrite=true", tmp_path)
+    again = json.loads((folder / "result.json").read_text())
+    old = json.loads((folder.parent / "seed0.old-1" / "result.json").read_text())
+    assert old == first
+    assert again["final_weights_sha256"] == first["final_weights_sha256"]
+
+
+def test_bad_input_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
+    for arguments in ("", "+algo=sac algo.gamma=2", "+algo=sac +algo=sac", "+algo=sac total_steps=abc -m"):
+        done = rlc_train(arguments, tmp_path, expect=2)
+        assert done.stdout == ""
+        assert done.stderr.startswith("rlc.train: ")
+        assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_cannot_be_made_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("a file")
+    done = rlc_train("+algo=sac", tmp_path, expect=2)
+    assert done.stderr.count("\n") == 1
+    assert "outputs" in done.stderr
+
+
+def test_a_failing_run_is_recorded_and_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The export of the first seed fails; its weights are kept and the second job goes on."""
+    monkeypatch.chdir(tmp_path)
+    real = record.save_artifact
+
+    def fail_for_seed_0(folder: Path, *args: Any, **kwargs: Any) -> Any:
+        if "seed0" in str(folder):
+            raise OSError("no space left on device")
+        return real(folder, *args, **kwargs)
+
+    monkeypatch.setattr(record, "save_artifact", fail_for_seed_0)
+    arguments = f"{QUICK} eval.episodes=1 eval.along=0 wandb.mode=disabled seed=0,1 -m"
+    jobs = make_plan(arguments.split()).jobs
+    for job in jobs:
+        run_job(job)
+    bad, good = (Run(job, seed) for seed, job in enumerate(jobs))
+    assert not bad.finished()
+    assert bad.error() == "OSError: no space left on device"
+    assert "Traceback" in (bad.path / "run.log").read_text()
+    assert (bad.path / "agent.safetensors").is_file()
+    assert good.finished()
+    assert "no space left" in capsys.readouterr().err
+    monkeypatch.setattr(record, "save_artifact", real)
+    run_job(jobs[0])
+    assert bad.finished()
+
+
+def test_a_live_bar_on_a_terminal(tmp_path: Path) -> None:
+    arguments = f"{QUICK} eval.episodes=1 eval.along=2 wandb.mode=disabled".split()
+    main, side = pty.openpty()
+    command = [sys.executable, "-m", "rlc.train", *arguments]
+    environment = os.environ | {"COLUMNS": "160", "TERM": "xterm"}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=side, stderr=side, env=environment) as process:
+        os.close(side)
+        shown = b""
+        try:
+            while chunk := os.read(main, 4096):
+                shown += chunk
+        except OSError:  # the other end is closed
+            pass
+        os.close(main)
+    assert process.returncode == 0
+    text = shown.decode()
+    for part in ("400/400", "steps/s", "return", "left"):
+        assert part in text
+
+
+def test_any_environment_with_box_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pendulum: one action of +-2, never terminates. No directory of another environment is touched."""
+    monkeypatch.chdir(tmp_path)
+    arguments = f"{QUICK} env.id=Pendulum-v1 +compress=qat eval.episodes=1 wandb.mode=disabled"
+    (job,) = make_plan(arguments.split()).jobs
+    run_job(job)
+    run = Run(job, 0)
+    assert run.path.parts[2] == "Pendulum-v1"
+    act = OnnxPolicy(run.artifact / "policy.onnx")
+    actions = np.stack([act(np.float32(obs)) for obs in np.random.default_rng(0).normal(size=(50, 3)) * 5])
+    assert np.abs(actions).max() <= 2
+    contract = json.loads((run.artifact / "policy.json").read_text())
+    assert contract["environment"]["action"]["high"] == [2.0]
+
+
+def test_import_of_the_entry_point_is_light() -> None:
+    code = "import rlc.train, sys; print([m for m in ('torch', 'wandb', 'gymnasium') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_registries_know_every_choice_of_conf() -> None:
+    from rlc.plan import choices
+    from rlc.settings import DERIVED_METHODS
+
+    assert set(choices("algo")) == set(build.AGENTS)
+    assert set(DERIVED_METHODS) <= set(choices("compress"))
+    for name in choices("env"):
+        assert envs.spec_of(make_plan(["+algo=sac", f"env={name}"]).jobs[0].settings.env.id).act_dim > 0
