@@ -27,7 +27,8 @@ FORMAT = "rlc-policy-1"
 ONNX_FILE, TENSOR_FILE, CONTRACT_FILE = "policy.onnx", "policy.safetensors", "policy.json"
 GOLDEN_PAIRS = 16
 # Of the half range of an action. An int8 policy may differ by a rounding that falls the other way.
-FP32_TOLERANCE, INT8_TOLERANCE = 1e-5, 5e-3
+# The error of float32 sums grows with the outputs before the squash.
+FP32_TOLERANCE, INT8_TOLERANCE = 1e-4, 5e-3
 # Of the visited states, so many must lie within the tolerance at export.
 PARITY_SHARE = 0.99
 

@@ -1,6 +1,5 @@
 """Post-training dynamic quantisation: int8 weights, activations quantised on the fly by ONNX Runtime."""
 
-import platform
 import tempfile
 from pathlib import Path
 
@@ -8,12 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from compression.onnx_graph import onnx_bytes
-from compression.qat import ACTIVATION_LEVELS, WEIGHT_LEVELS, activation_grid, weight_scale
+from compression.qat import ACTIVATION_LEVELS, activation_grid, weight_levels, weight_scale
 from trainers.policy import Policy, input_standardized
 from trainers.rollout import FloatArray
-
-# ONNX Runtime's reduced range is [-64, 64].
-REDUCED_WEIGHT_LEVELS = 64
 
 
 class DynamicQuantLinear(nn.Module):
@@ -26,9 +22,9 @@ class DynamicQuantLinear(nn.Module):
     weight_scale: Tensor
     bias: Tensor
 
-    def __init__(self, linear: nn.Linear, weight_levels: int) -> None:
+    def __init__(self, linear: nn.Linear, levels: int) -> None:
         super().__init__()
-        scale = weight_scale(linear.weight) * (WEIGHT_LEVELS / weight_levels)
+        scale = weight_scale(linear.weight, levels)
         self.register_buffer("weight_int8", torch.round(linear.weight / scale).to(torch.int8))
         self.register_buffer("weight_scale", scale[:, 0])
         self.register_buffer("bias", linear.bias.detach().clone())
@@ -53,20 +49,9 @@ def quantize_dynamic_policy(
         var, mean = torch.var_mean(torch.from_numpy(observations).double(), 0, correction=0)
         std = torch.where(var > 0, var, 1.0).sqrt()
         policy = input_standardized(policy, mean, std)
-    levels = REDUCED_WEIGHT_LEVELS if reduce_range else WEIGHT_LEVELS
+    levels = weight_levels(reduce_range)
     stages = [DynamicQuantLinear(s, levels) if isinstance(s, nn.Linear) else s for s in policy]
     return Policy(policy.spec, stages), _quantize_dynamic(onnx_bytes(policy), reduce_range)
-
-
-def cpu_saturates() -> bool:
-    """Whether 8-bit products may saturate here: x86 without VNNI, or x86 whose flags cannot be read."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return True
-    return not {"avx512_vnni", "avx_vnni"} & set(flags)
 
 
 def _quantize_dynamic(model: bytes, reduce_range: bool) -> bytes:

@@ -5,6 +5,8 @@ output channel. Gradients pass by the straight-through estimator. The running ra
 passes that say so (`update_ranges=True`: the actor's update batches).
 """
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from trainers.policy import Standardize
 
 ACTIVATION_LEVELS = 255
 WEIGHT_LEVELS = 127
+# 7-bit weights (ONNX Runtime's reduced range), for CPUs whose 8-bit products saturate.
+REDUCED_WEIGHT_LEVELS = 64
 SMALLEST_SCALE = 1e-8
 RANGE_MOMENTUM = 0.01
 
@@ -44,9 +48,14 @@ def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return scale, torch.round(-low / scale)
 
 
-def weight_scale(weight: Tensor) -> Tensor:
-    """Scale of each output channel, [..., out, in] -> [..., out, 1], so that the largest weight is +-127."""
-    return (weight.detach().abs().amax(-1, keepdim=True) / WEIGHT_LEVELS).clamp(min=SMALLEST_SCALE)
+def weight_levels(reduce_range: bool) -> int:
+    """Largest magnitude of an integer weight."""
+    return REDUCED_WEIGHT_LEVELS if reduce_range else WEIGHT_LEVELS
+
+
+def weight_scale(weight: Tensor, levels: int) -> Tensor:
+    """Scale of each output channel, [..., out, in] -> [..., out, 1], so that the largest weight is +-levels."""
+    return (weight.detach().abs().amax(-1, keepdim=True) / levels).clamp(min=SMALLEST_SCALE)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
@@ -55,9 +64,9 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: 
     return quantized
 
 
-def fake_quantize_weight(weight: Tensor) -> Tensor:
-    scale = weight_scale(weight)
-    return fake_quantize(weight, scale, torch.zeros_like(scale), -WEIGHT_LEVELS, WEIGHT_LEVELS)
+def fake_quantize_weight(weight: Tensor, levels: int) -> Tensor:
+    scale = weight_scale(weight, levels)
+    return fake_quantize(weight, scale, torch.zeros_like(scale), -levels, levels)
 
 
 def fake_quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -78,10 +87,10 @@ class QATLinear(StackedLinear):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, linear: StackedLinear, standardize: bool) -> None:
+    def __init__(self, linear: StackedLinear, levels: int, standardize: bool) -> None:
         nn.Module.__init__(self)
         self.weight, self.bias = linear.weight, linear.bias
-        self.standardize = standardize
+        self.levels, self.standardize = levels, standardize
         rows, _, in_features = linear.weight.shape
         for name in ("batches", "running_lo", "running_hi"):
             self.register_buffer(name, linear.weight.new_zeros(rows, 1, 1))
@@ -107,7 +116,7 @@ class QATLinear(StackedLinear):
         quantized = fake_quantize_activation(x, *activation_grid(self.running_lo, self.running_hi))
         if not update_ranges:
             quantized = torch.where(self.batches > 0, quantized, x)
-        return stacked_affine(quantized, fake_quantize_weight(weight), bias)
+        return stacked_affine(quantized, fake_quantize_weight(weight, self.levels), bias)
 
     def _std(self) -> Tensor:
         return torch.where(self.running_var > 0, self.running_var, 1.0).sqrt()
@@ -133,7 +142,7 @@ class QATLinear(StackedLinear):
             mean, std = self.running_mean[row, 0], self._std()[row, 0]
             stages.append(Standardize(mean, std))
             weight, bias = weight * std, bias + (weight * mean).sum(-1)
-        return [*stages, StaticQuantLinear(weight, bias, scale, zero_point)]
+        return [*stages, StaticQuantLinear(weight, bias, scale, zero_point, self.levels)]
 
 
 class StaticQuantLinear(nn.Module):
@@ -148,10 +157,12 @@ class StaticQuantLinear(nn.Module):
     input_scale: Tensor
     input_zero_point: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, input_scale: Tensor, input_zero_point: Tensor) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor, input_scale: Tensor, input_zero_point: Tensor, levels: int
+    ) -> None:
         super().__init__()
         # A channel of tiny weights gets a coarser grid where its bias would not fit 32 bits.
-        scale = torch.maximum(weight_scale(weight), bias.abs().unsqueeze(1) / (input_scale * 2**30))
+        scale = torch.maximum(weight_scale(weight, levels), bias.abs().unsqueeze(1) / (input_scale * 2**30))
         bias_scale = input_scale * scale[:, 0]
         self.register_buffer("weight_int8", torch.round(weight / scale).to(torch.int8).cpu())
         self.register_buffer("weight_scale", scale[:, 0].cpu())
@@ -166,11 +177,22 @@ class StaticQuantLinear(nn.Module):
         return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
 
 
-def prepare_qat(network: StackedMLP, standardize_input: bool) -> None:
+def prepare_qat(network: StackedMLP, *, standardize_input: bool, reduce_range: bool) -> None:
     """Swap every linear layer for its quantised twin, in place.
 
     Call it before optimisers and target networks exist: they hold on to parameters and copy buffers.
     """
     for i, layer in enumerate(network.layers):
         assert isinstance(layer, StackedLinear)
-        network.layers[i] = QATLinear(layer, standardize=standardize_input and i == 0)
+        network.layers[i] = QATLinear(layer, weight_levels(reduce_range), standardize=standardize_input and i == 0)
+
+
+def cpu_saturates() -> bool:
+    """Whether 8-bit products may saturate here: x86 without VNNI, or x86 whose flags cannot be read."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return True
+    return not {"avx512_vnni", "avx_vnni"} & set(flags)

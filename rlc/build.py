@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from compression.onnx_graph import onnx_bytes
-from compression.ptdq import cpu_saturates, quantize_dynamic_policy
+from compression.ptdq import quantize_dynamic_policy
 from compression.qat import prepare_qat
 from rlc.settings import AlgoSettings, CompressSettings, PTDQSettings, QATSettings, SettingsError
 from trainers.actor_critic import ActorCritic, ActorTransform
@@ -56,20 +56,12 @@ AGENTS: dict[str, Callable[..., ActorCritic]] = {"sac": _build_sac}
 def _actor_transform(compress: CompressSettings) -> ActorTransform | None:
     if isinstance(compress, QATSettings):
         # The off-policy algorithms act on raw observations.
-        return functools.partial(prepare_qat, standardize_input=True)
+        return functools.partial(prepare_qat, standardize_input=True, reduce_range=compress.reduce_range)
     return None
 
 
-def compress_policy(
-    compress: CompressSettings, policy: Policy, observations: FloatArray
-) -> tuple[Policy, bytes, dict[str, object]]:
-    """The policy that is deployed, its ONNX file, and the settings with every `auto` decided.
-
-    `observations` [n, obs_dim] were visited by the policy.
-    """
-    decided = compress.model_dump()
+def compress_policy(compress: CompressSettings, policy: Policy, observations: FloatArray) -> tuple[Policy, bytes]:
+    """The policy that is deployed and its ONNX file; `observations` [n, obs_dim] were visited by the policy."""
     if isinstance(compress, PTDQSettings):
-        reduce_range = cpu_saturates() if compress.reduce_range == "auto" else compress.reduce_range
-        deployed, model = quantize_dynamic_policy(policy, observations, reduce_range=reduce_range)
-        return deployed, model, decided | {"reduce_range": reduce_range}
-    return policy, onnx_bytes(policy), decided
+        return quantize_dynamic_policy(policy, observations, reduce_range=compress.reduce_range)
+    return policy, onnx_bytes(policy)

@@ -52,8 +52,8 @@ def spec_of(env_id: str) -> Spec:
         raise SettingsError(
             f"env.id={env_id}: observations and actions must be Box spaces, they are {observations}, {actions}"
         )
-    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
-        raise SettingsError(f"env.id={env_id}: actions must have finite bounds, they are {actions}")
+    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all() and (actions.low < actions.high).all()):
+        raise SettingsError(f"env.id={env_id}: every action needs two finite bounds, they are {actions}")
     return Spec(
         env_id,
         observations.shape[0],

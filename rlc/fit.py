@@ -27,6 +27,7 @@ from trainers.rollout import SeedEnvs
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
 METRIC_ROWS = 200
+PROGRESS_LINES = 20
 
 COLUMNS = [
     "global_step",
@@ -124,6 +125,7 @@ class Reporter:
         self.files = [MetricsFile(run.path / "metrics.csv", COLUMNS) for run in runs]
         self.next_row = Milestones(total, METRIC_ROWS)
         self.next_evaluation = Milestones(total, self.settings.eval.along)
+        self.next_line = Milestones(total, PROGRESS_LINES)
         names = ",".join(str(run.seed) for run in runs)
         title = f"{self.settings.algo.name} {self.settings.env.id} {runs[0].label} seed {names}"
         self.progress = TrainingProgress(title, total)
@@ -148,7 +150,8 @@ class Reporter:
         for run in self.runs:
             run.heartbeat(step)
         known = [value for value in self.last_returns if value is not None]
-        self.progress.update(step, self.speed, float(np.mean(known)) if known else None, evaluation_due)
+        mean = float(np.mean(known)) if known else None
+        self.progress.update(step, self.speed, mean, self.next_line.passed(step))
 
     def close(self) -> None:
         for file in self.files:

@@ -2,9 +2,8 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from rlc import build, envs, record
 from rlc.fit import fit
@@ -26,7 +25,8 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
         envs.spec_of(job.settings.env.id)
         build.device_of(job.settings.device)
     for run in runs:
-        run.check_identity()
+        if not run.settings.overwrite:
+            run.check_identity()
     try:
         OUTPUTS.mkdir(exist_ok=True)
     except OSError as error:
@@ -37,7 +37,7 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
 
 
 def run_job(job: Job) -> None:
-    """Do what is left of a job. A failure is recorded in its runs and costs no other job."""
+    """Do what is left of a job. A failure is recorded in its runs and costs no other run or job."""
     with ExitStack() as locks:
         runs = []
         for seed in sorted(job.settings.seed):
@@ -47,45 +47,45 @@ def run_job(job: Job) -> None:
                 run.move_aside()
             if not run.finished():
                 runs.append(run)
-        if not runs:
-            return
-        if job.settings.trains:
-            _train(runs)
-            return
-        missing = [run.seed for run in runs if finished_fp32_run(job, run.seed) is None]
-        if missing:
-            run_job(job.with_fp32().with_seeds(missing))
+        if not job.settings.trains:
+            missing = [run.seed for run in runs if finished_fp32_run(job, run.seed) is None]
+            if missing:
+                run_job(job.with_fp32().with_seeds(missing))
+        if runs:
+            _run(runs)
+
+
+def _run(runs: Sequence[Run]) -> None:
+    """Train what is not trained yet, in lockstep; then compress, evaluate and record each run by itself."""
+    trackers: list[Tracker] = []
+    with _failures_of(runs, trackers):
         for run in runs:
-            with _recorded([run]) as (tracker,):
-                record.derive(run, tracker)
-
-
-def _train(runs: Sequence[Run]) -> None:
-    with _recorded(runs) as trackers:
-        trained = fit(runs, trackers)
-        # All agents before the first export: whatever fails from here on, the training is kept.
-        for i, run in enumerate(runs):
-            record.save_agent(run, trained.agent.state(i))
-        for i, (run, tracker) in enumerate(zip(runs, trackers, strict=True)):
-            record.record(run, tracker, trained.agent.policy(i), trained.figures(i))
+            run.begin()
+            trackers.append(Tracker(run))
+        untrained = [i for i, run in enumerate(runs) if run.settings.trains and not run.trained()]
+        if untrained:
+            trained = fit([runs[i] for i in untrained], [trackers[i] for i in untrained])
+            for place, i in enumerate(untrained):
+                runs[i].save_agent(trained.agent.state(place), trained.figures(place))
+    for run, tracker in zip(runs, trackers, strict=False):
+        if run.state() == "running":
+            with _failures_of([run], [tracker]):
+                record.record(run, tracker)
+                tracker.finish()
 
 
 @contextmanager
-def _recorded(runs: Sequence[Run]) -> Iterator[list[Tracker]]:
-    """Begin runs; an error marks those that are not finished as failed and ends here, Ctrl-C goes on up."""
-    for run in runs:
-        run.begin()
-    trackers = [Tracker(run) for run in runs]
+def _failures_of(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Iterator[None]:
+    """An error marks the runs as failed and ends here; Ctrl-C and termination mark them too and go on up."""
     try:
-        yield trackers
+        yield
     except BaseException as error:
-        for run, tracker in zip(runs, trackers, strict=True):
-            if not run.finished():
-                run.log(traceback.format_exc())
+        for run in runs:
+            # Where the disk is full nothing can be noted: the error still reaches the terminal.
+            with suppress(OSError):
                 run.fail(error)
-                tracker.finish(failed=True)
+        for tracker in trackers:
+            tracker.finish(failed=True)
         if not isinstance(error, Exception):
             raise
-        print(f"rlc.train: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-    for tracker in trackers:
-        tracker.finish()
+        print(f"rlc.train: {runs[0].name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

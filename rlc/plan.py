@@ -74,15 +74,17 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
     base = _compose(tuple(_first_value(o) for o in overrides if _is_group(o)))
     multirun = multirun or base.hydra.mode == RunMode.MULTIRUN
     sweep = _parse([f"{k}={v}" for k, v in base.hydra.sweeper.params.items()]) if multirun else []
-    given_keys = {o.get_key_element() for o in overrides}
-    everything = [o for o in sweep if o.get_key_element() not in given_keys] + overrides
+    given_keys = {o.key_or_group for o in overrides}
+    if "env.id" in given_keys:
+        given_keys.add("env")  # env.id=... settles the environment as env=... does
+    everything = _preset_last([o for o in sweep if o.key_or_group not in given_keys] + overrides)
     _check_algorithm(everything)
     _check_keys(everything)
     if not multirun:
         for override in overrides:
             if override.is_sweep_override():
                 raise SettingsError(f"{override.input_line}: several values make several jobs: add -m")
-        return Plan([_job(overrides)], given)
+        return Plan([_job(everything)], [str(o.input_line) for o in everything])
     tasks = _training_first([o for o in everything if not o.key_or_group.startswith("hydra")])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     # Hydra would put the sweep of conf/ in front of all others: give it the whole list in our order instead.
@@ -180,11 +182,24 @@ def _closest(word: str, offered: list[str]) -> str:
     return f"{hint}; allowed: {', '.join(offered)}" if offered else hint
 
 
+def _preset_last(overrides: list[Override]) -> list[Override]:
+    """A preset changes settings of the groups, so it is composed after them wherever it stands."""
+    return sorted(overrides, key=lambda o: o.key_or_group == "experiment")
+
+
 def _training_first(overrides: list[Override]) -> list[Override]:
-    """Compressions vary slowest: first those that train, last those that derive from what was trained."""
+    """Compressions vary slowest: fp32, what trains otherwise, and last what derives from fp32 runs.
+
+    Where something derives, its fp32 runs become jobs of their own, so that all other runs are compared with
+    them; unless settings are given that fp32 lacks, or fp32 runs would be overwritten that nobody named.
+    """
     for override in overrides:
         if override.key_or_group == "compress" and override.is_sweep_override():
-            ordered = sorted(_values(override), key=DERIVED_METHODS.__contains__)
+            values = _values(override)
+            alone = not any(o.key_or_group.startswith(("compress.", "overwrite")) for o in overrides)
+            if alone and "fp32" not in values and set(values) & set(DERIVED_METHODS):
+                values.append("fp32")
+            values.sort(key=lambda value: (value in DERIVED_METHODS, value != "fp32"))
             rest = [o for o in overrides if o is not override]
-            return _parse([f"+compress={','.join(ordered)}"]) + rest
+            return _parse([f"+compress={','.join(values)}"]) + rest
     return overrides

@@ -1,6 +1,7 @@
-"""Progress of a training: a live bar on a terminal, a plain line per evaluation elsewhere."""
+"""Progress of a training: a live bar on a terminal, a plain line now and then elsewhere."""
 
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console
@@ -45,6 +46,6 @@ class TrainingProgress:
             self.bar.update(self.task, completed=step, speed=speed, last_return=shown)
         elif milestone:
             left = (time.monotonic() - self.began) / step * (self.total_steps - step)
-            clock = time.strftime("%H:%M:%S", time.gmtime(left))
+            clock = timedelta(seconds=round(left))
             line = f"{self.title}: {step}/{self.total_steps} steps, {speed:.0f} steps/s"
             print(f"{line}, return {shown}, {clock} left", flush=True)

@@ -7,11 +7,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
-from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, save_artifact, weight_bytes, write_atomic
+from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, save_artifact, weight_bytes
 from compression.onnx_graph import onnx_bytes
 from measure.returns import Returns, evaluate, random_policy, zero_policy
 from rlc import build, envs
@@ -25,17 +23,13 @@ PARITY_STATES = 1024
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "onnx", "onnxruntime", "hydra-core")
 
 
-def save_agent(run: Run, tensors: dict[str, Tensor]) -> None:
-    """agent.safetensors: everything trained, by name."""
-    write_atomic(run.path / "agent.safetensors", safetensors.torch.save(tensors))
-
-
-def record(run: Run, tracker: Tracker, policy: Policy, trained: dict[str, Any]) -> None:
-    """Compress, export, check, evaluate and write result.json; `trained` are the figures of the training.
+def record(run: Run, tracker: Tracker) -> None:
+    """Compress, export, check and evaluate what was trained, and write result.json.
 
     Raises ArtifactError where the exported file does not agree with the policy.
     """
     settings, env_id = run.settings, run.settings.env.id
+    policy, training = _trained(run) if settings.trains else _source(run)
 
     def make_env() -> Any:
         return envs.make_env(env_id)
@@ -43,9 +37,14 @@ def record(run: Run, tracker: Tracker, policy: Policy, trained: dict[str, Any]) 
     steps = getattr(settings.compress, "calibration_steps", PARITY_STATES)
     source = OnnxPolicy(onnx_bytes(policy))
     observations = visited_observations(source, make_env, policy.spec, run.seed, steps)
-    deployed, model, decided = build.compress_policy(settings.compress, policy, observations)
+    deployed, model = build.compress_policy(settings.compress, policy, observations)
     contract = save_artifact(
-        run.artifact, deployed, model, observations, algorithm=settings.algo.name, compression=decided
+        run.artifact,
+        deployed,
+        model,
+        observations,
+        algorithm=settings.algo.name,
+        compression=settings.compress.model_dump(),
     )
     returns = evaluate_exported(OnnxPolicy(run.artifact / ONNX_FILE), settings)
     floor = {"episodes": settings.eval.episodes, "seed": settings.eval.seed}
@@ -72,7 +71,8 @@ def record(run: Run, tracker: Tracker, policy: Policy, trained: dict[str, Any]) 
         "onnx_file_bytes": len(model),
         "weight_bytes": weight_bytes(model),
         "parity": contract["parity"],
-        **trained,
+        **training,
+        "device": settings.device,
         "provenance": provenance(),
     }
     tracker.log({"global_step": settings.total_steps, "eval/final_return_mean": returns.mean})
@@ -82,14 +82,24 @@ def record(run: Run, tracker: Tracker, policy: Policy, trained: dict[str, Any]) 
     run.finish(result)
 
 
-def derive(run: Run, tracker: Tracker) -> None:
-    """Compress the finished fp32 run that the job of `run` builds on. Raises RuntimeError where it failed."""
+def _trained(run: Run) -> tuple[Policy, dict[str, Any]]:
+    """The policy of the saved agent, and the figures of its training."""
+    tensors, figures = run.load_agent()
+    settings = run.settings
+    spec = envs.spec_of(settings.env.id)
+    agent = build.build_agent(settings.algo, settings.compress, spec, [run.seed], torch.device("cpu"))
+    agent.load_state(0, tensors)
+    return agent.policy(0), figures
+
+
+def _source(run: Run) -> tuple[Policy, dict[str, Any]]:
+    """The fp32 policy a derived run starts from. Raises RuntimeError where its training failed."""
     source = finished_fp32_run(run.job, run.seed)
     if source is None:
         raise RuntimeError(f"the fp32 run of seed {run.seed} it builds on did not finish")
     run.log(f"derived from {source.path}")
     reason = f"not trained: derived from {source.path}"
-    record(run, tracker, load_policy(source.artifact), {"train_seconds": None, "train_seconds_reason": reason})
+    return load_policy(source.artifact), {"train_seconds": None, "train_seconds_reason": reason}
 
 
 def provenance() -> dict[str, Any]:
@@ -99,7 +109,7 @@ def provenance() -> dict[str, Any]:
         "git_dirty": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "cpu": platform.processor() or platform.machine(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cores": os.cpu_count(),
     }
 
@@ -110,7 +120,7 @@ def _fp32_returns(run: Run, own: Returns) -> dict[str, Any]:
         return {"fp32_return_mean": own.mean, "fp32_return_std": own.std, "fp32_missing_reason": None}
     source = finished_fp32_run(run.job, run.seed)
     if source is None:
-        reason = f"no finished fp32 run of seed {run.seed} with these training settings in the study"
+        reason = f"no fp32 run of seed {run.seed} with these training settings was finished before"
         return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
     returns = evaluate_exported(OnnxPolicy(source.artifact / ONNX_FILE), run.settings)
     return {"fp32_return_mean": returns.mean, "fp32_return_std": returns.std, "fp32_missing_reason": None}

@@ -8,13 +8,16 @@ import os
 import shutil
 import socket
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import yaml
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from compression.artifact import ONNX_FILE, write_atomic
 from rlc.plan import Job
@@ -63,6 +66,7 @@ class Run:
         self.identity = identity(job.settings)
         self.path = algorithm_directory(job.settings) / self.label / f"seed{seed}"
         self.artifact = self.path / "artifact"
+        self._agent_file = self.path / "agent.safetensors"
         self._status: dict[str, Any] = {}
 
     @property
@@ -89,9 +93,10 @@ class Run:
         return _read_json(self.path / "result.json")
 
     def begin(self) -> None:
-        """Take an empty directory for this run. What an unfinished attempt left in it is removed."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True)
+        """Take the directory for this run. Of an unfinished attempt only a finished training is kept."""
+        if not self.trained():
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         self._status = {
             "state": "running",
             "error": None,
@@ -125,9 +130,30 @@ class Run:
         self._write_status()
 
     def fail(self, error: BaseException) -> None:
+        """Mark the run as failed; the traceback goes to run.log."""
         text = " ".join(f"{type(error).__name__}: {error}".split())
         self._status |= {"state": "failed", "error": text, "heartbeat": _now()}
         self._write_status()
+        self.log("".join(traceback.format_exception(error)))
+
+    def state(self) -> str | None:
+        """running, failed or done, as this process knows it."""
+        return self._status.get("state")
+
+    def trained(self) -> bool:
+        """Whether a training of this run is complete, be it recorded or not."""
+        return self._agent_file.is_file()
+
+    def save_agent(self, tensors: dict[str, Tensor], figures: dict[str, Any]) -> None:
+        """agent.safetensors: everything trained, by name, and what result.json will say of the training."""
+        content = safetensors.torch.save(tensors, metadata={"figures": json.dumps(figures)})
+        write_atomic(self._agent_file, content)
+
+    def load_agent(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What `save_agent` wrote."""
+        with safetensors.safe_open(self._agent_file, "pt") as file:
+            figures = json.loads(file.metadata()["figures"])
+        return safetensors.torch.load_file(self._agent_file), figures
 
     def log(self, text: str) -> None:
         with (self.path / "run.log").open("a") as file:

@@ -50,14 +50,27 @@ class FP32Settings(Strict):
     method: Literal["fp32"] = "fp32"
 
 
+def _decided(value: Any) -> Any:
+    """`auto` is what this machine needs. Decided here, so that what was decided is part of a run's identity."""
+    if value == "auto":
+        from compression.qat import cpu_saturates
+
+        return cpu_saturates()
+    return value
+
+
+ReduceRange = Annotated[bool, BeforeValidator(_decided)]
+
+
 class QATSettings(Strict):
     method: Literal["qat"]
+    reduce_range: ReduceRange
 
 
 class PTDQSettings(Strict):
     method: Literal["ptdq"]
     calibration_steps: Count
-    reduce_range: bool | Literal["auto"]
+    reduce_range: ReduceRange
 
 
 # Methods that compress an fp32 run that is trained already.
@@ -130,8 +143,8 @@ class Settings(Strict):
         return self.compress.method not in DERIVED_METHODS
 
     def with_fp32(self) -> "Settings":
-        """The same job without compression."""
-        return self.model_copy(update={"compress": FP32Settings()})
+        """The job that trains what this one compresses; what it overwrites is not passed on."""
+        return self.model_copy(update={"compress": FP32Settings(), "overwrite": False})
 
 
 def parse_settings(data: dict[str, Any]) -> Settings:

@@ -1,6 +1,7 @@
 """Train, compress, evaluate and record: python -m rlc.train +algo=sac +compress=qat env=hopper seed=0,1 -m"""
 
 import os
+import signal
 import sys
 
 import hydra
@@ -40,6 +41,7 @@ def main() -> None:
     finished = 0 if overwrite else sum(run.finished() for run in runs)
     print(f"{len(runs)} runs, {finished} of them finished already", flush=True)
     if finished < len(runs):
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         sys.argv[1:] = plan.hydra_arguments
         # Hydra would print its own lines around an exception and exit by itself.
         os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -1,5 +1,6 @@
 """Shared by all tests: one torch thread, small agents, batches on the random stream of each seed."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ def spec(obs_dim: int = 5, act_dim: int = 3, bound: float = 0.4) -> Spec:
 
 
 def make_sac(of: Spec, seeds: Sequence[int], qat: bool = False, device: str = "cpu", **changes: Any) -> SAC:
-    transform = (lambda network: prepare_qat(network, standardize_input=True)) if qat else None
+    transform = functools.partial(prepare_qat, standardize_input=True, reduce_range=False) if qat else None
     return SAC(of, seeds, torch.device(device), transform_actor=transform, **(SAC_SETTINGS | changes))
 
 

@@ -20,8 +20,8 @@ from compression.artifact import (
     weight_bytes,
 )
 from compression.onnx_graph import onnx_bytes
-from compression.ptdq import DynamicQuantLinear, cpu_saturates, quantize_dynamic_policy
-from compression.qat import StaticQuantLinear
+from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
+from compression.qat import WEIGHT_LEVELS, StaticQuantLinear, cpu_saturates
 from tests.conftest import batches, make_sac, spec
 from trainers.networks import plain_linear
 from trainers.policy import Policy, Squash, input_standardized
@@ -170,7 +170,7 @@ def load_policy_with_changed_weights(policy: Policy) -> Policy:
     old = stages[layer]
     weight = old.weight_int8 * old.weight_scale.unsqueeze(1)
     bias = old.bias_int32 * old.weight_scale * old.input_scale
-    stages[layer] = StaticQuantLinear(1.1 * weight, bias, old.input_scale, old.input_zero_point)
+    stages[layer] = StaticQuantLinear(1.1 * weight, bias, old.input_scale, old.input_zero_point, WEIGHT_LEVELS)
     return Policy(policy.spec, stages)
 
 

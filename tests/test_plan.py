@@ -21,7 +21,8 @@ ERRORS = {
     "+algo=sac algo.alpa=1": "algo.alpa=1: no such key for +algo=sac; did you mean alpha?; allowed: ... gamma, ",
     "+algo=sac total_step=5": "total_step=5: no such key; did you mean total_steps?; allowed: algo, compress",
     "+algo=sac ++foo=3": "no such key",
-    "+algo=sac +compress=qat compress.reduce_range=true": "no such key ... ; allowed: method",
+    "+algo=sac +compress=qat compress.calibration_steps=5": "no such key ... ; allowed: method, reduce_range",
+    "+algo=sac +compress=qat compress.reduce_range=maybe": "compress.reduce_range=maybe: must be a valid boolean",
     "+algo=sac total_steps=abc": "total_steps=abc: must be a valid integer",
     "+algo=sac total_steps=-5": "total_steps=-5: must be greater than or equal to 1",
     "+algo=sac total_steps=2.5": "total_steps=2.5: must be a valid integer",
@@ -93,8 +94,13 @@ def test_the_command_line_replaces_sweep_defaults_and_m_may_stand_anywhere() -> 
 
 
 def test_jobs_that_train_go_before_jobs_that_derive() -> None:
-    jobs = planned("+algo=sac env=hopper seed=0,1 +compress=ptdq,qat,fp32 -m")
-    assert [text for _, text, _ in jobs] == ["qat", "qat", "fp32", "fp32", "ptdq", "ptdq"]
+    expected = ["fp32", "fp32", "qat", "qat", "ptdq", "ptdq"]
+    for given in ("ptdq,qat,fp32", "qat,ptdq"):
+        jobs = planned(f"+algo=sac env=hopper seed=0,1 +compress={given} -m")
+        assert [text for _, text, _ in jobs] == expected
+    overwriting = planned("+algo=sac env=hopper +compress=ptdq,qat seed=0 overwrite=true -m")
+    assert [text for _, text, _ in overwriting] == ["qat", "ptdq"]
+    assert len(planned("+algo=sac env=hopper seed=0 +compress=qat,fp32 -m")) == 2
 
 
 def test_the_quickstart_is_a_multirun_of_its_own_and_can_be_narrowed() -> None:
@@ -106,6 +112,33 @@ def test_the_quickstart_is_a_multirun_of_its_own_and_can_be_narrowed() -> None:
     (narrow,) = planned("+experiment=quickstart +compress=qat env=hopper seed=4")
     assert narrow[0] == "Hopper-v4"
     assert narrow[2] == [4]
+
+
+def test_a_preset_wins_over_the_defaults_of_a_group_wherever_it_stands() -> None:
+    for arguments in ("+experiment=quickstart +algo=sac", "+algo=sac +experiment=quickstart"):
+        plan = make_plan(arguments.split())
+        assert {job.settings.algo.learning_starts for job in plan.jobs} == {1000}
+        assert plan.hydra_arguments.index("+experiment=quickstart") > plan.hydra_arguments.index("+algo=sac")
+
+
+def test_an_environment_id_replaces_the_sweep_over_environments_and_a_version_does_not() -> None:
+    assert {env_id for env_id, _, _ in planned("+algo=sac env.id=Walker2d-v5 -m")} == {"Walker2d-v5"}
+    versions = {env_id.split("-")[1] for env_id, _, _ in planned("+algo=sac env.version=v5 -m")}
+    assert versions == {"v5"}
+    assert len(planned("+algo=sac env.version=v5 -m")) == 50
+
+
+def test_a_range_left_to_the_machine_is_decided_before_the_run_has_an_identity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def identity_with(saturates: bool) -> str:
+        monkeypatch.setattr("compression.qat.cpu_saturates", lambda: saturates)
+        (job,) = make_plan(["+algo=sac", "+compress=qat"]).jobs
+        assert job.settings.compress.reduce_range is saturates
+        assert label(job) == "qat"
+        return Run(job, 0).identity
+
+    assert identity_with(True) != identity_with(False)
 
 
 def test_default_settings_keep_the_plain_label_and_others_get_a_hash() -> None:

@@ -21,7 +21,7 @@ def qat_network(standardize: bool = True) -> tuple[StackedMLP, StackedMLP]:
     plain, quantized = (
         StackedMLP((4, 16, 3), "relu", [torch.Generator().manual_seed(n) for n in range(2)]) for _ in range(2)
     )
-    prepare_qat(quantized, standardize_input=standardize)
+    prepare_qat(quantized, standardize_input=standardize, reduce_range=False)
     return plain, quantized
 
 
@@ -54,7 +54,7 @@ def test_straight_through_gradient_can_be_differentiated_again() -> None:
 def test_weights_are_quantised_per_output_channel() -> None:
     weight = torch.tensor([[[1.27, 0.004, -0.006], [127.0, 0.4, -63.6]]])
     expected = torch.tensor([[[1.27, 0.0, -0.01], [127.0, 0.0, -64.0]]])
-    torch.testing.assert_close(fake_quantize_weight(weight), expected)
+    torch.testing.assert_close(fake_quantize_weight(weight, 127), expected)
 
 
 def test_without_ranges_inputs_pass_unquantised_and_a_cut_is_refused() -> None:
@@ -154,5 +154,5 @@ def test_cut_policy_computes_what_was_trained() -> None:
 
 def test_bias_of_a_dead_channel_fits_in_32_bits() -> None:
     weight, bias = torch.zeros(2, 3), torch.tensor([5.0, -0.5])
-    layer = StaticQuantLinear(weight, bias, torch.tensor(1e-6), torch.tensor(0.0))
+    layer = StaticQuantLinear(weight, bias, torch.tensor(1e-6), torch.tensor(0.0), 127)
     torch.testing.assert_close(layer(torch.zeros(1, 3))[0], bias)

@@ -127,3 +127,18 @@ def test_an_observation_that_is_not_finite_is_refused() -> None:
 def test_random_streams_are_disjoint() -> None:
     seeds = {env_seed(stream, seed, k) for stream in Stream for seed in range(50) for k in range(50)}
     assert len(seeds) == len(Stream) * 2500
+
+
+def test_an_environment_that_reuses_its_buffer_does_no_harm() -> None:
+    class Reusing(Count):
+        buffer = np.zeros(2, np.float32)
+
+        def _obs(self) -> Any:
+            self.buffer[:] = self.episode, self.step_in_episode
+            return self.buffer
+
+    envs = SeedEnvs(Reusing, SPEC, [0], 1)
+    envs.reset()
+    final = [step.final_obs for step in (envs.step(np.zeros((1, 1, 1), np.float32)) for _ in range(10))]
+    (truncated,) = [obs[0, 0] for obs in final if obs]
+    assert truncated[1] == 5

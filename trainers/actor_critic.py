@@ -46,14 +46,25 @@ class ActorCritic(ABC):
 
     def state(self, i: int) -> dict[str, Tensor]:
         """Parameters and buffers of seed number i by name, without the seed axis, on the CPU."""
-        tensors: dict[str, Tensor] = {}
+        return {name: tensor.detach().cpu().clone() for name, tensor in self._state_views(i).items()}
+
+    @torch.no_grad()
+    def load_state(self, i: int, tensors: dict[str, Tensor]) -> None:
+        """Put back what `state` gave. Raises KeyError or RuntimeError for names or shapes of another agent."""
+        views = self._state_views(i)
+        if views.keys() != tensors.keys():
+            raise KeyError(f"tensors of another agent: {sorted(views.keys() ^ tensors.keys())}")
+        for name, view in views.items():
+            view.copy_(tensors[name])
+
+    def _state_views(self, i: int) -> dict[str, Tensor]:
+        views: dict[str, Tensor] = {}
         for network_name, network in self.networks.items():
             copies = network.flat.shape[0] // len(self.seeds)
             for name, tensor in network.state_dict().items():
                 rows = tensor[i * copies : (i + 1) * copies]
-                tensors[f"{network_name}.{name}"] = rows if copies > 1 else rows[0]
-        tensors |= {name: tensor[i] for name, tensor in self.temperatures.items()}
-        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+                views[f"{network_name}.{name}"] = rows if copies > 1 else rows[0]
+        return views | {name: tensor[i] for name, tensor in self.temperatures.items()}
 
     def acting_rows(self, obs: FloatArray) -> Tensor:
         """Observations [S, E, obs_dim] on the device, padded to at least MIN_ACTING_ROWS rows per seed."""

@@ -97,8 +97,8 @@ class SeedEnvs:
 
 
 def finite(obs: Any, spec: Spec) -> FloatArray:
-    """The observation as float32. One NaN would poison running statistics for ever, so it is refused here."""
-    array = np.asarray(obs, np.float32)
+    """A copy of the observation in float32. One NaN would poison running statistics for ever: it is refused here."""
+    array = np.array(obs, np.float32)
     if not np.isfinite(array).all():
         raise FloatingPointError(f"{spec.env_id} returned an observation that is not finite: {array}")
     return array
