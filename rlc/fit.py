@@ -27,7 +27,6 @@ from trainers.rollout import SeedEnvs
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
 METRIC_ROWS = 200
-PROGRESS_LINES = 20
 
 COLUMNS = [
     "global_step",
@@ -125,22 +124,20 @@ class Reporter:
         self.files = [MetricsFile(run.path / "metrics.csv", COLUMNS) for run in runs]
         self.next_row = Milestones(total, METRIC_ROWS)
         self.next_evaluation = Milestones(total, self.settings.eval.along)
-        self.next_line = Milestones(total, PROGRESS_LINES)
         names = ",".join(str(run.seed) for run in runs)
         title = f"{self.settings.algo.name} {self.settings.env.id} {runs[0].label} seed {names}"
         self.progress = TrainingProgress(title, total)
         self.last_returns: list[float | None] = [None] * len(runs)
         self.since, self.since_step = time.monotonic(), 0
-        self.speed = 0.0
 
     def report(self, step: int, figures: dict[str, Tensor]) -> None:
         row_due, evaluation_due = self.next_row.passed(step), self.next_evaluation.passed(step)
         evaluation_due = evaluation_due and bool(figures)
         if row_due or evaluation_due:
-            self.speed = (step - self.since_step) / (time.monotonic() - self.since)
+            speed = (step - self.since_step) / (time.monotonic() - self.since)
             values = {name: tensor.tolist() for name, tensor in figures.items()}
             for i in range(len(self.runs)):
-                row = {"global_step": step, "charts/SPS": round(self.speed, 1)}
+                row = {"global_step": step, "charts/SPS": round(speed, 1)}
                 row |= {name: value[i] for name, value in values.items()} | self._episodes(i)
                 if evaluation_due:
                     row |= self._evaluate(i, step)
@@ -150,8 +147,7 @@ class Reporter:
         for run in self.runs:
             run.heartbeat(step)
         known = [value for value in self.last_returns if value is not None]
-        mean = float(np.mean(known)) if known else None
-        self.progress.update(step, self.speed, mean, self.next_line.passed(step))
+        self.progress.update(step, float(np.mean(known)) if known else None)
 
     def close(self) -> None:
         for file in self.files:

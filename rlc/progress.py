@@ -7,24 +7,29 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+LINES = 20
+SPEED_WINDOW_SECONDS = 3.0
+
 
 class TrainingProgress:
     """Steps, steps per second, last return and time left; use as a context manager."""
 
     def __init__(self, title: str, total_steps: int) -> None:
         self.title, self.total_steps = title, total_steps
-        self.console = Console(highlight=False)
-        self.began = time.monotonic()
+        self.began = self.since = time.monotonic()
+        self.since_step = self.lines = 0
+        self.speed = 0.0
         self.bar: Progress | None = None
-        if self.console.is_terminal:
+        console = Console(highlight=False)
+        if console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]:.0f} steps/s  return {task.fields[last_return]}"),
-                TextColumn("left"),
+                TextColumn("{task.fields[speed]:.0f} steps/s, return {task.fields[last_return]},"),
                 TimeRemainingColumn(),
-                console=self.console,
+                TextColumn("left"),
+                console=console,
             )
             self.task = self.bar.add_task(title, total=total_steps, speed=0.0, last_return="-")
 
@@ -39,13 +44,17 @@ class TrainingProgress:
         if self.bar is not None:
             self.bar.stop()
 
-    def update(self, step: int, speed: float, last_return: float | None, milestone: bool) -> None:
-        """Called often; without a terminal only milestones are printed."""
+    def update(self, step: int, last_return: float | None) -> None:
+        """Called often: moves the bar, or prints the line that is due."""
+        now = time.monotonic()
+        if now - self.since >= SPEED_WINDOW_SECONDS or self.speed == 0:
+            self.speed = (step - self.since_step) / (now - self.since)
+            self.since, self.since_step = now, step
         shown = "-" if last_return is None else f"{last_return:.1f}"
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, speed=speed, last_return=shown)
-        elif milestone:
-            left = (time.monotonic() - self.began) / step * (self.total_steps - step)
-            clock = timedelta(seconds=round(left))
-            line = f"{self.title}: {step}/{self.total_steps} steps, {speed:.0f} steps/s"
-            print(f"{line}, return {shown}, {clock} left", flush=True)
+            self.bar.update(self.task, completed=step, speed=self.speed, last_return=shown)
+        elif step * LINES >= (self.lines + 1) * self.total_steps:
+            self.lines = step * LINES // self.total_steps
+            left = timedelta(seconds=round((now - self.began) / step * (self.total_steps - step)))
+            line = f"{self.title}: {step}/{self.total_steps} steps, {self.speed:.0f} steps/s"
+            print(f"{line}, return {shown}, {left} left", flush=True)

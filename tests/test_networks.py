@@ -28,6 +28,22 @@ def test_width_one_output_equals_separate_networks() -> None:
     torch.testing.assert_close(network(x), expected)
 
 
+@pytest.mark.parametrize("sizes", [(17, 64, 64, 1), (11, 256, 6), (33, 17, 3), (376, 256, 34), (27, 179, 16)])
+@pytest.mark.parametrize("rows", [1, 4, 256])
+def test_a_row_alone_and_among_others_gives_the_same_bits(sizes: tuple[int, ...], rows: int) -> None:
+    """Forward and backward; a value head (width 1) and acting on one observation are the hard cases."""
+    network = stacked(3, sizes)
+    alone = stacked(1, sizes)
+    x = torch.randn(3, rows, sizes[0], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(network(x)[0], alone(x[:1])[0])
+    for together, single in zip(gradients(network, x), gradients(alone, x[:1]), strict=True):
+        assert torch.equal(together[0], single[0])
+
+
+def gradients(network: StackedMLP, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(network(x).square().sum(), list(network.parameters()))
+
+
 def test_initial_weights_belong_to_the_generator_not_the_place() -> None:
     alone = StackedMLP((4, 16, 3), "relu", [torch.Generator().manual_seed(2)])
     assert torch.equal(alone.layers[0].weight[0], stacked(3).layers[0].weight[2])

@@ -14,9 +14,6 @@ from trainers.spec import Spec
 
 ActorTransform = Callable[[StackedMLP], None]
 
-# Products of fewer rows take kernels whose bits depend on how many seeds are batched.
-MIN_ACTING_ROWS = 8
-
 
 class ActorCritic(ABC):
     """An agent of S independent seeds trained in lockstep."""
@@ -65,9 +62,3 @@ class ActorCritic(ABC):
                 rows = tensor[i * copies : (i + 1) * copies]
                 views[f"{network_name}.{name}"] = rows if copies > 1 else rows[0]
         return views | {name: tensor[i] for name, tensor in self.temperatures.items()}
-
-    def acting_rows(self, obs: FloatArray) -> Tensor:
-        """Observations [S, E, obs_dim] on the device, padded to at least MIN_ACTING_ROWS rows per seed."""
-        rows = torch.from_numpy(obs).to(self.device)
-        missing = max(0, MIN_ACTING_ROWS - rows.shape[1])
-        return torch.nn.functional.pad(rows, (0, 0, 0, missing))

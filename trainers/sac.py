@@ -60,8 +60,7 @@ class SAC(ActorCritic):
 
     @torch.no_grad()
     def act(self, obs: FloatArray) -> FloatArray:
-        num_envs = obs.shape[1]
-        out = self.actor(self.acting_rows(obs))[:, :num_envs]
+        out = self.actor(torch.from_numpy(obs).to(self.device))
         unit_action, _ = self._sample(out, self.explore_streams)
         actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
         return actions
