@@ -83,7 +83,8 @@ def _failures_of(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Iterator[N
         for run in runs:
             # Where the disk is full nothing can be noted: the error still reaches the terminal.
             with suppress(OSError):
-                run.fail(error)
+                if run.state() == "running":
+                    run.fail(error)
         for tracker in trackers:
             tracker.finish(failed=True)
         if not isinstance(error, Exception):

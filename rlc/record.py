@@ -14,7 +14,7 @@ from compression.onnx_graph import onnx_bytes
 from measure.returns import Returns, evaluate, random_policy, zero_policy
 from rlc import build, envs
 from rlc.fit import evaluate_exported
-from rlc.runs import Run, finished_fp32_run, training_identity
+from rlc.runs import ARTIFACT, Run, finished_fp32_run, training_identity
 from rlc.tracking import Tracker
 from trainers.policy import Policy
 from trainers.rollout import visited_observations
@@ -97,9 +97,9 @@ def _source(run: Run) -> tuple[Policy, dict[str, Any]]:
     source = finished_fp32_run(run.job, run.seed)
     if source is None:
         raise RuntimeError(f"the fp32 run of seed {run.seed} it builds on did not finish")
-    run.log(f"derived from {source.path}")
-    reason = f"not trained: derived from {source.path}"
-    return load_policy(source.artifact), {"train_seconds": None, "train_seconds_reason": reason}
+    run.log(f"derived from {source}")
+    reason = f"not trained: derived from {source}"
+    return load_policy(source / ARTIFACT), {"train_seconds": None, "train_seconds_reason": reason}
 
 
 def provenance() -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _fp32_returns(run: Run, own: Returns) -> dict[str, Any]:
     if source is None:
         reason = f"no fp32 run of seed {run.seed} with these training settings was finished before"
         return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
-    returns = evaluate_exported(OnnxPolicy(source.artifact / ONNX_FILE), run.settings)
+    returns = evaluate_exported(OnnxPolicy(source / ARTIFACT / ONNX_FILE), run.settings)
     return {"fp32_return_mean": returns.mean, "fp32_return_std": returns.std, "fp32_missing_reason": None}
 
 

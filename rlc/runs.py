@@ -24,6 +24,7 @@ from rlc.plan import Job
 from rlc.settings import Settings, SettingsError
 
 OUTPUTS = Path("outputs")
+ARTIFACT = "artifact"
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
 # directory, and of the environment only the id counts.
 NOT_IDENTITY = {"study", "seed", "device", "threads", "overwrite", "wandb", "env"}
@@ -65,7 +66,7 @@ class Run:
         self.label = label(job)
         self.identity = identity(job.settings)
         self.path = algorithm_directory(job.settings) / self.label / f"seed{seed}"
-        self.artifact = self.path / "artifact"
+        self.artifact = self.path / ARTIFACT
         self._agent_file = self.path / "agent.safetensors"
         self._status: dict[str, Any] = {}
 
@@ -74,8 +75,9 @@ class Run:
         return f"{self.settings.algo.name} {self.settings.env.id} {self.label} seed {self.seed}"
 
     def finished(self) -> bool:
-        """Whether status, result and artifact are all there."""
-        done = (_read_json(self.path / "status.json") or {}).get("state") == "done"
+        """Whether status, result and artifact of a run of these settings are all there."""
+        status = _read_json(self.path / "status.json") or {}
+        done = status.get("state") == "done" and status.get("identity") == self.identity
         return done and self.result() is not None and (self.artifact / ONNX_FILE).is_file()
 
     def check_identity(self) -> None:
@@ -93,7 +95,11 @@ class Run:
         return _read_json(self.path / "result.json")
 
     def begin(self) -> None:
-        """Take the directory for this run. Of an unfinished attempt only a finished training is kept."""
+        """Take the directory for this run. Of an unfinished attempt only a finished training is kept.
+
+        Raises SettingsError where the directory holds a run of other settings.
+        """
+        self.check_identity()
         if not self.trained():
             shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -200,19 +206,13 @@ class MetricsFile:
         self._file.close()
 
 
-def finished_fp32_run(job: Job, seed: int) -> Run | None:
-    """A finished fp32 run of this seed with the same training settings, whatever its evaluation settings."""
-    wanted = Run(job.with_fp32(), seed)
-    if wanted.finished():
-        return wanted
+def finished_fp32_run(job: Job, seed: int) -> Path | None:
+    """Directory of a finished fp32 run of this seed with the same training settings, however it was evaluated."""
     training = training_identity(job.settings.with_fp32())
-    for path in sorted(algorithm_directory(job.settings).glob(f"fp32*/seed{seed}/result.json")):
-        result = _read_json(path)
-        if result is not None and result.get("training_identity") == training:
-            found = Run(job.with_fp32(), seed)
-            found.path, found.label = path.parent, path.parent.parent.name
-            found.artifact = found.path / "artifact"
-            return found
+    for path in sorted(algorithm_directory(job.settings).glob(f"fp32*/seed{seed}")):
+        result, status = _read_json(path / "result.json") or {}, _read_json(path / "status.json") or {}
+        if result.get("training_identity") == training and status.get("state") == "done":
+            return path
     return None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlc.jobs import check_runs
+from rlc.jobs import check_runs, run_job
 from rlc.plan import Job, make_plan
 from rlc.runs import MetricsFile, Run, finished_fp32_run, training_identity
 from rlc.settings import SettingsError
@@ -74,6 +74,21 @@ def test_a_directory_of_other_settings_is_refused() -> None:
     (run.path / "status.json").write_text(json.dumps(status | {"identity": "other"}))
     with pytest.raises(SettingsError, match="holds a run of other settings"):
         check_runs([job()])
+    with pytest.raises(SettingsError, match="holds a run of other settings"):
+        run.begin()
+
+
+def test_a_baseline_of_older_defaults_is_neither_used_nor_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    """The directory has the plain label, but was trained when the defaults were others."""
+    old = finish(Run(job(), 0), training_identity="other")
+    status = json.loads((old.path / "status.json").read_text())
+    (old.path / "status.json").write_text(json.dumps(status | {"identity": "other"}))
+    derived = job("+compress=ptdq wandb.mode=disabled")
+    run_job(derived)
+    assert "holds a run of other settings" in capsys.readouterr().err
+    assert "did not finish" in Run(derived, 0).error()
+    assert (old.path / "result.json").is_file()
+    assert (old.artifact / "policy.onnx").is_file()
 
 
 def test_config_names_what_differs_from_the_defaults() -> None:
@@ -91,8 +106,7 @@ def test_an_fp32_run_is_found_by_its_training_whatever_its_evaluation() -> None:
         run = Run(job(arguments), 0)
         finish(run, training_identity=training_identity(run.settings))
     found = finished_fp32_run(derived, 0)
-    assert found is not None
-    assert found.path == Run(job(), 0).path
+    assert found == Run(job(), 0).path
     assert finished_fp32_run(derived, 1) is None
     assert finished_fp32_run(job("+compress=ptdq algo.gamma=0.9"), 0) is None
 
