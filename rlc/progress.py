@@ -16,7 +16,7 @@ class TrainingProgress:
 
     def __init__(self, title: str, total_steps: int) -> None:
         self.title, self.total_steps = title, total_steps
-        self.began = self.since = time.monotonic()
+        self.since = time.monotonic()
         self.since_step = self.lines = 0
         self.speed = 0.0
         self.bar: Progress | None = None
@@ -55,6 +55,6 @@ class TrainingProgress:
             self.bar.update(self.task, completed=step, speed=self.speed, last_return=shown)
         elif step * LINES >= (self.lines + 1) * self.total_steps:
             self.lines = step * LINES // self.total_steps
-            left = timedelta(seconds=round((now - self.began) / step * (self.total_steps - step)))
+            left = timedelta(seconds=round((self.total_steps - step) / self.speed))
             line = f"{self.title}: {step}/{self.total_steps} steps, {self.speed:.0f} steps/s"
             print(f"{line}, return {shown}, {left} left", flush=True)

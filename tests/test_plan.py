@@ -117,7 +117,7 @@ def test_the_quickstart_is_a_multirun_of_its_own_and_can_be_narrowed() -> None:
 def test_a_preset_wins_over_the_defaults_of_a_group_wherever_it_stands() -> None:
     for arguments in ("+experiment=quickstart +algo=sac", "+algo=sac +experiment=quickstart"):
         plan = make_plan(arguments.split())
-        assert {job.settings.algo.learning_starts for job in plan.jobs} == {1000}
+        assert {job.settings.algo.learning_starts for job in plan.jobs} == {5000}
         assert plan.hydra_arguments.index("+experiment=quickstart") > plan.hydra_arguments.index("+algo=sac")
 
 

@@ -19,9 +19,9 @@ def test_plain_lines_are_few_and_complete(capsys: pytest.CaptureFixture[str]) ->
 
 def test_time_left_may_exceed_a_day(capsys: pytest.CaptureFixture[str]) -> None:
     progress = TrainingProgress("x", 100)
-    progress.began -= 86_400
+    progress.since -= 100_000
     progress.update(50, None)
-    assert "1 day, 0:00:0" in capsys.readouterr().out
+    assert "1 day, 3:46:40 left" in capsys.readouterr().out
 
 
 def test_milestones_are_passed_once_each_and_the_last_is_the_end() -> None:
