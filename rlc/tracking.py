@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import warnings
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +11,11 @@ from rlc.runs import Run
 
 
 class Tracker:
-    """The W&B run of a run directory. Where W&B fails it warns once and the training goes on."""
+    """The W&B run of a run directory. Where W&B fails, one line says so and the training goes on."""
 
     def __init__(self, run: Run) -> None:
         settings = run.settings
+        self.run = run
         self.wandb_run: Any = None
         if settings.wandb.mode == "disabled":
             return
@@ -48,7 +49,9 @@ class Tracker:
             yield
         except Exception as error:
             self.wandb_run = None
-            warnings.warn(f"W&B failed, the run goes on without it: {error}", stacklevel=2)
+            text = " ".join(f"W&B failed, the run goes on without it: {error}".split())
+            print(f"rlc.train: {text}", file=sys.stderr, flush=True)
+            self.run.log(text)
 
 
 def _init(run: Run, group: str, tags: list[str]) -> Any:

@@ -231,6 +231,23 @@ def test_a_failing_training_is_recorded_and_tried_again(tmp_path: Path, monkeypa
     assert Run(job, 0).finished()
 
 
+def test_a_failing_wandb_never_costs_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def no_network(**_: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("wandb.init", no_network)
+    (job,) = make_plan(f"{QUICK} eval.episodes=1 wandb.mode=online".split()).jobs
+    run_job(job)
+    assert Run(job, 0).finished()
+    line = "W&B failed, the run goes on without it: no network"
+    assert line in capsys.readouterr().err
+    assert line in (Run(job, 0).path / "run.log").read_text()
+
+
 def test_termination_leaves_no_run_running(tmp_path: Path) -> None:
     arguments = ["+algo=sac", "env=hopper", "algo.learning_starts=100", "wandb.mode=disabled"]
     with subprocess.Popen([sys.executable, "-m", "rlc.train", *arguments], cwd=tmp_path) as process:
