@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compression.artifact import OnnxPolicy
 from compression.onnx_graph import onnx_bytes
-from measure.returns import Returns, evaluate
+from measure.returns import Act, Returns, evaluate
 from rlc import build, envs
 from rlc.progress import TrainingProgress
 from rlc.runs import MetricsFile, Run
@@ -165,14 +165,14 @@ class Reporter:
 
     def _evaluate(self, i: int, step: int) -> dict[str, float]:
         policy = self.agent.policy(i)
-        returns = evaluate_exported(OnnxPolicy(onnx_bytes(policy)), self.settings)
+        returns = evaluate_policy(OnnxPolicy(onnx_bytes(policy)), self.settings)
         self.last_returns[i] = returns.mean
         self.runs[i].log(f"step {step}: evaluation return {returns.mean:.2f} +- {returns.std:.2f}")
         return {"eval/return_mean": returns.mean, "eval/return_std": returns.std}
 
 
-def evaluate_exported(act: OnnxPolicy, settings: Settings) -> Returns:
-    """Evaluate a policy in ONNX Runtime on the start states of the settings."""
+def evaluate_policy(act: Act, settings: Settings) -> Returns:
+    """Evaluate a policy on the start states of the settings."""
     env_id = settings.env.id
     return evaluate(
         act,

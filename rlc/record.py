@@ -11,9 +11,9 @@ import torch
 
 from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, save_artifact, weight_bytes
 from compression.onnx_graph import onnx_bytes
-from measure.returns import Returns, evaluate, random_policy, zero_policy
+from measure.returns import Returns, random_policy, zero_policy
 from rlc import build, envs
-from rlc.fit import evaluate_exported
+from rlc.fit import evaluate_policy
 from rlc.runs import ARTIFACT, Run, finished_fp32_run, training_identity
 from rlc.tracking import Tracker
 from trainers.policy import Policy
@@ -28,30 +28,12 @@ def record(run: Run, tracker: Tracker) -> None:
 
     Raises ArtifactError where the exported file does not agree with the policy.
     """
-    settings, env_id = run.settings, run.settings.env.id
+    settings = run.settings
     policy, training = _trained(run) if settings.trains else _source(run)
-
-    def make_env() -> Any:
-        return envs.make_env(env_id)
-
-    steps = getattr(settings.compress, "calibration_steps", PARITY_STATES)
-    source = OnnxPolicy(onnx_bytes(policy))
-    observations = visited_observations(source, make_env, policy.spec, run.seed, steps)
-    deployed, model = build.compress_policy(settings.compress, policy, observations)
-    contract = save_artifact(
-        run.artifact,
-        deployed,
-        model,
-        observations,
-        algorithm=settings.algo.name,
-        compression=settings.compress.model_dump(),
-    )
-    returns = evaluate_exported(OnnxPolicy(run.artifact / ONNX_FILE), settings)
-    floor = {"episodes": settings.eval.episodes, "seed": settings.eval.seed}
-    random = evaluate(random_policy(policy.spec, settings.eval.seed), make_env, policy.spec, **floor)
-    zero = evaluate(zero_policy(policy.spec), make_env, policy.spec, **floor)
+    contract, model = _export(run, policy)
+    returns = evaluate_policy(OnnxPolicy(run.artifact / ONNX_FILE), settings)
     result = {
-        "env_id": env_id,
+        "env_id": settings.env.id,
         "algo": settings.algo.name,
         "compress": settings.compress.method,
         "label": run.label,
@@ -64,10 +46,7 @@ def record(run: Run, tracker: Tracker) -> None:
         "episode_returns": returns.returns,
         "episode_lengths": returns.lengths,
         **_fp32_returns(run, returns),
-        "random_return_mean": random.mean,
-        "random_return_std": random.std,
-        "zero_return_mean": zero.mean,
-        "zero_return_std": zero.std,
+        **_reference_returns(run),
         "onnx_file_bytes": len(model),
         "weight_bytes": weight_bytes(model),
         "parity": contract["parity"],
@@ -76,10 +55,38 @@ def record(run: Run, tracker: Tracker) -> None:
         "provenance": provenance(),
     }
     tracker.log({"global_step": settings.total_steps, "eval/final_return_mean": returns.mean})
-    scalars = {k: v for k, v in result.items() if isinstance(v, int | float | str)}
-    tracker.summary(scalars)
+    tracker.summary({k: v for k, v in result.items() if isinstance(v, int | float | str)})
     run.log(f"finished: return {returns.mean:.2f} +- {returns.std:.2f}, {len(model)} bytes")
     run.finish(result)
+
+
+def _export(run: Run, policy: Policy) -> tuple[dict[str, Any], bytes]:
+    """Compress a policy on observations of its own and write the artifact; its contract and ONNX file."""
+    settings = run.settings
+    steps = getattr(settings.compress, "calibration_steps", PARITY_STATES)
+    act = OnnxPolicy(onnx_bytes(policy))
+    observations = visited_observations(act, lambda: envs.make_env(settings.env.id), policy.spec, run.seed, steps)
+    deployed, model = build.compress_policy(settings.compress, policy, observations)
+    contract = save_artifact(
+        run.artifact,
+        deployed,
+        model,
+        observations,
+        algorithm=settings.algo.name,
+        compression=settings.compress.model_dump(),
+    )
+    return contract, model
+
+
+def _reference_returns(run: Run) -> dict[str, float]:
+    """Returns of uniform random actions and of the zero action on the start states of the settings."""
+    settings = run.settings
+    spec = envs.spec_of(settings.env.id)
+    figures: dict[str, float] = {}
+    for name, act in (("random", random_policy(spec, settings.eval.seed)), ("zero", zero_policy(spec))):
+        returns = evaluate_policy(act, settings)
+        figures |= {f"{name}_return_mean": returns.mean, f"{name}_return_std": returns.std}
+    return figures
 
 
 def _trained(run: Run) -> tuple[Policy, dict[str, Any]]:
@@ -122,7 +129,7 @@ def _fp32_returns(run: Run, own: Returns) -> dict[str, Any]:
     if source is None:
         reason = f"no fp32 run of seed {run.seed} with these training settings was finished before"
         return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
-    returns = evaluate_exported(OnnxPolicy(source / ARTIFACT / ONNX_FILE), run.settings)
+    returns = evaluate_policy(OnnxPolicy(source / ARTIFACT / ONNX_FILE), run.settings)
     return {"fp32_return_mean": returns.mean, "fp32_return_std": returns.std, "fp32_missing_reason": None}
 
 
