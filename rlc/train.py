@@ -6,6 +6,7 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 PASSED_TO_HYDRA = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info")
@@ -47,6 +48,9 @@ def main() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
             hydra_main()
+        except HydraException as error:  # a launcher or another of Hydra's own settings
+            print(f"rlc.train: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(2)
         except KeyboardInterrupt:
             print("rlc.train: interrupted; the same command goes on with what is left", file=sys.stderr)
             sys.exit(130)
