@@ -156,6 +156,15 @@ def load_policy(folder: Path) -> Policy:
     return Policy(spec, stages)
 
 
+def intact(folder: Path) -> bool:
+    """Whether all files of an artifact are there with the hashes its contract names."""
+    try:
+        hashes = json.loads((folder / CONTRACT_FILE).read_text())["sha256"]
+        return all(sha256((folder / name).read_bytes()) == hashes[name] for name in (ONNX_FILE, TENSOR_FILE))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def check_parity(policy: Policy, runner: OnnxPolicy, observations: FloatArray, tolerance: float) -> Parity:
     """Compare the torch policy with ONNX Runtime, one observation at a time.
 

@@ -51,8 +51,8 @@ def random_policy(spec: Spec, seed: int) -> Act:
 
 
 def zero_policy(spec: Spec) -> Act:
-    """The zero action, always."""
-    action = np.zeros(spec.act_dim, np.float32)
+    """The zero action, always; the nearest allowed one where the bounds exclude zero."""
+    action = np.clip(np.zeros(spec.act_dim), spec.action_low, spec.action_high).astype(np.float32)
     return lambda obs: action
 
 

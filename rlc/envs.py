@@ -44,10 +44,12 @@ def spec_of(env_id: str) -> Spec:
     """Shapes and bounds of an environment. Raises SettingsError where rlc cannot train in it."""
     try:
         env = make_env(env_id)
-    except (gym.error.Error, ImportError, ValueError) as error:
-        raise SettingsError(f"env.id={env_id}: cannot be made: {' '.join(str(error).split())}") from error
+    except Exception as error:  # whatever the constructor of somebody's environment raises
+        raise SettingsError(f"env.id={env_id}: cannot be made: {error}") from error
     observations, actions = env.observation_space, env.action_space
     env.close()
+    if env.spec is None or env.spec.max_episode_steps is None:
+        raise SettingsError(f"env.id={env_id}: has no time limit; register it with max_episode_steps")
     if not (isinstance(observations, Box) and isinstance(actions, Box)):
         raise SettingsError(
             f"env.id={env_id}: observations and actions must be Box spaces, they are {observations}, {actions}"

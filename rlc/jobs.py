@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from rlc import build, envs, record
 from rlc.fit import fit
 from rlc.plan import Job
-from rlc.runs import OUTPUTS, Run, finished_fp32_run
+from rlc.runs import OUTPUTS, Run, algorithm_directory, finished_fp32_run
 from rlc.settings import SettingsError
 from rlc.tracking import Tracker
 
@@ -27,6 +27,8 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
     for run in runs:
         if not run.settings.overwrite:
             run.check_identity()
+        if not run.settings.trains and finished_fp32_run(run.job, run.seed) is None:
+            Run(run.job.with_fp32(), run.seed).check_identity()
     try:
         OUTPUTS.mkdir(exist_ok=True)
     except OSError as error:
@@ -38,6 +40,13 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
 
 def run_job(job: Job) -> None:
     """Do what is left of a job. A failure is recorded in its runs and costs no other run or job."""
+    try:
+        _run_job(job)
+    except OSError as error:  # not even the directory of the run can be made
+        _say(algorithm_directory(job.settings), error)
+
+
+def _run_job(job: Job) -> None:
     with ExitStack() as locks:
         runs = []
         for seed in sorted(job.settings.seed):
@@ -89,4 +98,9 @@ def _failures_of(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Iterator[N
             tracker.finish(failed=True)
         if not isinstance(error, Exception):
             raise
-        print(f"rlc.train: {runs[0].name}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        _say(", ".join(run.name for run in runs), error)
+
+
+def _say(subject: object, error: Exception) -> None:
+    text = " ".join(f"{subject}: {type(error).__name__}: {error}".split())
+    print(f"rlc.train: {text}", file=sys.stderr, flush=True)

@@ -56,7 +56,7 @@ def make_plan(arguments: Sequence[str]) -> Plan:
     try:
         return _make_plan(given, multirun=len(given) < len(arguments))
     except (HydraException, OmegaConfBaseException) as error:
-        raise SettingsError(" ".join(str(error).split())) from error
+        raise SettingsError(str(error)) from error
 
 
 def job_of(overrides: Sequence[str]) -> Job:
@@ -71,7 +71,9 @@ def choices(group: str) -> list[str]:
 def _make_plan(given: list[str], multirun: bool) -> Plan:
     overrides = _parse(given)
     _check_groups(overrides)
-    base = _compose(tuple(_first_value(o) for o in overrides if _is_group(o)))
+    base = _compose(tuple(_first_value(o) for o in overrides if _is_group(o) or _is_hydra(o)))
+    if base.hydra.job.chdir:
+        raise SettingsError("hydra.job.chdir=true: runs lie in outputs/ of the current directory; allowed: false")
     multirun = multirun or base.hydra.mode == RunMode.MULTIRUN
     sweep = _parse([f"{k}={v}" for k, v in base.hydra.sweeper.params.items()]) if multirun else []
     given_keys = {o.key_or_group for o in overrides}
@@ -85,11 +87,13 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
             if override.is_sweep_override():
                 raise SettingsError(f"{override.input_line}: several values make several jobs: add -m")
         return Plan([_job(everything)], [str(o.input_line) for o in everything])
-    tasks = _training_first([o for o in everything if not o.key_or_group.startswith("hydra")])
+    tasks = _training_first([o for o in everything if not _is_hydra(o)])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     # Hydra would put the sweep of conf/ in front of all others: give it the whole list in our order instead.
-    settled = [line for line in given if line.startswith("hydra")] + ["hydra.sweeper.params=null"]
+    settled = [*(str(o.input_line) for o in overrides if _is_hydra(o)), "hydra.sweeper.params=null"]
     hydra_arguments = [*(str(o.input_line) for o in tasks), *settled, "--multirun"]
+    if not lines:
+        raise SettingsError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
     return Plan([job_of(line) for line in lines], hydra_arguments)
 
 
@@ -126,10 +130,14 @@ def _is_group(override: Override) -> bool:
     return override.key_or_group in GROUPS
 
 
+def _is_hydra(override: Override) -> bool:
+    return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
+
+
 def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
         return [str(value) for value in override.sweep_string_iterator()]
-    return [override.get_value_element_as_str()]
+    return [str(override.value())]
 
 
 def _first_value(override: Override) -> str:
@@ -166,7 +174,7 @@ def _check_keys(overrides: list[Override]) -> None:
         config = _compose(tuple(task))
         for override in overrides:
             key = override.key_or_group
-            if _is_group(override) or key.startswith("hydra") or override.is_delete():
+            if _is_group(override) or _is_hydra(override) or override.is_delete():
                 continue
             parent, _, leaf = key.rpartition(".")
             node = OmegaConf.select(config, parent) if parent else config

@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from compression.artifact import ONNX_FILE, write_atomic
+from compression.artifact import intact, write_atomic
 from rlc.plan import Job
 from rlc.settings import Settings, SettingsError
 
@@ -75,10 +75,10 @@ class Run:
         return f"{self.settings.algo.name} {self.settings.env.id} {self.label} seed {self.seed}"
 
     def finished(self) -> bool:
-        """Whether status, result and artifact of a run of these settings are all there."""
+        """Whether status, result and artifact of a run of these settings are all there and whole."""
         status = _read_json(self.path / "status.json") or {}
         done = status.get("state") == "done" and status.get("identity") == self.identity
-        return done and self.result() is not None and (self.artifact / ONNX_FILE).is_file()
+        return done and "return_mean" in (self.result() or {}) and intact(self.artifact)
 
     def check_identity(self) -> None:
         """Raises SettingsError where the directory holds a run of other settings."""
@@ -147,19 +147,25 @@ class Run:
         return self._status.get("state")
 
     def trained(self) -> bool:
-        """Whether a training of this run is complete, be it recorded or not."""
-        return self._agent_file.is_file()
+        """Whether a whole agent of these training settings is there, be it recorded or not."""
+        try:
+            return self._agent_metadata()["training_identity"] == training_identity(self.settings)
+        except (OSError, KeyError, safetensors.SafetensorError):
+            return False
 
     def save_agent(self, tensors: dict[str, Tensor], figures: dict[str, Any]) -> None:
         """agent.safetensors: everything trained, by name, and what result.json will say of the training."""
-        content = safetensors.torch.save(tensors, metadata={"figures": json.dumps(figures)})
+        metadata = {"figures": json.dumps(figures), "training_identity": training_identity(self.settings)}
+        content = safetensors.torch.save(tensors, metadata=metadata)
         write_atomic(self._agent_file, content)
 
     def load_agent(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What `save_agent` wrote."""
+        return safetensors.torch.load_file(self._agent_file), json.loads(self._agent_metadata()["figures"])
+
+    def _agent_metadata(self) -> dict[str, str]:
         with safetensors.safe_open(self._agent_file, "pt") as file:
-            figures = json.loads(file.metadata()["figures"])
-        return safetensors.torch.load_file(self._agent_file), figures
+            return dict(file.metadata() or {})
 
     def log(self, text: str) -> None:
         with (self.path / "run.log").open("a") as file:
@@ -211,7 +217,8 @@ def finished_fp32_run(job: Job, seed: int) -> Path | None:
     training = training_identity(job.settings.with_fp32())
     for path in sorted(algorithm_directory(job.settings).glob(f"fp32*/seed{seed}")):
         result, status = _read_json(path / "result.json") or {}, _read_json(path / "status.json") or {}
-        if result.get("training_identity") == training and status.get("state") == "done":
+        same = result.get("training_identity") == training and status.get("state") == "done"
+        if same and intact(path / ARTIFACT):
             return path
     return None
 

@@ -10,6 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 class SettingsError(Exception):
     """A setting that cannot be right, in one line."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(" ".join(text.split()))
+
 
 def _integral(value: Any) -> Any:
     """1e6 is a step count too."""
@@ -21,7 +24,7 @@ CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
 
 class Strict(BaseModel):
@@ -107,8 +110,8 @@ class Settings(Strict):
     study: Name
     seed: Annotated[list[Seed], Field(min_length=1)]
     total_steps: Count
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
-    threads: Count
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")]
+    threads: Annotated[int, Field(ge=1, le=1024)]
     overwrite: bool
     eval: EvalSettings
     wandb: WandbSettings

@@ -47,4 +47,4 @@ def _figures(run: Run, result: dict[str, Any]) -> list[str]:
 
 
 def _spread(mean: float, std: float) -> str:
-    return f"{mean:.1f} ± {std:.1f}"
+    return f"{mean:.1f} +- {std:.1f}"

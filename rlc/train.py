@@ -25,8 +25,18 @@ def main() -> None:
     """Plan everything, then run it. Exit code 2: bad input, nothing was run; 1: a run failed; 130: Ctrl-C."""
     arguments = sys.argv[1:]
     if any(a.split("=")[0] in PASSED_TO_HYDRA for a in arguments):
+        sys.argv[1:] = [a for a in arguments if a not in ("-m", "--multirun")]
         hydra_main()
         return
+    try:
+        sys.exit(plan_and_run(arguments))
+    except KeyboardInterrupt:
+        print("rlc.train: interrupted; the same command goes on with what is left", file=sys.stderr)
+        sys.exit(130)
+
+
+def plan_and_run(arguments: list[str]) -> int:
+    """Do what the arguments say; returns the exit code."""
     from rlc import table
     from rlc.jobs import check_runs
     from rlc.plan import make_plan
@@ -37,7 +47,7 @@ def main() -> None:
         runs = check_runs(plan.jobs)
     except SettingsError as error:
         print(f"rlc.train: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     overwrite = any(job.settings.overwrite for job in plan.jobs)
     finished = 0 if overwrite else sum(run.finished() for run in runs)
     print(f"{len(runs)} runs, {finished} of them finished already", flush=True)
@@ -50,15 +60,12 @@ def main() -> None:
             hydra_main()
         except HydraException as error:  # a launcher or another of Hydra's own settings
             print(f"rlc.train: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("rlc.train: interrupted; the same command goes on with what is left", file=sys.stderr)
-            sys.exit(130)
+            return 2
     table.show(runs)
     failed = [run for run in runs if not run.finished()]
     for run in failed:
         print(f"rlc.train: failed: {run.name}: {run.error()}; see {run.path}/run.log", file=sys.stderr)
-    sys.exit(1 if failed else 0)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from rlc.jobs import check_runs
@@ -53,7 +54,23 @@ ERRORS = {
     "+algo=sac env.id=CartPole-v1": "env.id=CartPole-v1: observations and actions must be Box spaces",
     "+algo=sac --frob": "--frob: unknown option",
     "+algo=sac foo": "Error parsing override 'foo'",
+    "+algo=sac +hydrafoo=3": "+hydrafoo=3: no such key",
+    "+algo=sac seed=range(0,0) -m": "one of the sweeps is empty",
+    "+algo=sac hydra.job.chdir=true -m": "hydra.job.chdir=true: ",
+    "+algo=sac device=cuda:1000": "device=cuda:1000: must be cpu, cuda or cuda:<number>",
+    "+algo=sac threads=100000": "threads=100000: must be less than or equal to 1024",
+    "+algo=sac study=" + 101 * "x": "must have at most 100 characters",
+    "+algo=sac env.id=NoLimit-v0": "env.id=NoLimit-v0: has no time limit; register it with max_episode_steps",
+    "+algo=sac env.id=Broken-v0": "env.id=Broken-v0: cannot be made: no such robot",
 }
+
+
+def broken_environment() -> None:
+    raise RuntimeError("no such\nrobot")
+
+
+gym.register("NoLimit-v0", entry_point="tests.test_replay:Count")
+gym.register("Broken-v0", entry_point=broken_environment)
 
 
 @pytest.mark.parametrize("arguments", ERRORS)
@@ -75,6 +92,7 @@ def planned(arguments: str) -> list[tuple[str, str, list[int]]]:
 def test_a_plain_run_is_fp32_on_the_default_environment() -> None:
     assert planned("+algo=sac") == [("HalfCheetah-v4", "fp32", [0])]
     assert planned("+algo=sac +compress=fp32 seed=3") == [("HalfCheetah-v4", "fp32", [3])]
+    assert planned("+algo='sac' +compress='qat'") == [("HalfCheetah-v4", "qat", [0])]
 
 
 def test_a_bare_multirun_is_the_grid_of_the_paper() -> None:
@@ -91,6 +109,7 @@ def test_the_command_line_replaces_sweep_defaults_and_m_may_stand_anywhere() -> 
     assert planned("-m +algo=sac env=hopper seed=[0,1],[2,3]") == expected
     assert planned("+algo=sac -m env=hopper seed=[0,1],[2,3]") == expected
     assert planned("+algo=sac env=hopper seed=[0,1],[2,3] --multirun") == expected
+    assert planned("+algo=sac env=hopper seed=[0,1],[2,3] hydra.mode=MULTIRUN") == expected
 
 
 def test_jobs_that_train_go_before_jobs_that_derive() -> None:

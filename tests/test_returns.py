@@ -6,6 +6,7 @@ from measure.returns import Returns, evaluate, random_policy, zero_policy
 from tests.conftest import spec
 from tests.test_replay import Count
 from trainers.rollout import FloatArray, visited_observations
+from trainers.spec import Spec
 
 OF = spec(2, 1, 1.0)
 
@@ -30,6 +31,11 @@ def test_start_states_are_shared_and_chosen_by_the_seed() -> None:
 
     assert lengths(0) == lengths(0)
     assert lengths(0) != lengths(1)
+
+
+def test_the_zero_action_keeps_to_the_bounds() -> None:
+    bounded = Spec("Test-v0", 2, 3, (-1.0, 1.0, -3.0), (1.0, 2.0, -2.0))
+    assert zero_policy(bounded)(np.zeros(2, np.float32)).tolist() == [0.0, 1.0, -2.0]
 
 
 def test_random_actions_are_repeatable_and_fill_the_bounds() -> None:

@@ -5,7 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from compression.artifact import sha256
 from rlc.jobs import check_runs, run_job
 from rlc.plan import Job, make_plan
 from rlc.runs import MetricsFile, Run, finished_fp32_run, training_identity
@@ -24,7 +26,11 @@ def job(arguments: str = "") -> Job:
 def finish(run: Run, **result: object) -> Run:
     run.begin()
     run.artifact.mkdir()
-    (run.artifact / "policy.onnx").write_bytes(b"")
+    files = {"policy.onnx": b"graph", "policy.safetensors": b"tensors"}
+    for name, content in files.items():
+        (run.artifact / name).write_bytes(content)
+    hashes = {name: sha256(content) for name, content in files.items()}
+    (run.artifact / "policy.json").write_text(json.dumps({"sha256": hashes}))
     run.finish({"return_mean": 1.0} | result)
     return run
 
@@ -38,11 +44,38 @@ def test_a_run_is_finished_when_status_result_and_artifact_are_there() -> None:
     finish(run)
     assert run.finished()
     assert not list(run.path.glob(".*"))  # no temporary file is left
-    (run.artifact / "policy.onnx").unlink()
+
+
+@pytest.mark.parametrize("name", ["policy.onnx", "policy.safetensors", "policy.json"])
+def test_a_damaged_artifact_is_not_finished(name: str) -> None:
+    run = finish(Run(job(), 0), training_identity=training_identity(job().settings))
+    derived = job("+compress=ptdq")
+    assert finished_fp32_run(derived, 0) == run.path
+    (run.artifact / name).write_bytes(b"graf")
+    assert not run.finished()
+    assert finished_fp32_run(derived, 0) is None
+    (run.artifact / name).unlink()
     assert not run.finished()
 
 
-@pytest.mark.parametrize("content", ["", '{"return_mean": 1', "[]"])
+def test_an_agent_counts_as_trained_only_whole_and_with_the_same_settings() -> None:
+    run = Run(job(), 0)
+    run.begin()
+    assert not run.trained()
+    run.save_agent({"weight": torch.ones(3)}, {"train_seconds": 1.5})
+    assert run.trained()
+    assert run.load_agent()[1] == {"train_seconds": 1.5}
+    assert torch.equal(run.load_agent()[0]["weight"], torch.ones(3))
+    assert Run(job("eval.episodes=3"), 0).path != run.path
+    other = Run(job("algo.gamma=0.9"), 0)
+    other.path.mkdir(parents=True)
+    (other.path / "agent.safetensors").write_bytes((run.path / "agent.safetensors").read_bytes())
+    assert not other.trained()
+    (run.path / "agent.safetensors").write_bytes(b"12345")
+    assert not run.trained()
+
+
+@pytest.mark.parametrize("content", ["", '{"return_mean": 1', "[]", "{}"])
 def test_a_truncated_result_is_not_finished(content: str) -> None:
     run = finish(Run(job(), 0))
     (run.path / "result.json").write_text(content)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import time
@@ -229,6 +230,28 @@ def test_a_failing_training_is_recorded_and_tried_again(tmp_path: Path, monkeypa
     run_job(job)
     assert baseline.finished()
     assert Run(job, 0).finished()
+
+    # A lost artifact is made again from the agent.
+    agent_written = (baseline.path / "agent.safetensors").stat().st_mtime_ns
+    shutil.rmtree(baseline.artifact)
+    shutil.rmtree(Run(job, 0).path)
+    run_job(job)
+    assert baseline.finished()
+    assert Run(job, 0).finished()
+    assert (baseline.path / "agent.safetensors").stat().st_mtime_ns == agent_written
+
+
+def test_a_study_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "full").write_text("a file")
+    (job,) = make_plan(f"{QUICK} study=full".split()).jobs
+    run_job(job)
+    error = capsys.readouterr().err
+    assert error.startswith("rlc.train: outputs/full/Hopper-v4/sac: ")
+    assert error.count("\n") == 1
 
 
 def test_a_failing_wandb_never_costs_the_training(
