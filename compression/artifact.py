@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
+from compression.onnx_graph import INPUT
 from compression.ptdq import DynamicQuantLinear
 from compression.qat import StaticQuantLinear
 from trainers.networks import plain_linear
@@ -60,7 +62,7 @@ class OnnxPolicy:
 
     def batch(self, obs: FloatArray) -> FloatArray:
         """[B, obs_dim] -> [B, act_dim]. A dynamically quantised policy takes one range over the batch."""
-        actions: FloatArray = self.session.run(None, {"observation": obs})[0]
+        actions: FloatArray = self.session.run(None, {INPUT: obs})[0]
         return actions
 
 
@@ -170,12 +172,11 @@ def check_parity(policy: Policy, runner: OnnxPolicy, observations: FloatArray, t
 
     Raises ArtifactError where more than 1 % of the states differ by more than the tolerance.
     """
-    half_range = np.asarray(policy.spec.action_high) - np.asarray(policy.spec.action_low)
-    half_range /= 2
+    _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
     with torch.no_grad():
         expected = policy(torch.from_numpy(observations)).numpy()
     actual = np.stack([runner(obs) for obs in observations])
-    difference = (np.abs(actual - expected) / half_range).max(1)
+    difference = (np.abs(actual - expected) / half_range.numpy()).max(1)
     p99 = float(np.quantile(difference, PARITY_SHARE))
     parity = Parity(len(observations), float(difference.mean()), p99, float(difference.max()))
     if not p99 <= tolerance:
@@ -185,8 +186,6 @@ def check_parity(policy: Policy, runner: OnnxPolicy, observations: FloatArray, t
 
 def optimized_operators(model: bytes) -> list[str]:
     """Operators that ONNX Runtime really executes, after its graph optimisations."""
-    import onnx
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         _session(model, optimized_path=path)
@@ -195,8 +194,6 @@ def optimized_operators(model: bytes) -> list[str]:
 
 def weight_bytes(model: bytes) -> int:
     """Bytes of all initialisers of an ONNX file."""
-    import onnx
-
     return sum(onnx.numpy_helper.to_array(t).nbytes for t in onnx.load_from_string(model).graph.initializer)
 
 

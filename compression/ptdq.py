@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from compression.onnx_graph import onnx_bytes
-from compression.qat import ACTIVATION_LEVELS, activation_grid, weight_levels, weight_scale
-from trainers.policy import Policy, input_standardized
+from compression.qat import activation_grid, centred_levels, weight_levels, weight_scale
+from trainers.policy import Policy, input_standardized, standard_deviation
 from trainers.rollout import FloatArray
 
 
@@ -31,8 +31,7 @@ class DynamicQuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale, zero_point = activation_grid(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True))
-        level = (torch.round(x / scale) + zero_point).clamp(0, ACTIVATION_LEVELS)
-        accumulated = (level - zero_point).double() @ self.weight_int8.double().mT
+        accumulated = centred_levels(x, scale, zero_point) @ self.weight_int8.double().mT
         return (accumulated * scale * self.weight_scale + self.bias).float()
 
 
@@ -47,8 +46,7 @@ def quantize_dynamic_policy(
     """
     if observations is not None:
         var, mean = torch.var_mean(torch.from_numpy(observations).double(), 0, correction=0)
-        std = torch.where(var > 0, var, 1.0).sqrt()
-        policy = input_standardized(policy, mean, std)
+        policy = input_standardized(policy, mean, standard_deviation(var))
     levels = weight_levels(reduce_range)
     stages = [DynamicQuantLinear(s, levels) if isinstance(s, nn.Linear) else s for s in policy]
     return Policy(policy.spec, stages), _quantize_dynamic(onnx_bytes(policy), reduce_range)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.networks import StackedLinear, StackedMLP, stacked_affine
-from trainers.policy import Standardize
+from trainers.policy import Standardize, standard_deviation
 
 ACTIVATION_LEVELS = 255
 WEIGHT_LEVELS = 127
@@ -46,6 +46,12 @@ def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = ((high - low) / ACTIVATION_LEVELS).clamp(min=SMALLEST_SCALE)
     return scale, torch.round(-low / scale)
+
+
+def centred_levels(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """The uint8 levels of x minus the zero point, float64: what an integer kernel multiplies."""
+    level = torch.round(x / scale) + zero_point
+    return level.clamp(0, ACTIVATION_LEVELS).double() - zero_point
 
 
 def weight_levels(reduce_range: bool) -> int:
@@ -102,15 +108,11 @@ class QATLinear(StackedLinear):
         """[N, B, in] -> [N, B, out]."""
         # A plain average over the first batches, exponential with RANGE_MOMENTUM from then on.
         momentum = (1 / (self.batches + 1)).clamp(min=RANGE_MOMENTUM)
-        weight: Tensor = self.weight
-        bias: Tensor = self.bias
         if self.standardize:
             if update_ranges:
                 self._follow_moments(x.detach(), momentum)
-            std = self._std()
-            x = (x - self.running_mean) * (1 / std)
-            bias = bias + (weight * self.running_mean).sum(-1).unsqueeze(1)
-            weight = weight * std
+            x = (x - self.running_mean) * (1 / standard_deviation(self.running_var))
+        weight, bias = self._folded()
         if update_ranges:
             self._follow_range(x.detach(), momentum)
         quantized = fake_quantize_activation(x, *activation_grid(self.running_lo, self.running_hi))
@@ -118,8 +120,12 @@ class QATLinear(StackedLinear):
             quantized = torch.where(self.batches > 0, quantized, x)
         return stacked_affine(quantized, fake_quantize_weight(weight, self.levels), bias)
 
-    def _std(self) -> Tensor:
-        return torch.where(self.running_var > 0, self.running_var, 1.0).sqrt()
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias with the inverse of the standardisation in them."""
+        if not self.standardize:
+            return self.weight, self.bias
+        bias = self.bias + (self.weight * self.running_mean).sum(-1).unsqueeze(1)
+        return self.weight * standard_deviation(self.running_var), bias
 
     def _follow_moments(self, x: Tensor, momentum: Tensor) -> None:
         var, mean = torch.var_mean(x, 1, correction=0, keepdim=True)
@@ -135,14 +141,12 @@ class QATLinear(StackedLinear):
         """Row `row` as plain layers with frozen ranges. Raises ValueError where no batch has set them."""
         if not self.batches[row] > 0:
             raise ValueError("the quantised layer has no ranges yet: its actor was never updated")
-        weight, bias = self.weight[row, :outputs].detach(), self.bias[row, 0, :outputs].detach()
+        weight, bias = (tensor[row].detach() for tensor in self._folded())
         scale, zero_point = activation_grid(self.running_lo[row, 0, 0], self.running_hi[row, 0, 0])
         stages: list[nn.Module] = []
         if self.standardize:
-            mean, std = self.running_mean[row, 0], self._std()[row, 0]
-            stages.append(Standardize(mean, std))
-            weight, bias = weight * std, bias + (weight * mean).sum(-1)
-        return [*stages, StaticQuantLinear(weight, bias, scale, zero_point, self.levels)]
+            stages.append(Standardize(self.running_mean[row, 0], standard_deviation(self.running_var[row, 0])))
+        return [*stages, StaticQuantLinear(weight[:outputs], bias[0, :outputs], scale, zero_point, self.levels)]
 
 
 class StaticQuantLinear(nn.Module):
@@ -171,9 +175,8 @@ class StaticQuantLinear(nn.Module):
         self.register_buffer("input_zero_point", input_zero_point.to(torch.uint8).cpu().reshape(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        level = torch.round(x / self.input_scale) + self.input_zero_point
-        centred = level.clamp(0, ACTIVATION_LEVELS).double() - self.input_zero_point
-        accumulated = centred @ self.weight_int8.double().mT + self.bias_int32
+        levels = centred_levels(x, self.input_scale, self.input_zero_point)
+        accumulated = levels @ self.weight_int8.double().mT + self.bias_int32
         return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
 
 

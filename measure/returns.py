@@ -35,11 +35,8 @@ def evaluate(act: Act, make_env: EnvFactory, spec: Spec, *, episodes: int, seed:
     Episode k starts from the same state for every policy; `seed` chooses the set of start states, which is
     disjoint from those of training and calibration.
     """
-    env = make_env()
-    try:
+    with make_env() as env:
         played = [_episode(act, env, spec, env_seed(Stream.EVALUATE, seed, k)) for k in range(episodes)]
-    finally:
-        env.close()
     returns, lengths = zip(*played, strict=True)
     return Returns(returns, lengths)
 

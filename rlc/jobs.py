@@ -1,12 +1,12 @@
 """One job: spec -> agent -> fit -> compress -> evaluate -> record, for every seed in it."""
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from rlc import build, envs, record
 from rlc.fit import fit
+from rlc.messages import say
 from rlc.plan import Job
 from rlc.runs import OUTPUTS, Run, algorithm_directory, finished_fp32_run
 from rlc.settings import SettingsError
@@ -43,7 +43,7 @@ def run_job(job: Job) -> None:
     try:
         _run_job(job)
     except OSError as error:  # not even the directory of the run can be made
-        _say(algorithm_directory(job.settings), error)
+        say(f"{algorithm_directory(job.settings)}: {type(error).__name__}: {error}")
 
 
 def _run_job(job: Job) -> None:
@@ -98,9 +98,4 @@ def _failures_of(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Iterator[N
             tracker.finish(failed=True)
         if not isinstance(error, Exception):
             raise
-        _say(", ".join(run.name for run in runs), error)
-
-
-def _say(subject: object, error: Exception) -> None:
-    text = " ".join(f"{subject}: {type(error).__name__}: {error}".split())
-    print(f"rlc.train: {text}", file=sys.stderr, flush=True)
+        say(f"{', '.join(run.name for run in runs)}: {type(error).__name__}: {error}")

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from compression.artifact import intact, write_atomic
+from rlc.messages import one_line
 from rlc.plan import Job
 from rlc.settings import Settings, SettingsError
 
@@ -29,7 +30,7 @@ ARTIFACT = "artifact"
 # directory, and of the environment only the id counts.
 NOT_IDENTITY = {"study", "seed", "device", "threads", "overwrite", "wandb", "env"}
 # Settings that do not change what is trained.
-NOT_TRAINING = {"eval"}
+NOT_TRAINING = frozenset({"eval"})
 LABEL_HASH_LENGTH = 6
 HEARTBEAT_SECONDS = 10
 
@@ -43,7 +44,7 @@ def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
 def training_identity(settings: Settings) -> str:
     """Hash of the settings that affect the fp32 or QAT training a run needs."""
     trained = settings if settings.trains else settings.with_fp32()
-    return identity(trained, frozenset(NOT_TRAINING))
+    return identity(trained, NOT_TRAINING)
 
 
 def label(job: Job) -> str:
@@ -137,7 +138,7 @@ class Run:
 
     def fail(self, error: BaseException) -> None:
         """Mark the run as failed; the traceback goes to run.log."""
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = one_line(f"{type(error).__name__}: {error}")
         self._status |= {"state": "failed", "error": text, "heartbeat": _now()}
         self._write_status()
         self.log("".join(traceback.format_exception(error)))

@@ -6,12 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from rlc.messages import one_line
+
 
 class SettingsError(Exception):
     """A setting that cannot be right, in one line."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(" ".join(text.split()))
+        super().__init__(one_line(text))
 
 
 def _integral(value: Any) -> Any:

@@ -11,16 +11,15 @@ from rich.table import Table
 from rlc.runs import Run
 
 
-def show(runs: Iterable[Run]) -> None:
+def show(finished: Iterable[Run]) -> None:
     """Returns and sizes of finished runs, beside a random and a zero-action policy in the same environment."""
-    finished = [run for run in runs if run.finished()]
-    if not finished:
+    ordered = sorted(finished, key=lambda run: (run.settings.env.id, run.settings.algo.name, run.label, run.seed))
+    if not ordered:
         return
     table = Table("environment", "policy", box=box.SIMPLE)
     for header in ("seed", "return", "fp32 return", "file KB", "weights KB"):
         table.add_column(header, justify="right")
-    finished.sort(key=lambda run: (run.settings.env.id, run.settings.algo.name, run.label, run.seed))
-    for env_id, group in groupby(finished, key=lambda run: run.settings.env.id):
+    for env_id, group in groupby(ordered, key=lambda run: run.settings.env.id):
         result: dict[str, Any] = {}
         for run in group:
             result = run.result() or {}

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rlc.messages import one_line, say
 from rlc.runs import Run
 
 
@@ -49,8 +49,8 @@ class Tracker:
             yield
         except Exception as error:
             self.wandb_run = None
-            text = " ".join(f"W&B failed, the run goes on without it: {error}".split())
-            print(f"rlc.train: {text}", file=sys.stderr, flush=True)
+            text = one_line(f"W&B failed, the run goes on without it: {error}")
+            say(text)
             self.run.log(text)
 
 

@@ -9,6 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from rlc.messages import say
+
 PASSED_TO_HYDRA = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info")
 
 
@@ -31,7 +33,7 @@ def main() -> None:
     try:
         sys.exit(plan_and_run(arguments))
     except KeyboardInterrupt:
-        print("rlc.train: interrupted; the same command goes on with what is left", file=sys.stderr)
+        say("interrupted; the same command goes on with what is left")
         sys.exit(130)
 
 
@@ -46,7 +48,7 @@ def plan_and_run(arguments: list[str]) -> int:
         plan = make_plan(arguments)
         runs = check_runs(plan.jobs)
     except SettingsError as error:
-        print(f"rlc.train: {error}", file=sys.stderr)
+        say(str(error))
         return 2
     overwrite = any(job.settings.overwrite for job in plan.jobs)
     finished = 0 if overwrite else sum(run.finished() for run in runs)
@@ -59,13 +61,14 @@ def plan_and_run(arguments: list[str]) -> int:
         try:
             hydra_main()
         except HydraException as error:  # a launcher or another of Hydra's own settings
-            print(f"rlc.train: {' '.join(str(error).split())}", file=sys.stderr)
+            say(str(error))
             return 2
-    table.show(runs)
-    failed = [run for run in runs if not run.finished()]
-    for run in failed:
-        print(f"rlc.train: failed: {run.name}: {run.error()}; see {run.path}/run.log", file=sys.stderr)
-    return 1 if failed else 0
+    done = [run for run in runs if run.finished()]
+    table.show(done)
+    for run in runs:
+        if run not in done:
+            say(f"failed: {run.name}: {run.error()}; see {run.path}/run.log")
+    return 0 if len(done) == len(runs) else 1
 
 
 if __name__ == "__main__":

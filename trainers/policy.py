@@ -9,7 +9,7 @@ from trainers.spec import Spec
 
 
 class Standardize(nn.Module):
-    """(x - mean) / std in float32, written as a product with 1/std; std is 1 where an input never moved."""
+    """(x - mean) / std in float32, written as a product with 1/std."""
 
     mean: Tensor
     inverse_std: Tensor
@@ -21,6 +21,11 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) * self.inverse_std
+
+
+def standard_deviation(variance: Tensor) -> Tensor:
+    """Its root, and 1 where an input never moved."""
+    return torch.where(variance > 0, variance, 1.0).sqrt()
 
 
 class Squash(nn.Module):

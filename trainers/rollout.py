@@ -108,17 +108,16 @@ def visited_observations(
     act: Callable[[FloatArray], FloatArray], make_env: EnvFactory, spec: Spec, seed: int, steps: int
 ) -> FloatArray:
     """The first `steps` observations [steps, obs_dim] a policy sees on the calibration stream of `seed`."""
-    env = make_env()
     visited = np.empty((steps, spec.obs_dim), np.float32)
     obs: Any = None
     episodes = 0
-    for t in range(steps):
-        if obs is None:
-            obs, _ = env.reset(seed=env_seed(Stream.CALIBRATE, seed, episodes))
-            episodes += 1
-        visited[t] = finite(obs, spec)
-        obs, _, terminated, truncated, _ = env.step(act(visited[t]))
-        if terminated or truncated:
-            obs = None
-    env.close()
+    with make_env() as env:
+        for t in range(steps):
+            if obs is None:
+                obs, _ = env.reset(seed=env_seed(Stream.CALIBRATE, seed, episodes))
+                episodes += 1
+            visited[t] = finite(obs, spec)
+            obs, _, terminated, truncated, _ = env.step(act(visited[t]))
+            if terminated or truncated:
+                obs = None
     return visited
