@@ -21,7 +21,7 @@ from compression.onnx_graph import INPUT
 from compression.ptdq import DynamicQuantLinear
 from compression.qat import StaticQuantLinear
 from trainers.networks import plain_linear
-from trainers.policy import Policy, Squash, Standardize
+from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.rollout import FloatArray
 from trainers.spec import Spec
 
@@ -41,7 +41,8 @@ STAGE_KINDS: dict[str, type[nn.Module]] = {
     "dynamic_quant_linear": DynamicQuantLinear,
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
-    "squash": Squash,
+    "clamp": Clamp,
+    "rescale": Rescale,
 }
 INTEGER_KERNELS = {"QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul"}
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from compression.qat import StaticQuantLinear
-from trainers.policy import Policy, Squash, Standardize
+from trainers.policy import Clamp, Policy, Rescale, Standardize
 
 OPSET = 17
 IR_VERSION = 8
@@ -78,8 +78,11 @@ def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> N
     graph.extend("Gemm", weight, bias)
 
 
-def write_squash(graph: GraphWriter, stage: Squash) -> None:
-    graph.extend("Tanh")
+def write_clamp(graph: GraphWriter, stage: Clamp) -> None:
+    graph.extend("Clip", graph.constant("low", -stage.limit), graph.constant("high", stage.limit))
+
+
+def write_rescale(graph: GraphWriter, stage: Rescale) -> None:
     if (stage.scale != 1).any():
         graph.extend("Mul", graph.constant("action_scale", stage.scale))
     if (stage.center != 0).any():
@@ -92,7 +95,8 @@ WRITERS: dict[type[nn.Module], Callable[..., None]] = {
     StaticQuantLinear: write_static_quant_linear,
     nn.ReLU: lambda graph, stage: graph.extend("Relu"),
     nn.Tanh: lambda graph, stage: graph.extend("Tanh"),
-    Squash: write_squash,
+    Clamp: write_clamp,
+    Rescale: write_rescale,
 }
 
 

@@ -4,16 +4,28 @@ import functools
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from compression.onnx_graph import onnx_bytes
 from compression.ptdq import quantize_dynamic_policy
 from compression.qat import prepare_qat
-from rlc.settings import AlgoSettings, CompressSettings, PTDQSettings, QATSettings, SettingsError
+from rlc.settings import (
+    AlgoSettings,
+    CompressSettings,
+    OffPolicySettings,
+    PTDQSettings,
+    QATSettings,
+    SettingsError,
+)
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.policy import Policy
 from trainers.rollout import FloatArray
+from trainers.ddpg import DDPG
+from trainers.ppo import PPO
 from trainers.sac import SAC
 from trainers.spec import Spec
+from trainers.td3 import TD3
+from trainers.trpo import TRPO
 
 
 def device_of(name: str) -> torch.device:
@@ -25,43 +37,27 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+AGENTS: dict[str, Callable[..., ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg": DDPG, "td3": TD3, "sac": SAC}
+
+
 def build_agent(
     algo: AlgoSettings, compress: CompressSettings, spec: Spec, seeds: Sequence[int], device: torch.device
 ) -> ActorCritic:
-    return AGENTS[algo.name](algo, spec, seeds, device, _actor_transform(compress))
+    own = algo.model_dump(exclude=set(algo.LOOP))
+    return AGENTS[algo.name](spec, seeds, device, **own, transform_actor=_actor_transform(algo, compress))
 
 
-def _build_sac(
-    algo: AlgoSettings, spec: Spec, seeds: Sequence[int], device: torch.device, transform: ActorTransform | None
-) -> SAC:
-    return SAC(
-        spec,
-        seeds,
-        device,
-        hidden=algo.hidden,
-        activation=algo.activation,
-        actor_lr=algo.actor_lr,
-        critic_lr=algo.critic_lr,
-        alpha=algo.alpha,
-        initial_alpha=algo.initial_alpha,
-        alpha_lr=algo.alpha_lr,
-        tau=algo.tau,
-        transform_actor=transform,
-    )
-
-
-AGENTS: dict[str, Callable[..., ActorCritic]] = {"sac": _build_sac}
-
-
-def _actor_transform(compress: CompressSettings) -> ActorTransform | None:
+def _actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:
     if isinstance(compress, QATSettings):
-        # The off-policy algorithms act on raw observations.
-        return functools.partial(prepare_qat, standardize_input=True, reduce_range=compress.reduce_range)
+        # The on-policy algorithms normalise observations themselves.
+        raw = isinstance(algo, OffPolicySettings)
+        return functools.partial(prepare_qat, standardize_input=raw, reduce_range=compress.reduce_range)
     return None
 
 
 def compress_policy(compress: CompressSettings, policy: Policy, observations: FloatArray) -> tuple[Policy, bytes]:
     """The policy that is deployed and its ONNX file; `observations` [n, obs_dim] were visited by the policy."""
     if isinstance(compress, PTDQSettings):
-        return quantize_dynamic_policy(policy, observations, reduce_range=compress.reduce_range)
+        raw = isinstance(policy[0], nn.Linear)
+        return quantize_dynamic_policy(policy, observations if raw else None, reduce_range=compress.reduce_range)
     return policy, onnx_bytes(policy)

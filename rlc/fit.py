@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from measure.returns import Act, Returns, evaluate
 from rlc import build, envs
 from rlc.progress import TrainingProgress
 from rlc.runs import MetricsFile, Run
-from rlc.settings import Settings
+from rlc.settings import OffPolicySettings, Settings
 from rlc.tracking import Tracker
 from trainers.actor_critic import ActorCritic
-from trainers.loops import off_policy
+from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy, on_policy
 from trainers.replay import Replay
 from trainers.rollout import SeedEnvs
 
@@ -28,19 +28,8 @@ from trainers.rollout import SeedEnvs
 YIELD_EVERY = 50
 METRIC_ROWS = 200
 
-COLUMNS = [
-    "global_step",
-    "charts/episodic_return",
-    "charts/episodic_length",
-    "charts/SPS",
-    "losses/critic",
-    "losses/actor",
-    "losses/alpha",
-    "losses/entropy",
-    "losses/q_mean",
-    "eval/return_mean",
-    "eval/return_std",
-]
+COLUMNS = ("global_step", "charts/episodic_return", "charts/episodic_length", "charts/SPS")
+EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std")
 
 
 @dataclass(frozen=True)
@@ -83,7 +72,7 @@ def fit(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Trained:
     began = time.monotonic()
     try:
         with reporter.progress:
-            for step, figures in start_loop(settings, agent, pool):
+            for step, figures in Training(settings, agent, pool).run():
                 reporter.report(step, figures)
     finally:
         reporter.close()
@@ -91,27 +80,36 @@ def fit(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Trained:
     return Trained(agent, time.monotonic() - began, initial)
 
 
-def start_loop(settings: Settings, agent: ActorCritic, pool: SeedEnvs) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """The training loop of the settings on an agent and its environments."""
-    algo = settings.algo
-    replay = Replay(
-        agent.spec,
-        agent.seeds,
-        algo.num_envs,
-        min(algo.buffer_size, settings.total_steps),
-        algo.gamma,
-        agent.device,
-    )
-    return off_policy(
-        agent,
-        pool,
-        replay,
-        total_steps=settings.total_steps,
-        learning_starts=algo.learning_starts,
-        batch_size=algo.batch_size,
-        updates_per_step=algo.updates_per_step,
-        yield_every=YIELD_EVERY,
-    )
+class Training:
+    """The parts of a training: what learns, what is stepped and what remembers."""
+
+    def __init__(self, settings: Settings, agent: ActorCritic, envs: SeedEnvs) -> None:
+        self.settings, self.agent, self.envs = settings, agent, envs
+        algo = settings.algo
+        self.replay: Replay | None = None
+        if isinstance(algo, OffPolicySettings):
+            capacity = min(algo.buffer_size, settings.total_steps)
+            shape = (agent.spec, agent.seeds, algo.num_envs)
+            self.replay = Replay(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
+
+    def run(self, steps: int = 0) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """The loop of the algorithm, from `steps` on."""
+        settings, algo, agent = self.settings, self.settings.algo, self.agent
+        span = {"steps": steps, "total_steps": settings.total_steps}
+        if isinstance(algo, OffPolicySettings):
+            assert self.replay is not None
+            return off_policy(
+                cast(OffPolicyAgent, agent),
+                self.envs,
+                self.replay,
+                **span,
+                learning_starts=algo.learning_starts,
+                batch_size=algo.batch_size,
+                updates_per_step=algo.updates_per_step,
+                yield_every=YIELD_EVERY,
+            )
+        rollout_steps = algo.rollout_steps
+        return on_policy(cast(OnPolicyAgent, agent), self.envs, agent.device, **span, rollout_steps=rollout_steps)
 
 
 class Reporter:
@@ -121,7 +119,8 @@ class Reporter:
         self.runs, self.trackers, self.agent, self.pool = runs, trackers, agent, pool
         self.settings = runs[0].settings
         total = self.settings.total_steps
-        self.files = [MetricsFile(run.path / "metrics.csv", COLUMNS) for run in runs]
+        columns = [*COLUMNS, *agent.FIGURES, *EVALUATION_COLUMNS]
+        self.files = [MetricsFile(run.path / "metrics.csv", columns) for run in runs]
         self.next_row = Milestones(total, METRIC_ROWS)
         self.next_evaluation = Milestones(total, self.settings.eval.along)
         names = ",".join(str(run.seed) for run in runs)

@@ -103,8 +103,18 @@ def _job(overrides: list[Override]) -> Job:
     for override in overrides:
         if override.key_or_group == "seed":
             data = data | {"seed": override.value()}
-    plain = tuple(str(o.input_line) for o in overrides if _is_group(o) and o.key_or_group != "experiment")
+    chosen = [o for o in overrides if _is_group(o) or o.key_or_group.startswith("env.")]
+    plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
     return Job(parse_settings(data), parse_settings(_composed(plain)))
+
+
+def _by_env(default: Any, by_name: dict[str, Any], *, _root_: DictConfig) -> Any:
+    """`${by_env:3.0e-4,{HalfCheetah:1.0e-3}}` in conf/algo/: a default, and values for environments of any version."""
+    name, _, _ = str(_root_.env.id).rpartition("-")
+    return by_name.get(name, default)
+
+
+OmegaConf.register_new_resolver("by_env", _by_env, replace=True)
 
 
 @functools.cache

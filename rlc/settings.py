@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -25,6 +25,7 @@ Count = Annotated[int, BeforeValidator(_integral), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 
@@ -33,22 +34,85 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class SACSettings(Strict):
-    name: Literal["sac"]
+class OffPolicySettings(Strict):
+    """What the algorithms that learn from a replay memory share."""
+
+    # Of the loop and the replay memory; the other settings are the agent's own.
+    LOOP: ClassVar = frozenset(
+        ("name", "gamma", "reward_scale", "batch_size", "buffer_size", "learning_starts", "updates_per_step", "num_envs")
+    )
+
     hidden: Annotated[list[Count], Field(min_length=1)]
     activation: Literal["relu", "tanh"]
     actor_lr: Rate
     critic_lr: Rate
-    alpha: Rate | Literal["auto"]
-    initial_alpha: Rate
-    alpha_lr: Rate
     gamma: Fraction
     tau: Annotated[float, Field(gt=0, le=1)]
+    reward_scale: Rate
     batch_size: Count
     buffer_size: Count
     learning_starts: CountOrZero
     updates_per_step: Count
     num_envs: Count
+
+
+class DDPGSettings(OffPolicySettings):
+    name: Literal["ddpg"]
+    exploration_noise: NotNegative
+
+
+class TD3Settings(OffPolicySettings):
+    name: Literal["td3"]
+    exploration_noise: NotNegative
+    target_noise: NotNegative
+    target_noise_clip: NotNegative
+    policy_delay: Count
+
+
+class SACSettings(OffPolicySettings):
+    name: Literal["sac"]
+    alpha: Rate | Literal["auto"]
+    initial_alpha: Rate
+    alpha_lr: Rate
+
+
+class OnPolicySettings(Strict):
+    """What the algorithms that learn from rollouts of the current policy share."""
+
+    LOOP: ClassVar = frozenset(("name", "rollout_steps", "num_envs"))
+
+    hidden: Annotated[list[Count], Field(min_length=1)]
+    activation: Literal["relu", "tanh"]
+    initial_log_std: Annotated[float, Field(ge=-20, le=2)]
+    gamma: Fraction
+    gae_lambda: Fraction
+    batch_size: Count
+    rollout_steps: Count
+    num_envs: Count
+
+
+class PPOSettings(OnPolicySettings):
+    name: Literal["ppo"]
+    lr: Rate
+    lr_decay_steps: Count | None
+    epochs: Count
+    clip: Rate
+    entropy_coef: NotNegative
+    value_coef: NotNegative
+    max_grad_norm: Rate
+    recompute_advantages: bool
+    target_kl: Rate | None
+
+
+class TRPOSettings(OnPolicySettings):
+    name: Literal["trpo"]
+    critic_lr: Rate
+    critic_epochs: Count
+    max_kl: Rate
+    cg_iterations: Count
+    cg_damping: NotNegative
+    line_search_steps: Count
+    line_search_decay: Annotated[float, Field(gt=0, lt=1)]
 
 
 class FP32Settings(Strict):
@@ -81,7 +145,9 @@ class PTDQSettings(Strict):
 # Methods that compress an fp32 run that is trained already.
 DERIVED_METHODS = ("ptdq",)
 
-AlgoSettings = SACSettings
+AlgoSettings = Annotated[
+    TRPOSettings | PPOSettings | DDPGSettings | TD3Settings | SACSettings, Field(discriminator="name")
+]
 CompressSettings = Annotated[FP32Settings | QATSettings | PTDQSettings, Field(discriminator="method")]
 
 
@@ -132,12 +198,17 @@ class Settings(Strict):
         algo = self.algo
         if len(set(self.seed)) < len(self.seed):
             raise ValueError(f"seed={self.seed}: a seed stands in the list twice")
-        if self.total_steps <= algo.learning_starts:
-            raise ValueError(
-                f"total_steps={self.total_steps}: must be larger than algo.learning_starts="
-                f"{algo.learning_starts}, or nothing would be trained"
-            )
-        for key, value in {"total_steps": self.total_steps, "algo.buffer_size": algo.buffer_size}.items():
+        counts = {"total_steps": self.total_steps}
+        if isinstance(algo, OffPolicySettings):
+            counts["algo.buffer_size"] = algo.buffer_size
+            if self.total_steps <= algo.learning_starts:
+                raise ValueError(
+                    f"total_steps={self.total_steps}: must be larger than algo.learning_starts="
+                    f"{algo.learning_starts}, or nothing would be trained"
+                )
+        else:
+            counts["algo.rollout_steps"] = algo.rollout_steps
+        for key, value in counts.items():
             if value % algo.num_envs:
                 raise ValueError(f"{key}={value}: must be a multiple of algo.num_envs={algo.num_envs}")
         return self

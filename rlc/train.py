@@ -27,6 +27,8 @@ def main() -> None:
     """Plan everything, then run it. Exit code 2: bad input, nothing was run; 1: a run failed; 130: Ctrl-C."""
     arguments = sys.argv[1:]
     if any(a.split("=")[0] in PASSED_TO_HYDRA for a in arguments):
+        import rlc.plan  # noqa: F401 (registers the resolver of conf/)
+
         sys.argv[1:] = [a for a in arguments if a not in ("-m", "--multirun")]
         hydra_main()
         return

@@ -24,7 +24,7 @@ from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
 from compression.qat import WEIGHT_LEVELS, StaticQuantLinear, cpu_saturates
 from tests.conftest import batches, make_sac, spec
 from trainers.networks import plain_linear
-from trainers.policy import Policy, Squash, input_standardized
+from trainers.policy import Policy, Rescale, input_standardized
 from trainers.rollout import FloatArray
 
 OF = spec(17, 6)
@@ -153,7 +153,7 @@ def test_artifact_is_complete_and_can_be_built_again(qat: Policy, tmp_path: Path
 
 
 def test_weight_bytes_count_every_initialiser() -> None:
-    policy = Policy(spec(3, 2, 1.0), [nn.Linear(3, 2), Squash(torch.zeros(2), torch.ones(2))])
+    policy = Policy(spec(3, 2, 1.0), [nn.Linear(3, 2), nn.Tanh(), Rescale(torch.zeros(2), torch.ones(2))])
     assert weight_bytes(onnx_bytes(policy)) == 4 * (3 * 2 + 2)
 
 

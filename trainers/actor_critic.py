@@ -2,15 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trainers.networks import StackedMLP
+from trainers.networks import FlatAdam, StackedMLP
 from trainers.policy import Policy
-from trainers.replay import Batch
 from trainers.rollout import FloatArray
-from trainers.spec import Spec
+from trainers.spec import Snapshot, Spec, Stream, numpy_stream, torch_stream
 
 ActorTransform = Callable[[StackedMLP], None]
 
@@ -18,28 +19,35 @@ ActorTransform = Callable[[StackedMLP], None]
 class ActorCritic(ABC):
     """An agent of S independent seeds trained in lockstep."""
 
-    networks: dict[str, StackedMLP]
-    """Every network by name; its rows are seeds, or seeds x twins."""
-    temperatures: dict[str, Tensor]
-    """Every other trained number by name, [S, ...]."""
+    FIGURES: ClassVar[tuple[str, ...]]
+    """Names of what `update` returns."""
+    networks: dict[str, nn.Module]
+    """Everything trained or followed, by name: networks, temperatures, statistics. Rows are seeds, or seeds x twins."""
+    optimizers: dict[str, FlatAdam]
+    """The optimiser of each network that has one, under the network's name."""
 
     def __init__(self, spec: Spec, seeds: Sequence[int], device: torch.device) -> None:
         self.spec = spec
         self.seeds = list(seeds)
         self.device = device
         self.action_center, self.action_scale = spec.action_center_and_scale(device)
+        self.updates = 0
+        self.warmup_streams = [numpy_stream(Stream.WARMUP, seed) for seed in seeds]
+        self.explore_streams = [torch_stream(Stream.EXPLORE, seed) for seed in seeds]
+        self.update_streams = [torch_stream(Stream.UPDATE, seed) for seed in seeds]
 
     @abstractmethod
     def act(self, obs: FloatArray) -> FloatArray:
         """Exploring actions [S, E, act_dim] in environment units for observations [S, E, obs_dim]."""
 
     @abstractmethod
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One gradient update of every seed; returns losses and other figures, each [S], still on the device."""
-
-    @abstractmethod
     def policy(self, i: int) -> Policy:
         """The deterministic policy of seed number i, cut out as plain layers on the CPU."""
+
+    def random_actions(self, num_envs: int) -> FloatArray:
+        """Uniform actions over the bounds, [S, E, act_dim]."""
+        low, high, shape = self.spec.action_low, self.spec.action_high, (num_envs, self.spec.act_dim)
+        return np.stack([g.uniform(low, high, shape) for g in self.warmup_streams]).astype(np.float32)
 
     def state(self, i: int) -> dict[str, Tensor]:
         """Parameters and buffers of seed number i by name, without the seed axis, on the CPU."""
@@ -54,11 +62,41 @@ class ActorCritic(ABC):
         for name, view in views.items():
             view.copy_(tensors[name])
 
+    def snapshot(self, i: int) -> Snapshot:
+        """All of seed number i that training goes on from: its state, optimisers and random streams."""
+        tensors = {f"state.{name}": tensor for name, tensor in self.state(i).items()}
+        for network, optimizer in self.optimizers.items():
+            for name, tensor in optimizer.state(self._rows(network, i)).items():
+                tensors[f"optimizer.{network}.{name}"] = tensor
+        tensors["stream.explore"] = self.explore_streams[i].get_state()
+        tensors["stream.update"] = self.update_streams[i].get_state()
+        return Snapshot(tensors, {"updates": self.updates, "warmup": self.warmup_streams[i].bit_generator.state})
+
+    def restore(self, i: int, snapshot: Snapshot) -> None:
+        """Put back what `snapshot` gave. All seeds must come from the same number of updates."""
+        tensors = snapshot.tensors
+        self.load_state(i, _under("state.", tensors))
+        for network, optimizer in self.optimizers.items():
+            optimizer.load_state(self._rows(network, i), _under(f"optimizer.{network}.", tensors))
+        self.explore_streams[i].set_state(tensors["stream.explore"])
+        self.update_streams[i].set_state(tensors["stream.update"])
+        self.updates = snapshot.plain["updates"]
+        self.warmup_streams[i].bit_generator.state = snapshot.plain["warmup"]
+
+    def _rows(self, network: str, i: int) -> slice:
+        copies = len(next(iter(self.networks[network].state_dict().values()))) // len(self.seeds)
+        return slice(i * copies, (i + 1) * copies)
+
     def _state_views(self, i: int) -> dict[str, Tensor]:
         views: dict[str, Tensor] = {}
         for network_name, network in self.networks.items():
-            copies = network.flat.shape[0] // len(self.seeds)
+            mine = self._rows(network_name, i)
             for name, tensor in network.state_dict().items():
-                rows = tensor[i * copies : (i + 1) * copies]
-                views[f"{network_name}.{name}"] = rows if copies > 1 else rows[0]
-        return views | {name: tensor[i] for name, tensor in self.temperatures.items()}
+                rows = tensor[mine]
+                views[f"{network_name}.{name}"] = rows if len(rows) > 1 else rows[0]
+        return views
+
+
+def _under(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The entries whose name begins with the prefix, under the rest of their name."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,21 +1,35 @@
-"""Interaction loops. They yield now and then, so that the caller can log, evaluate or stop."""
+"""Interaction loops. They yield now and then, so that the caller can log, evaluate or stop.
+
+A loop goes on from `steps` steps when its agent, environments and replay memory are restored to that point.
+"""
 
 from collections.abc import Iterator
+from typing import Protocol
 
-import numpy as np
+import torch
 from torch import Tensor
 
-from trainers.actor_critic import ActorCritic
-from trainers.replay import Replay
-from trainers.rollout import FloatArray, SeedEnvs
-from trainers.spec import Spec, Stream, numpy_stream
+from trainers.replay import Batch, Replay
+from trainers.rollout import FloatArray, Rollout, SeedEnvs, collect
+
+
+class OffPolicyAgent(Protocol):
+    def act(self, obs: FloatArray) -> FloatArray: ...
+    def random_actions(self, num_envs: int) -> FloatArray: ...
+    def update(self, batch: Batch) -> dict[str, Tensor]: ...
+
+
+class OnPolicyAgent(Protocol):
+    def act(self, obs: FloatArray) -> FloatArray: ...
+    def update(self, rollout: Rollout) -> dict[str, Tensor]: ...
 
 
 def off_policy(
-    agent: ActorCritic,
+    agent: OffPolicyAgent,
     envs: SeedEnvs,
     replay: Replay,
     *,
+    steps: int,
     total_steps: int,
     learning_starts: int,
     batch_size: int,
@@ -24,30 +38,38 @@ def off_policy(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Uniform actions for `learning_starts` steps, then one environment step and its updates in turn.
 
-    Yields (steps per seed so far, figures of the last update; empty before the first) about every
+    Yields (steps per seed so far, newest figures of the updates; empty before the first) about every
     `yield_every` steps and at the end. Steps are environment steps of one seed, over its E environments.
     """
     num_envs = envs.shape[1]
-    streams = [numpy_stream(Stream.WARMUP, seed) for seed in agent.seeds]
     figures: dict[str, Tensor] = {}
-    obs = envs.reset()
-    replay.start(obs)
-    steps = yielded = 0
+    if steps == 0:
+        envs.reset()
+    replay.start(envs.obs)
+    yielded = steps
     while steps < total_steps:
-        action = uniform_actions(agent.spec, streams, num_envs) if steps < learning_starts else agent.act(obs)
-        step = envs.step(action)
-        replay.add(action, step)
-        obs = step.next_obs
+        action = agent.random_actions(num_envs) if steps < learning_starts else agent.act(envs.obs)
+        replay.add(action, envs.step(action))
         steps += num_envs
         if steps > learning_starts:
             for _ in range(num_envs * updates_per_step):
-                figures = agent.update(replay.sample(batch_size))
+                figures |= agent.update(replay.sample(batch_size))
         if steps - yielded >= yield_every or steps >= total_steps:
             yielded = steps
             yield steps, figures
 
 
-def uniform_actions(spec: Spec, streams: list[np.random.Generator], num_envs: int) -> FloatArray:
-    """Uniform actions over the bounds, [S, E, act_dim], row s from stream s."""
-    drawn = [g.uniform(spec.action_low, spec.action_high, (num_envs, spec.act_dim)) for g in streams]
-    return np.stack(drawn).astype(np.float32)
+def on_policy(
+    agent: OnPolicyAgent, envs: SeedEnvs, device: torch.device, *, steps: int, total_steps: int, rollout_steps: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Rollouts of `rollout_steps` steps per seed and updates in turn; the last one may be shorter.
+
+    Yields (steps per seed so far, figures of the last update) after every update.
+    """
+    if steps == 0:
+        envs.reset()
+    while steps < total_steps:
+        size = min(rollout_steps, total_steps - steps)
+        figures = agent.update(collect(agent.act, envs, size // envs.shape[1], device))
+        steps += size
+        yield steps, figures

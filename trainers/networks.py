@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 ROW_PADDING = 64
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -50,7 +51,35 @@ def plain_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer.requires_grad_(False)
 
 
-class StackedMLP(nn.Module):
+class Stacked(nn.Module):
+    """N independent sets of parameters [N, ...] on one flat tensor, once `flatten` was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = torch.empty(0)
+
+    def flatten(self) -> Tensor:
+        """Move all parameters into one [N, P] tensor, P padded to a multiple of 64; they become views of it."""
+        parameters = list(self.parameters())
+        used = sum(p[0].numel() for p in parameters)
+        width = -(-used // ROW_PADDING) * ROW_PADDING
+        flat = parameters[0].new_zeros(parameters[0].shape[0], width)
+        for parameter, view in zip(parameters, row_views(flat, parameters), strict=True):
+            view.copy_(parameter.data)
+            parameter.data = view
+        self.flat = flat
+        return flat
+
+
+class StackedScalar(Stacked):
+    """One trained number for each of N rows."""
+
+    def __init__(self, rows: int, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.full((rows, 1), value))
+
+
+class StackedMLP(Stacked):
     """N independent multilayer perceptrons, [N, B, sizes[0]] -> [N, B, sizes[-1]].
 
     Row n belongs to the seed behind `generators[n]`, which draws its initial weights (the uniform
@@ -62,7 +91,6 @@ class StackedMLP(nn.Module):
         rows = len(generators)
         self.layers = nn.ModuleList(StackedLinear(rows, i, o) for i, o in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
-        self.flat = torch.empty(0)
         for layer in self.layers:
             assert isinstance(layer, StackedLinear)
             bound = 1 / math.sqrt(layer.weight.shape[2])
@@ -87,17 +115,26 @@ class StackedMLP(nn.Module):
             stages += [*layer.cut(row), type(self.activation)()]
         return [*stages, *last.cut(row, outputs)]
 
-    def flatten(self) -> Tensor:
-        """Move all parameters into one [N, P] tensor, P padded to a multiple of 64; they become views of it."""
-        parameters = list(self.parameters())
-        used = sum(p[0].numel() for p in parameters)
-        width = -(-used // ROW_PADDING) * ROW_PADDING
-        flat = parameters[0].new_zeros(parameters[0].shape[0], width)
-        for parameter, view in zip(parameters, row_views(flat, parameters), strict=True):
-            view.copy_(parameter.data)
-            parameter.data = view
-        self.flat = flat
-        return flat
+
+class GaussianMLP(StackedMLP):
+    """An MLP for the mean of a Gaussian, and a log standard deviation [N, 1, out] that no input changes."""
+
+    def __init__(
+        self, sizes: Sequence[int], activation: str, generators: Sequence[torch.Generator], log_std: float
+    ) -> None:
+        super().__init__(sizes, activation, generators)
+        self.log_std = nn.Parameter(torch.full((len(generators), 1, sizes[-1]), log_std))
+
+
+@torch.no_grad()
+def orthogonal_(network: StackedMLP, generators: Sequence[torch.Generator], head_gain: float) -> None:
+    """Orthogonal weights of gain sqrt(2), `head_gain` for the last layer, and zero biases, in place."""
+    *hidden, head = (layer for layer in network.layers if isinstance(layer, StackedLinear))
+    for layer in (*hidden, head):
+        gain = head_gain if layer is head else math.sqrt(2)
+        for weight, generator in zip(layer.weight, generators, strict=True):
+            nn.init.orthogonal_(weight, gain, generator)
+        layer.bias.zero_()
 
 
 def row_views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -107,21 +144,67 @@ def row_views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
-class FlatAdam:
-    """Adam (arXiv 1412.6980) over the flat storage of a network; flattens it first."""
+def row_gradient(loss: Tensor, network: Stacked, **how: bool) -> Tensor:
+    """Gradient of a sum of per-seed losses in the layout of the network's flat storage, [N, P]."""
+    gradients = torch.autograd.grad(loss, list(network.parameters()), **how)
+    row = torch.cat([gradient.flatten(1) for gradient in gradients], 1)
+    return nn.functional.pad(row, (0, network.flat.shape[1] - row.shape[1]))
 
-    def __init__(self, network: StackedMLP, lr: float) -> None:
-        self.flat = nn.Parameter(network.flatten())
-        self.flat.grad = torch.zeros_like(self.flat)
+
+class FlatAdam:
+    """Adam (arXiv 1412.6980) over the flat storage of a network, each row with a step count of its own."""
+
+    def __init__(self, network: Stacked, lr: float) -> None:
+        self.gradient = torch.zeros_like(network.flatten())
         self.parameters = list(network.parameters())
-        self.gradients = row_views(self.flat.grad, self.parameters)
-        self.adam = torch.optim.Adam([self.flat], lr=lr, fused=True)
+        self.rows = [nn.Parameter(row) for row in network.flat]
+        self._views = row_views(self.gradient, self.parameters)
+        self.adam = torch.optim.Adam(self.rows, lr=lr, fused=True)
 
     def minimize(self, loss: Tensor) -> None:
         """One step on a sum of per-seed losses, for this network's parameters and no others."""
-        for view, gradient in zip(self.gradients, torch.autograd.grad(loss, self.parameters), strict=True):
+        self.differentiate(loss)
+        self.step()
+
+    def differentiate(self, loss: Tensor) -> None:
+        """Put the gradient of a sum of per-seed losses into `gradient` [N, P]."""
+        for view, gradient in zip(self._views, torch.autograd.grad(loss, self.parameters), strict=True):
             view.copy_(gradient)
+
+    def step(self, active: Tensor | None = None) -> None:
+        """One step down `gradient`; rows that are not active [N] stay as they are, moments included."""
+        moving = [True] * len(self.rows) if active is None else active.tolist()
+        for row, gradient, moves in zip(self.rows, self.gradient, moving, strict=True):
+            row.grad = gradient if moves else None
         self.adam.step()
+
+    def set_lr(self, lr: float) -> None:
+        self.adam.param_groups[0]["lr"] = lr
+
+    def state(self, rows: slice) -> dict[str, Tensor]:
+        """Moments and step counts of some rows, on the CPU."""
+        states = [self.adam.state[row] or self._fresh(row) for row in self.rows[rows]]
+        return {name: torch.stack([state[name].cpu() for state in states]) for name in ADAM_STATE}
+
+    def load_state(self, rows: slice, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        for i, row in enumerate(self.rows[rows]):
+            fresh = self._fresh(row)
+            self.adam.state[row] = {name: fresh[name].copy_(state[name][i]) for name in ADAM_STATE}
+
+    def _fresh(self, row: Tensor) -> dict[str, Tensor]:
+        return {"step": row.new_zeros(()), "exp_avg": torch.zeros_like(row), "exp_avg_sq": torch.zeros_like(row)}
+
+
+def clip_row_norms(gradients: Sequence[Tensor], limit: float) -> Tensor:
+    """Scale gradients [N, P_k] in place so that each row, over all of them, has at most the norm `limit`.
+
+    Returns the norms before, [N].
+    """
+    norm = torch.stack([g.square().sum(1) for g in gradients]).sum(0).sqrt()
+    for gradient in gradients:
+        gradient.mul_((limit / (norm + 1e-6)).clamp(max=1).unsqueeze(1))
+    return norm
 
 
 def frozen_copy(network: StackedMLP) -> StackedMLP:

@@ -28,8 +28,21 @@ def standard_deviation(variance: Tensor) -> Tensor:
     return torch.where(variance > 0, variance, 1.0).sqrt()
 
 
-class Squash(nn.Module):
-    """tanh, then the affine map from [-1, 1] to the action bounds."""
+class Clamp(nn.Module):
+    """Every entry to [-limit, limit]."""
+
+    limit: Tensor
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.register_buffer("limit", torch.tensor(limit))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, -self.limit, self.limit)
+
+
+class Rescale(nn.Module):
+    """The affine map from [-1, 1] to the action bounds."""
 
     center: Tensor
     scale: Tensor
@@ -40,7 +53,7 @@ class Squash(nn.Module):
         self.register_buffer("scale", scale.detach().cpu().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(x) * self.scale + self.center
+        return x * self.scale + self.center
 
 
 class Policy(nn.Sequential):

@@ -31,12 +31,19 @@ class Replay:
     """
 
     def __init__(
-        self, spec: Spec, seeds: Sequence[int], num_envs: int, capacity: int, gamma: float, device: torch.device
+        self,
+        spec: Spec,
+        seeds: Sequence[int],
+        num_envs: int,
+        capacity: int,
+        gamma: float,
+        device: torch.device,
+        reward_scale: float = 1.0,
     ) -> None:
         if capacity % num_envs:
             raise ValueError(f"capacity {capacity} is no multiple of num_envs {num_envs}")
         self.rows = capacity // num_envs + 1
-        self.gamma = gamma
+        self.gamma, self.reward_scale = gamma, reward_scale
         shape = (len(seeds), self.rows, num_envs)
         self.obs = torch.empty((*shape, spec.obs_dim), device=device)
         self.action = torch.empty((*shape, spec.act_dim), device=device)
@@ -54,7 +61,7 @@ class Replay:
     def add(self, action: FloatArray, step: Step) -> None:
         """Store what `action` [S, E, act_dim] on the newest observation led to."""
         self.action[:, self.at] = torch.from_numpy(action)
-        self.reward[:, self.at] = torch.from_numpy(step.reward)
+        self.reward[:, self.at] = torch.from_numpy(step.reward * np.float32(self.reward_scale))
         self.discount[:, self.at] = torch.from_numpy(np.float32(self.gamma) * ~step.terminated)
         self.final.replace(self.at, step.final_obs)
         self.at = (self.at + 1) % self.rows

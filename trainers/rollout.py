@@ -1,14 +1,16 @@
-"""Environments of all seeds, stepped together in one process."""
+"""Environments of all seeds, stepped together in one process, and rollouts in them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from trainers.spec import Spec, Stream, env_seed
+from trainers.spec import Snapshot, Spec, Stream, env_seed
 
 FloatArray = NDArray[np.float32]
 Env = gym.Env[Any, Any]
@@ -41,20 +43,18 @@ class SeedEnvs:
     def __init__(self, make_env: EnvFactory, spec: Spec, seeds: Sequence[int], num_envs: int) -> None:
         self.spec = spec
         self.seeds = seeds
-        self.envs = [[make_env() for _ in range(num_envs)] for _ in seeds]
+        self.envs = [[EnvWithPast(make_env()) for _ in range(num_envs)] for _ in seeds]
         self.shape = (len(seeds), num_envs)
+        self.obs = np.zeros((*self.shape, spec.obs_dim), np.float32)
+        """[S, E, obs_dim], what to act on next."""
         self.finished: list[list[Episode]] = [[] for _ in seeds]
         self._returns = np.zeros(self.shape)
-        self._lengths = np.zeros(self.shape, dtype=np.int64)
 
-    def reset(self) -> FloatArray:
-        """Begin all episodes; [S, E, obs_dim]."""
-        obs = np.empty((*self.shape, self.spec.obs_dim), np.float32)
+    def reset(self) -> None:
+        """Begin all episodes."""
         for s, row in enumerate(self.envs):
             for e, env in enumerate(row):
-                first, _ = env.reset(seed=env_seed(Stream.TRAIN_ENV, self.seeds[s], e))
-                obs[s, e] = finite(first, self.spec)
-        return obs
+                self.obs[s, e] = finite(env.seed(env_seed(Stream.TRAIN_ENV, self.seeds[s], e)), self.spec)
 
     def step(self, actions: FloatArray) -> Step:
         """Step every environment with its action of [S, E, act_dim].
@@ -67,18 +67,19 @@ class SeedEnvs:
         final_obs: dict[tuple[int, int], FloatArray] = {}
         for s, row in enumerate(self.envs):
             for e, env in enumerate(row):
-                obs, reward[s, e], terminated[s, e], truncated, _ = env.step(actions[s, e])
+                obs, reward[s, e], terminated[s, e], truncated = env.step(actions[s, e])
                 obs = finite(obs, self.spec)
                 self._returns[s, e] += reward[s, e]
-                self._lengths[s, e] += 1
                 if terminated[s, e] or truncated:
                     if not terminated[s, e]:
                         final_obs[s, e] = obs
-                    self._finish(s, e)
-                    obs = finite(env.reset()[0], self.spec)
+                    self.finished[s].append(Episode(float(self._returns[s, e]), len(env.actions)))
+                    self._returns[s, e] = 0
+                    obs = finite(env.reset(), self.spec)
                 next_obs[s, e] = obs
         if not np.isfinite(reward).all():
             raise FloatingPointError(f"{self.spec.env_id} returned a reward that is not finite: {reward}")
+        self.obs = next_obs
         return Step(next_obs, reward, terminated, final_obs)
 
     def pop_finished(self, s: int) -> list[Episode]:
@@ -91,9 +92,124 @@ class SeedEnvs:
             for env in row:
                 env.close()
 
-    def _finish(self, s: int, e: int) -> None:
-        self.finished[s].append(Episode(float(self._returns[s, e]), int(self._lengths[s, e])))
-        self._returns[s, e] = self._lengths[s, e] = 0
+    def snapshot(self, i: int) -> Snapshot:
+        """All of the environments of seed number i that stepping goes on from."""
+        tensors = {"obs": torch.from_numpy(self.obs[i].copy())}
+        for e, env in enumerate(self.envs[i]):
+            tensors[f"actions.{e}"] = torch.from_numpy(np.array(env.actions, np.float32))
+        plain = {
+            "starts": [env.start for env in self.envs[i]],
+            "returns": self._returns[i].tolist(),
+            "finished": [[episode.episodic_return, episode.length] for episode in self.finished[i]],
+        }
+        return Snapshot(tensors, plain)
+
+    def restore(self, i: int, snapshot: Snapshot) -> None:
+        """Put back what `snapshot` gave. Raises RuntimeError for an environment that does not repeat itself."""
+        for e, (env, start) in enumerate(zip(self.envs[i], snapshot.plain["starts"], strict=True)):
+            self.obs[i, e] = env.replay(start, snapshot.tensors[f"actions.{e}"].numpy())
+        if not np.array_equal(self.obs[i], snapshot.tensors["obs"].numpy()):
+            raise RuntimeError(f"{self.spec.env_id} does not repeat itself: its state cannot be restored")
+        self._returns[i] = snapshot.plain["returns"]
+        self.finished[i] = [Episode(*episode) for episode in snapshot.plain["finished"]]
+
+
+class EnvWithPast:
+    """An environment that remembers how its episode began and what was done in it.
+
+    Playing that again restores it to the bit, whatever hidden state its simulator has; a state that is read out
+    and put back is easily incomplete (MuJoCo's Ant and Humanoid pay for positions from before the step).
+    """
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+        self.start: dict[str, Any] = {}
+        """Of the episode: the seed it was reset with, or the state of the generator it drew from."""
+        self.actions: list[FloatArray] = []
+
+    def seed(self, seed: int) -> Any:
+        """Begin an episode on a new random stream; its first observation."""
+        self.start, self.actions = {"seed": seed}, []
+        return self.env.reset(seed=seed)[0]
+
+    def reset(self) -> Any:
+        """Begin the next episode on the same random stream; its first observation."""
+        self.start, self.actions = {"generator": self.env.unwrapped.np_random.bit_generator.state}, []
+        return self.env.reset()[0]
+
+    def step(self, action: FloatArray) -> tuple[Any, float, bool, bool]:
+        self.actions.append(action)
+        obs, reward, terminated, truncated, _ = self.env.step(action)
+        return obs, float(reward), terminated, truncated
+
+    def replay(self, start: dict[str, Any], actions: FloatArray) -> Any:
+        """Begin an episode as `start` says and take actions [n, act_dim] in it; the last observation."""
+        if "seed" in start:
+            obs = self.seed(start["seed"])
+        else:
+            self.env.reset(seed=0)
+            self.env.unwrapped.np_random.bit_generator.state = start["generator"]
+            obs = self.reset()
+        for action in actions:
+            obs = self.step(action)[0]
+        return obs
+
+    def close(self) -> None:
+        self.env.close()
+
+
+class Rollout(NamedTuple):
+    """T steps of every environment under one policy, [S, T, E, ...]."""
+
+    obs: Tensor
+    action: Tensor
+    """As drawn, in environment units: the environment was given its clip to the bounds."""
+    reward: Tensor
+    next_obs: Tensor
+    """The true next observation: the final one where an episode was truncated, unused where it terminated."""
+    terminated: Tensor
+    ended: Tensor
+    """Whether the episode ended here, in either way."""
+
+
+def collect(act: Callable[[FloatArray], FloatArray], envs: SeedEnvs, steps: int, device: torch.device) -> Rollout:
+    """`steps` steps of every environment with actions [S, E, act_dim] from `act`."""
+    low, high = (np.array(bound, np.float32) for bound in (envs.spec.action_low, envs.spec.action_high))
+    rows: list[tuple[Any, ...]] = []
+    for _ in range(steps):
+        obs = envs.obs
+        action = act(obs)
+        step = envs.step(np.clip(action, low, high))
+        next_obs, ended = step.next_obs, step.terminated
+        if step.final_obs:
+            next_obs, ended = next_obs.copy(), ended.copy()
+            for place, final in step.final_obs.items():
+                next_obs[place], ended[place] = final, True
+        rows.append((obs, action, step.reward, next_obs, step.terminated, ended))
+    return Rollout(*(torch.from_numpy(np.stack(column, 1)).to(device) for column in zip(*rows, strict=True)))
+
+
+def gae(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    ended: Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> Tensor:
+    """Generalised advantage estimates (arXiv 1506.02438, eq. 16) [S, T, E] of arguments of that shape.
+
+    A time limit ends the sum but not the bootstrap: the value of the true final observation stands for the rest.
+    """
+    delta = reward + gamma * next_value * ~terminated - value
+    decay = gamma * gae_lambda * ~ended
+    advantage = torch.empty_like(delta)
+    following = torch.zeros_like(delta[:, 0])
+    for t in reversed(range(delta.shape[1])):
+        following = delta[:, t] + decay[:, t] * following
+        advantage[:, t] = following
+    return advantage
 
 
 def finite(obs: Any, spec: Spec) -> FloatArray:

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
-from trainers.policy import Policy, Squash
+from trainers.networks import FlatAdam, StackedMLP, StackedScalar, frozen_copy, polyak
+from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
 from trainers.spec import Spec, Stream, stacked_normal, torch_stream
@@ -19,6 +19,8 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 
 class SAC(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/sac.yaml."""
+
+    FIGURES = ("losses/critic", "losses/actor", "losses/alpha", "losses/entropy", "losses/q_mean")
 
     def __init__(
         self,
@@ -44,19 +46,22 @@ class SAC(ActorCritic):
         self.critics = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, twice).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
-        self.actor_optimizer = FlatAdam(self.actor, actor_lr)
-        self.critic_optimizer = FlatAdam(self.critics, critic_lr)
-        self.target_critics = frozen_copy(self.critics)
-        self.networks = {"actor": self.actor, "critics": self.critics, "target_critics": self.target_critics}
-
         start = initial_alpha if alpha == "auto" else alpha
-        self.log_alpha = torch.full((len(seeds), 1), math.log(start), device=device, requires_grad=alpha == "auto")
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=alpha_lr) if alpha == "auto" else None
-        # -1 nat per dimension of an action measured in half ranges, whatever units the environment uses.
-        self.target_entropy = float(self.action_scale.log().sum()) - spec.act_dim
-        self.temperatures = {"log_alpha": self.log_alpha}
-        self.explore_streams = [torch_stream(Stream.EXPLORE, seed) for seed in seeds]
-        self.update_streams = [torch_stream(Stream.UPDATE, seed) for seed in seeds]
+        self.log_alpha = StackedScalar(len(seeds), math.log(start)).to(device)
+        self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critics": FlatAdam(self.critics, critic_lr)}
+        if alpha == "auto":
+            self.optimizers["log_alpha"] = FlatAdam(self.log_alpha, alpha_lr)
+        self.target_critics = frozen_copy(self.critics)
+        self.networks = {
+            "actor": self.actor,
+            "critics": self.critics,
+            "target_critics": self.target_critics,
+            "log_alpha": self.log_alpha,
+        }
+        # Entropy is that of actions in half ranges, as behind the published returns. In environment units one alpha
+        # would mean another trade-off in each: on Humanoid (+-0.4) a bonus lower by 0.2 * 15.6 = 3 at every step.
+        self.entropy_unit = torch.ones_like(self.action_scale)
+        self.target_entropy = -float(spec.act_dim)
 
     @torch.no_grad()
     def act(self, obs: FloatArray) -> FloatArray:
@@ -67,7 +72,8 @@ class SAC(ActorCritic):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, gradient steps: critics, actor, temperature, targets."""
-        alpha = self.log_alpha.detach().exp()
+        self.updates += 1
+        alpha = self.log_alpha.value.detach().exp()
         unit_action = (batch.action - self.action_center) / self.action_scale
 
         with torch.no_grad():
@@ -77,19 +83,17 @@ class SAC(ActorCritic):
 
         q = self._q(self.critics, batch.obs, unit_action)
         critic_loss = 0.5 * (q - target.unsqueeze(1)).square().mean(-1).sum(1)
-        self.critic_optimizer.minimize(critic_loss.sum())
+        self.optimizers["critics"].minimize(critic_loss.sum())
 
         action, log_prob = self._sample(self.actor(batch.obs, update_ranges=True), self.update_streams)
         q_pi = self._q(self.critics, batch.obs, action).amin(1)
         actor_loss = (alpha * log_prob - q_pi).mean(-1)
-        self.actor_optimizer.minimize(actor_loss.sum())
+        self.optimizers["actor"].minimize(actor_loss.sum())
 
         entropy = -log_prob.detach().mean(-1)
-        if self.alpha_optimizer is not None:
-            self.alpha_optimizer.zero_grad()
-            alpha_loss = self.log_alpha.exp().squeeze(1) * (entropy - self.target_entropy)
-            alpha_loss.sum().backward()  # type: ignore[no-untyped-call]
-            self.alpha_optimizer.step()
+        if "log_alpha" in self.optimizers:
+            alpha_loss = self.log_alpha.value.exp().squeeze(1) * (entropy - self.target_entropy)
+            self.optimizers["log_alpha"].minimize(alpha_loss.sum())
 
         polyak(self.target_critics, self.critics, self.tau)
         return {
@@ -103,13 +107,13 @@ class SAC(ActorCritic):
     def policy(self, i: int) -> Policy:
         """The mean action: the first half of the actor's outputs, squashed."""
         stages = self.actor.cut(i, outputs=self.spec.act_dim)
-        return Policy(self.spec, [*stages, Squash(self.action_center, self.action_scale)])
+        return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
 
     def _sample(self, out: Tensor, streams: list[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """A reparameterised action in [-1, 1] and its log-probability density in environment units."""
+        """A reparameterised action in [-1, 1] and its log-probability density."""
         noise = stacked_normal(streams, *out.shape[1:-1], self.spec.act_dim).to(self.device)
         mean, log_std = out.chunk(2, dim=-1)
-        return squashed_gaussian(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), noise, self.action_scale)
+        return squashed_gaussian(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), noise, self.entropy_unit)
 
     def _q(self, critics: StackedMLP, obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, 2, B] of the twins."""
@@ -119,7 +123,7 @@ class SAC(ActorCritic):
 
 
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """u = tanh(mean + std noise) in [-1, 1] and log p(scale u), the density of the action in environment units.
+    """u = tanh(mean + std noise) in [-1, 1] and log p(scale u), the density of the scaled action.
 
     Appendix C of the paper plus the constant of the affine map: log p = log N(x) - sum log(scale (1 - tanh(x)^2)).
     Arguments [..., act_dim] (`scale` [act_dim]); returns [..., act_dim] and [...].

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +23,13 @@ class Spec:
         low = torch.tensor(self.action_low, dtype=torch.float32, device=device)
         high = torch.tensor(self.action_high, dtype=torch.float32, device=device)
         return (high + low) / 2, (high - low) / 2
+
+
+class Snapshot(NamedTuple):
+    """What a part of a training goes on from: tensors by name, and plain values that survive JSON."""
+
+    tensors: dict[str, torch.Tensor]
+    plain: dict[str, Any]
 
 
 class Stream(IntEnum):

@@ -1,0 +1,93 @@
+"""Deep Deterministic Policy Gradient, https://arxiv.org/abs/1509.02971 (Gaussian instead of correlated noise)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainers.actor_critic import ActorCritic, ActorTransform
+from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
+from trainers.policy import Policy, Rescale
+from trainers.replay import Batch
+from trainers.rollout import FloatArray
+from trainers.spec import Spec, Stream, stacked_normal, torch_stream
+
+
+class DDPG(ActorCritic):
+    """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/ddpg.yaml."""
+
+    FIGURES = ("losses/critic", "losses/actor", "losses/q_mean")
+
+    def __init__(
+        self,
+        spec: Spec,
+        seeds: Sequence[int],
+        device: torch.device,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        actor_lr: float,
+        critic_lr: float,
+        exploration_noise: float,
+        tau: float,
+        transform_actor: ActorTransform | None = None,
+    ) -> None:
+        super().__init__(spec, seeds, device)
+        self.exploration_noise, self.tau = exploration_noise, tau
+        init = [torch_stream(Stream.INIT, seed) for seed in seeds]
+        self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init).to(device)
+        self.critic = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, init).to(device)
+        if transform_actor is not None:
+            transform_actor(self.actor)
+        self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critic": FlatAdam(self.critic, critic_lr)}
+        self.target_actor, self.target_critic = frozen_copy(self.actor), frozen_copy(self.critic)
+        self.networks = {
+            "actor": self.actor,
+            "critic": self.critic,
+            "target_actor": self.target_actor,
+            "target_critic": self.target_critic,
+        }
+
+    @torch.no_grad()
+    def act(self, obs: FloatArray) -> FloatArray:
+        unit_action = torch.tanh(self.actor(torch.from_numpy(obs).to(self.device)))
+        noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).to(self.device)
+        unit_action = (unit_action + self.exploration_noise * noise).clamp(-1, 1)
+        actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
+        return actions
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Algorithm 1 of the paper, gradient steps: critic, actor, targets."""
+        self.updates += 1
+        unit_action = (batch.action - self.action_center) / self.action_scale
+
+        with torch.no_grad():
+            next_action = torch.tanh(self.target_actor(batch.next_obs))
+            next_q = self._q(self.target_critic, batch.next_obs, next_action)
+            target = batch.reward + batch.discount * next_q
+
+        q = self._q(self.critic, batch.obs, unit_action)
+        critic_loss = 0.5 * (q - target).square().mean(-1)
+        self.optimizers["critic"].minimize(critic_loss.sum())
+
+        action = torch.tanh(self.actor(batch.obs, update_ranges=True))
+        actor_loss = -self._q(self.critic, batch.obs, action).mean(-1)
+        self.optimizers["actor"].minimize(actor_loss.sum())
+
+        polyak(self.target_critic, self.critic, self.tau)
+        polyak(self.target_actor, self.actor, self.tau)
+        return {
+            "losses/critic": critic_loss.detach(),
+            "losses/actor": actor_loss.detach(),
+            "losses/q_mean": q.detach().mean(1),
+        }
+
+    def policy(self, i: int) -> Policy:
+        """The actor without noise."""
+        stages = self.actor.cut(i, outputs=self.spec.act_dim)
+        return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
+
+    def _q(self, critic: StackedMLP, obs: Tensor, unit_action: Tensor) -> Tensor:
+        """Q values [S, B]."""
+        q: Tensor = critic(torch.cat([obs, unit_action], -1)).squeeze(-1)
+        return q

@@ -1,0 +1,152 @@
+"""What TRPO and PPO share: a Gaussian actor on normalised observations, a critic of scaled returns, advantages."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from trainers.actor_critic import ActorCritic, ActorTransform
+from trainers.networks import GaussianMLP, StackedLinear, StackedMLP, orthogonal_
+from trainers.normalize import RunningStatistics
+from trainers.policy import Clamp, Policy, Rescale, Standardize
+from trainers.rollout import FloatArray, Rollout, gae
+from trainers.spec import Spec, Stream, stacked_normal, torch_stream
+
+OBSERVATION_LIMIT = 10.0
+
+
+class GaussianActorCritic(ActorCritic):
+    """Networks, statistics and random streams of S seeds; subclasses learn from rollouts.
+
+    The Gaussian is over actions in half ranges of their bounds and not bounded itself: environments get the clip.
+    Observation statistics, return scale and quantisation ranges move at the end of an update, so that the policy
+    that acted is to the bit the old policy of the next update.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        seeds: Sequence[int],
+        device: torch.device,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        initial_log_std: float,
+        gamma: float,
+        gae_lambda: float,
+        transform_actor: ActorTransform | None,
+    ) -> None:
+        super().__init__(spec, seeds, device)
+        self.gamma, self.gae_lambda = gamma, gae_lambda
+        init = [torch_stream(Stream.INIT, seed) for seed in seeds]
+        self.actor = GaussianMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init, initial_log_std)
+        self.critic = StackedMLP([spec.obs_dim, *hidden, 1], activation, init)
+        orthogonal_(self.actor, init, head_gain=0.01)
+        orthogonal_(self.critic, init, head_gain=1.0)
+        if transform_actor is not None:
+            transform_actor(self.actor)
+        self.observations = RunningStatistics(len(seeds), spec.obs_dim)
+        self.returns = RunningStatistics(len(seeds), 1)
+        self.networks = {
+            "actor": self.actor.to(device),
+            "critic": self.critic.to(device),
+            "observations": self.observations.to(device),
+            "returns": self.returns.to(device),
+        }
+
+    @torch.no_grad()
+    def act(self, obs: FloatArray) -> FloatArray:
+        """Actions as drawn; the environment is given their clip to the bounds."""
+        mean = self.actor(self.normalized(torch.from_numpy(obs).to(self.device)))
+        noise = stacked_normal(self.explore_streams, *mean.shape[1:]).to(self.device)
+        unit_action = mean + self.actor.log_std.exp() * noise
+        actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
+        return actions
+
+    def policy(self, i: int) -> Policy:
+        """The mean action, clipped to the bounds, with the observation statistics of now."""
+        standardize = Standardize(self.observations.mean[i, 0], self.observations.std()[i, 0])
+        stages = self.actor.cut(i, outputs=self.spec.act_dim)
+        rescale = Rescale(self.action_center, self.action_scale)
+        return Policy(self.spec, [standardize, Clamp(OBSERVATION_LIMIT), *stages, Clamp(1.0), rescale])
+
+    def normalized(self, obs: Tensor) -> Tensor:
+        """Network input for raw observations [S, n, obs_dim]."""
+        return self.observations.standardize(obs).clamp(-OBSERVATION_LIMIT, OBSERVATION_LIMIT)
+
+    def unit(self, action: Tensor) -> Tensor:
+        """Actions of a rollout in half ranges, [S, T E, act_dim]."""
+        return ((action - self.action_center) / self.action_scale).flatten(1, 2)
+
+    @torch.no_grad()
+    def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Advantages and returns (advantage plus value), [S, T E] each, in units of reward."""
+        scale = self.returns.std()
+
+        def value(obs: Tensor) -> Tensor:
+            v: Tensor = scale * self.critic(self.normalized(obs.flatten(1, 2)))
+            return v.view(obs.shape[:-1])
+
+        values = value(rollout.obs)
+        advantage = gae(
+            rollout.reward,
+            values,
+            value(rollout.next_obs),
+            rollout.terminated,
+            rollout.ended,
+            self.gamma,
+            self.gae_lambda,
+        )
+        return advantage.flatten(1), (advantage + values).flatten(1)
+
+    @torch.no_grad()
+    def follow(self, rollout: Rollout) -> None:
+        """Move observation statistics, return scale and quantisation ranges on by a rollout.
+
+        Where the return scale moves, the critic's head is divided by the same factor: its values in units of
+        reward stay what they were (the scale half of Pop-Art, arXiv 1602.07714).
+        """
+        _, returns = self.advantages(rollout)
+        before = self.returns.std()
+        self.returns.update(returns.unsqueeze(-1))
+        head = self.critic.layers[-1]
+        assert isinstance(head, StackedLinear)
+        for parameter in (head.weight, head.bias):
+            parameter.mul_(before / self.returns.std())
+        self.observations.update(rollout.obs.flatten(1, 2))
+        self.actor(self.normalized(rollout.obs.flatten(1, 2)), update_ranges=True)
+
+
+def log_probability(mean: Tensor, log_std: Tensor, x: Tensor) -> Tensor:
+    """log N(x; mean, std) summed over the last dimension."""
+    z = (x - mean) * torch.exp(-log_std)
+    return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def kl_divergence(old_mean: Tensor, old_log_std: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(old || new) of diagonal Gaussians, summed over the last dimension."""
+    squares = torch.exp(2 * old_log_std) + (old_mean - mean).square()
+    return (log_std - old_log_std + 0.5 * squares * torch.exp(-2 * log_std) - 0.5).sum(-1)
+
+
+def entropy(log_std: Tensor) -> Tensor:
+    """Of a diagonal Gaussian, summed over the last dimension."""
+    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+def standardized(x: Tensor) -> Tensor:
+    """Rows [S, n] to mean 0 and standard deviation 1."""
+    std, mean = torch.std_mean(x, 1, correction=0, keepdim=True)
+    return (x - mean) / (std + 1e-8)
+
+
+def minibatches(
+    tensors: Sequence[Tensor], batch_size: int, streams: Sequence[torch.Generator]
+) -> Iterator[tuple[Tensor, ...]]:
+    """One pass over tensors [S, n, ...] in parts [S, batch_size, ...], each seed in an order of its own stream."""
+    seeds, n = tensors[0].shape[:2]
+    order = torch.stack([torch.randperm(n, generator=g) + s * n for s, g in enumerate(streams)])
+    for part in order.split(batch_size, dim=1):
+        chosen = part.flatten().to(tensors[0].device)
+        yield tuple(x.flatten(0, 1).index_select(0, chosen).view(seeds, -1, *x.shape[2:]) for x in tensors)

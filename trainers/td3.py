@@ -1,0 +1,100 @@
+"""Twin Delayed Deep Deterministic policy gradient, https://arxiv.org/abs/1802.09477"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trainers.actor_critic import ActorCritic, ActorTransform
+from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
+from trainers.policy import Policy, Rescale
+from trainers.replay import Batch
+from trainers.rollout import FloatArray
+from trainers.spec import Spec, Stream, stacked_normal, torch_stream
+
+
+class TD3(ActorCritic):
+    """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/td3.yaml."""
+
+    FIGURES = ("losses/critic", "losses/actor", "losses/q_mean")
+
+    def __init__(
+        self,
+        spec: Spec,
+        seeds: Sequence[int],
+        device: torch.device,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        actor_lr: float,
+        critic_lr: float,
+        exploration_noise: float,
+        target_noise: float,
+        target_noise_clip: float,
+        policy_delay: int,
+        tau: float,
+        transform_actor: ActorTransform | None = None,
+    ) -> None:
+        super().__init__(spec, seeds, device)
+        self.exploration_noise, self.tau, self.policy_delay = exploration_noise, tau, policy_delay
+        self.target_noise, self.target_noise_clip = target_noise, target_noise_clip
+        init = [torch_stream(Stream.INIT, seed) for seed in seeds]
+        twice = [g for g in init for _ in range(2)]
+        self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init).to(device)
+        self.critics = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, twice).to(device)
+        if transform_actor is not None:
+            transform_actor(self.actor)
+        self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critics": FlatAdam(self.critics, critic_lr)}
+        self.target_actor, self.target_critics = frozen_copy(self.actor), frozen_copy(self.critics)
+        self.networks = {
+            "actor": self.actor,
+            "critics": self.critics,
+            "target_actor": self.target_actor,
+            "target_critics": self.target_critics,
+        }
+
+    @torch.no_grad()
+    def act(self, obs: FloatArray) -> FloatArray:
+        unit_action = torch.tanh(self.actor(torch.from_numpy(obs).to(self.device)))
+        noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).to(self.device)
+        unit_action = (unit_action + self.exploration_noise * noise).clamp(-1, 1)
+        actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
+        return actions
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Algorithm 1 of the paper, gradient steps: critics; every `policy_delay` times actor and targets."""
+        self.updates += 1
+        unit_action = (batch.action - self.action_center) / self.action_scale
+
+        with torch.no_grad():
+            noise = self.target_noise * stacked_normal(self.update_streams, *unit_action.shape[1:]).to(self.device)
+            noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
+            next_action = (torch.tanh(self.target_actor(batch.next_obs)) + noise).clamp(-1, 1)
+            next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
+            target = batch.reward + batch.discount * next_q
+
+        q = self._q(self.critics, batch.obs, unit_action)
+        critic_loss = 0.5 * (q - target.unsqueeze(1)).square().mean(-1).sum(1)
+        self.optimizers["critics"].minimize(critic_loss.sum())
+        figures = {"losses/critic": critic_loss.detach(), "losses/q_mean": q.detach().mean((1, 2))}
+        if self.updates % self.policy_delay:
+            return figures
+
+        action = torch.tanh(self.actor(batch.obs, update_ranges=True))
+        actor_loss = -self._q(self.critics, batch.obs, action)[:, 0].mean(-1)
+        self.optimizers["actor"].minimize(actor_loss.sum())
+
+        polyak(self.target_critics, self.critics, self.tau)
+        polyak(self.target_actor, self.actor, self.tau)
+        return figures | {"losses/actor": actor_loss.detach()}
+
+    def policy(self, i: int) -> Policy:
+        """The actor without noise."""
+        stages = self.actor.cut(i, outputs=self.spec.act_dim)
+        return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
+
+    def _q(self, critics: StackedMLP, obs: Tensor, unit_action: Tensor) -> Tensor:
+        """Q values [S, 2, B] of the twins."""
+        twins = torch.cat([obs, unit_action], -1).repeat_interleave(2, 0)
+        q: Tensor = critics(twins).view(-1, 2, obs.shape[1])
+        return q

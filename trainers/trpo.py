@@ -1,0 +1,162 @@
+"""Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477 (with GAE, https://arxiv.org/abs/1506.02438)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from trainers.actor_critic import ActorTransform
+from trainers.gaussian import (
+    GaussianActorCritic,
+    entropy,
+    kl_divergence,
+    log_probability,
+    minibatches,
+    standardized,
+)
+from trainers.networks import FlatAdam, Stacked, row_gradient
+from trainers.rollout import Rollout
+from trainers.spec import Spec
+
+# A conjugate gradient whose squared residual is below this has arrived.
+RESIDUAL_TOLERANCE = 1e-10
+
+
+class TRPO(GaussianActorCritic):
+    """Networks, optimiser and random streams of S seeds; the settings are explained in conf/algo/trpo.yaml."""
+
+    FIGURES = ("losses/actor", "losses/critic", "losses/entropy", "losses/approx_kl", "losses/step_size")
+
+    def __init__(
+        self,
+        spec: Spec,
+        seeds: Sequence[int],
+        device: torch.device,
+        *,
+        hidden: Sequence[int],
+        activation: str,
+        initial_log_std: float,
+        gamma: float,
+        gae_lambda: float,
+        critic_lr: float,
+        critic_epochs: int,
+        batch_size: int,
+        max_kl: float,
+        cg_iterations: int,
+        cg_damping: float,
+        line_search_steps: int,
+        line_search_decay: float,
+        transform_actor: ActorTransform | None = None,
+    ) -> None:
+        super().__init__(
+            spec,
+            seeds,
+            device,
+            hidden=hidden,
+            activation=activation,
+            initial_log_std=initial_log_std,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            transform_actor=transform_actor,
+        )
+        self.critic_epochs, self.batch_size, self.max_kl = critic_epochs, batch_size, max_kl
+        self.cg_iterations, self.cg_damping = cg_iterations, cg_damping
+        self.line_search_steps, self.line_search_decay = line_search_steps, line_search_decay
+        self.actor.flatten()
+        self.optimizers = {"critic": FlatAdam(self.critic, critic_lr)}
+
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Appendix C of the paper: natural gradient, step to the edge of the trust region, line search, value fit."""
+        self.updates += 1
+        if self.updates == 1:
+            # There are no statistics yet: the first rollout, drawn on raw observations, gives its own.
+            self.follow(rollout)
+        obs, action = self.normalized(rollout.obs.flatten(1, 2)), self.unit(rollout.action)
+        advantage, returns = self.advantages(rollout)
+        advantage = standardized(advantage)
+        with torch.no_grad():
+            old_mean, old_log_std = self.actor(obs), self.actor.log_std.clone()
+            old_log_prob = log_probability(old_mean, old_log_std, action)
+
+        def surrogate() -> Tensor:
+            log_prob = log_probability(self.actor(obs), self.actor.log_std, action)
+            return ((log_prob - old_log_prob).exp() * advantage).mean(-1)
+
+        def kl() -> Tensor:
+            return kl_divergence(old_mean, old_log_std, self.actor(obs), self.actor.log_std).mean(-1)
+
+        gradient = row_gradient(surrogate().sum(), self.actor)
+        product = fisher_vector_product(kl().sum(), self.actor, self.cg_damping)
+        direction = conjugate_gradient(product, gradient, self.cg_iterations)
+        curvature = (direction * product(direction)).sum(1, keepdim=True)
+        step = direction * (2 * self.max_kl / curvature.clamp(min=1e-12)).sqrt()
+        del product  # its graph must be gone before parameters change in place
+        size, improvement, divergence = self._line_search(step, surrogate, kl)
+
+        target = returns / self.returns.std().squeeze(-1)
+        for _ in range(self.critic_epochs):
+            for x, y in minibatches((obs, target), self.batch_size, self.update_streams):
+                critic_loss = 0.5 * (self.critic(x).squeeze(-1) - y).square().mean(-1)
+                self.optimizers["critic"].minimize(critic_loss.sum())
+
+        if self.updates > 1:
+            self.follow(rollout)
+        return {
+            "losses/actor": -improvement,
+            "losses/critic": critic_loss.detach(),
+            "losses/entropy": entropy(self.actor.log_std.detach()).squeeze(-1),
+            "losses/approx_kl": divergence,
+            "losses/step_size": size,
+        }
+
+    @torch.no_grad()
+    def _line_search(
+        self, step: Tensor, surrogate: Callable[[], Tensor], kl: Callable[[], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Move each seed by the largest of step * decay^k that improves its surrogate within its trust region.
+
+        A seed without one stays where it was. Returns, [S] each: the fraction taken, gain in surrogate, KL.
+        """
+        flat, start, before = self.actor.flat, self.actor.flat.clone(), surrogate()
+        fraction, gain, divergence = torch.zeros_like(before), torch.zeros_like(before), torch.zeros_like(before)
+        for k in range(self.line_search_steps):
+            searching = fraction == 0
+            tried = self.line_search_decay**k
+            flat.copy_(torch.where(searching.unsqueeze(1), start + tried * step, flat))
+            trial_gain, trial_kl = surrogate() - before, kl()
+            good = searching & (trial_gain > 0) & (trial_kl <= self.max_kl)
+            fraction = torch.where(good, tried, fraction)
+            gain, divergence = torch.where(good, trial_gain, gain), torch.where(good, trial_kl, divergence)
+            if good.eq(searching).all():
+                break
+        flat.copy_(torch.where((fraction == 0).unsqueeze(1), start, flat))
+        return fraction, gain, divergence
+
+
+def fisher_vector_product(kl: Tensor, actor: Stacked, damping: float) -> Callable[[Tensor], Tensor]:
+    """v -> (H + damping I) v per seed, H the Hessian of the mean KL (summed over seeds) at the old policy.
+
+    There it is the Fisher matrix, also with fake quantisation, whose backward pass is differentiable.
+    """
+    gradient = row_gradient(kl, actor, create_graph=True)
+
+    def product(v: Tensor) -> Tensor:
+        return row_gradient((gradient * v).sum(), actor, retain_graph=True) + damping * v
+
+    return product
+
+
+def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """x with product(x) = b for each row of b [S, P]; rows that have arrived stay where they are."""
+    x, residual, direction = torch.zeros_like(b), b.clone(), b.clone()
+    square = residual.square().sum(1, keepdim=True)
+    for _ in range(iterations):
+        image = product(direction)
+        moving = square > RESIDUAL_TOLERANCE
+        length = torch.where(moving, square / (direction * image).sum(1, keepdim=True), 0.0)
+        x += length * direction
+        residual -= length * image
+        new_square = residual.square().sum(1, keepdim=True)
+        direction = residual + torch.where(moving, new_square / square, 0.0) * direction
+        square = new_square
+    return x
