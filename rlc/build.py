@@ -18,10 +18,10 @@ from rlc.settings import (
     SettingsError,
 )
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.policy import Policy
-from trainers.rollout import FloatArray
 from trainers.ddpg import DDPG
+from trainers.policy import Policy
 from trainers.ppo import PPO
+from trainers.rollout import FloatArray
 from trainers.sac import SAC
 from trainers.spec import Spec
 from trainers.td3 import TD3

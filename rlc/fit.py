@@ -15,6 +15,7 @@ from compression.artifact import OnnxPolicy
 from compression.onnx_graph import onnx_bytes
 from measure.returns import Act, Returns, evaluate
 from rlc import build, envs
+from rlc.checkpoint import Checkpoints, Saved
 from rlc.progress import TrainingProgress
 from rlc.runs import MetricsFile, Run
 from rlc.settings import OffPolicySettings, Settings
@@ -23,6 +24,7 @@ from trainers.actor_critic import ActorCritic
 from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy, on_policy
 from trainers.replay import Replay
 from trainers.rollout import SeedEnvs
+from trainers.spec import Snapshot, under
 
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
@@ -59,24 +61,38 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def fit(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Trained:
-    """Train the runs' seeds, which share one job, in lockstep."""
+def fit(runs: Sequence[Run], trackers: Sequence[Tracker], saved: Sequence[Saved | None]) -> Trained:
+    """Train the runs' seeds, which share one job, in lockstep, from checkpoints of one step or from the start."""
     settings = runs[0].settings
     torch.set_num_threads(settings.threads)
     spec = envs.spec_of(settings.env.id)
     seeds = [run.seed for run in runs]
     agent = build.build_agent(settings.algo, settings.compress, spec, seeds, build.device_of(settings.device))
-    pool = SeedEnvs(lambda: envs.make_env(settings.env.id), spec, seeds, settings.algo.num_envs)
+    training = Training(
+        settings, agent, SeedEnvs(lambda: envs.make_env(settings.env.id), spec, seeds, settings.algo.num_envs)
+    )
+    checkpoints = [run.checkpoints() for run in runs]
+    past: dict[str, Any] = {"step": 0, "seconds": 0.0}
     initial = [fingerprint(agent.state(i)) for i in range(len(seeds))]
-    reporter = Reporter(runs, trackers, agent, pool)
-    began = time.monotonic()
+    for i, one in enumerate(saved):
+        if one is not None:
+            past = training.restore(i, one, checkpoints[i])
+            runs[i].log(f"goes on from the checkpoint of step {one.step}")
+    reporter = Reporter(runs, trackers, training, past["step"])
+    every = settings.checkpoint_every
+    began = time.monotonic() - past["seconds"]
     try:
         with reporter.progress:
-            for step, figures in Training(settings, agent, pool).run():
+            before = past["step"]
+            for step, figures in training.run(before):
                 reporter.report(step, figures)
+                if every is not None and step // every > before // every and step < settings.total_steps:
+                    for i, own in enumerate(checkpoints):
+                        training.save(i, own, {"step": step, "seconds": time.monotonic() - began})
+                before = step
     finally:
         reporter.close()
-        pool.close()
+        training.envs.close()
     return Trained(agent, time.monotonic() - began, initial)
 
 
@@ -111,23 +127,49 @@ class Training:
         rollout_steps = algo.rollout_steps
         return on_policy(cast(OnPolicyAgent, agent), self.envs, agent.device, **span, rollout_steps=rollout_steps)
 
+    def save(self, i: int, checkpoints: Checkpoints, progress: dict[str, Any]) -> None:
+        """Write a checkpoint of seed number i."""
+        tensors: dict[str, Tensor] = {}
+        plain: dict[str, Any] = {"progress": progress}
+        for name, part in self._parts().items():
+            snapshot = part.snapshot(i)
+            tensors |= {f"{name}.{key}": tensor for key, tensor in snapshot.tensors.items()}
+            plain[name] = snapshot.plain
+        checkpoints.save(progress["step"], Snapshot(tensors, plain), self.replay, i)
+
+    def restore(self, i: int, saved: Saved, checkpoints: Checkpoints) -> dict[str, Any]:
+        """Put seed number i back to a checkpoint; its progress. Raises RuntimeError where that is impossible."""
+        tensors, plain = saved.snapshot
+        for name, part in self._parts().items():
+            part.restore(i, Snapshot(under(f"{name}.", tensors), plain[name]))
+        if self.replay is not None:
+            checkpoints.restore_replay(saved, self.replay, i)
+        progress: dict[str, Any] = plain["progress"]
+        return progress
+
+    def _parts(self) -> dict[str, ActorCritic | SeedEnvs | Replay]:
+        parts: dict[str, ActorCritic | SeedEnvs | Replay] = {"agent": self.agent, "envs": self.envs}
+        return parts if self.replay is None else parts | {"replay": self.replay}
+
 
 class Reporter:
     """Turns what the loop yields into metrics.csv, W&B, heartbeats and progress."""
 
-    def __init__(self, runs: Sequence[Run], trackers: Sequence[Tracker], agent: ActorCritic, pool: SeedEnvs) -> None:
-        self.runs, self.trackers, self.agent, self.pool = runs, trackers, agent, pool
+    def __init__(self, runs: Sequence[Run], trackers: Sequence[Tracker], training: Training, step: int) -> None:
+        self.runs, self.trackers, self.agent, self.pool = runs, trackers, training.agent, training.envs
         self.settings = runs[0].settings
         total = self.settings.total_steps
-        columns = [*COLUMNS, *agent.FIGURES, *EVALUATION_COLUMNS]
-        self.files = [MetricsFile(run.path / "metrics.csv", columns) for run in runs]
+        columns = [*COLUMNS, *self.agent.FIGURES, *EVALUATION_COLUMNS]
+        self.files = [MetricsFile(run.path / "metrics.csv", columns, step) for run in runs]
         self.next_row = Milestones(total, METRIC_ROWS)
         self.next_evaluation = Milestones(total, self.settings.eval.along)
+        for milestones in (self.next_row, self.next_evaluation):
+            milestones.passed(step)
         names = ",".join(str(run.seed) for run in runs)
         title = f"{self.settings.algo.name} {self.settings.env.id} {runs[0].label} seed {names}"
         self.progress = TrainingProgress(title, total)
         self.last_returns: list[float | None] = [None] * len(runs)
-        self.since, self.since_step = time.monotonic(), 0
+        self.since, self.since_step = time.monotonic(), step
 
     def report(self, step: int, figures: dict[str, Tensor]) -> None:
         row_due, evaluation_due = self.next_row.passed(step), self.next_evaluation.passed(step)

@@ -72,9 +72,12 @@ def _run(runs: Sequence[Run]) -> None:
             run.begin()
             trackers.append(Tracker(run))
         untrained = [i for i, run in enumerate(runs) if run.settings.trains and not run.trained()]
-        if untrained:
-            trained = fit([runs[i] for i in untrained], [trackers[i] for i in untrained])
-            for place, i in enumerate(untrained):
+        saved = {i: runs[i].checkpoints().newest() for i in untrained}
+        # Seeds of a pack may have stopped at different steps: those at the same step go on in lockstep.
+        for step in sorted({0 if one is None else one.step for one in saved.values()}):
+            pack = [i for i, one in saved.items() if step == (0 if one is None else one.step)]
+            trained = fit([runs[i] for i in pack], [trackers[i] for i in pack], [saved.pop(i) for i in pack])
+            for place, i in enumerate(pack):
                 runs[i].save_agent(trained.agent.state(place), trained.figures(place))
     for run, tracker in zip(runs, trackers, strict=False):
         if run.state() == "running":

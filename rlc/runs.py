@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from compression.artifact import intact, write_atomic
+from rlc.checkpoint import Checkpoints
 from rlc.messages import one_line
 from rlc.plan import Job
 from rlc.settings import Settings, SettingsError
@@ -28,7 +29,7 @@ OUTPUTS = Path("outputs")
 ARTIFACT = "artifact"
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
 # directory, and of the environment only the id counts.
-NOT_IDENTITY = {"study", "seed", "device", "threads", "overwrite", "wandb", "env"}
+NOT_IDENTITY = {"study", "seed", "device", "threads", "checkpoint_every", "overwrite", "wandb", "env"}
 # Settings that do not change what is trained.
 NOT_TRAINING = frozenset({"eval"})
 LABEL_HASH_LENGTH = 6
@@ -68,6 +69,7 @@ class Run:
         self.identity = identity(job.settings)
         self.path = algorithm_directory(job.settings) / self.label / f"seed{seed}"
         self.artifact = self.path / ARTIFACT
+        self._checkpoint_folder = self.path / "checkpoint"
         self._agent_file = self.path / "agent.safetensors"
         self._status: dict[str, Any] = {}
 
@@ -96,12 +98,12 @@ class Run:
         return _read_json(self.path / "result.json")
 
     def begin(self) -> None:
-        """Take the directory for this run. Of an unfinished attempt only a finished training is kept.
+        """Take the directory for this run. An unfinished attempt is kept as far as a training can go on from it.
 
         Raises SettingsError where the directory holds a run of other settings.
         """
         self.check_identity()
-        if not self.trained():
+        if not self.trained() and not self._checkpoint_folder.exists():
             shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
         self._status = {
@@ -159,6 +161,10 @@ class Run:
         metadata = {"figures": json.dumps(figures), "training_identity": training_identity(self.settings)}
         content = safetensors.torch.save(tensors, metadata=metadata)
         write_atomic(self._agent_file, content)
+        self.checkpoints().delete()
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self._checkpoint_folder)
 
     def load_agent(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What `save_agent` wrote."""
@@ -200,10 +206,13 @@ class Run:
 class MetricsFile:
     """metrics.csv: one row per report; a column that a row lacks stays empty."""
 
-    def __init__(self, path: Path, columns: list[str]) -> None:
+    def __init__(self, path: Path, columns: list[str], step: int) -> None:
+        """Keeps the rows up to `step` of an earlier attempt."""
+        earlier = path.read_text().splitlines() if step else []
         self._file = path.open("w", newline="")
         self._writer = csv.DictWriter(self._file, columns)
         self._writer.writeheader()
+        self._writer.writerows(row for row in csv.DictReader(earlier) if int(row["global_step"]) <= step)
 
     def write(self, row: dict[str, float]) -> None:
         self._writer.writerow(row)

@@ -39,7 +39,16 @@ class OffPolicySettings(Strict):
 
     # Of the loop and the replay memory; the other settings are the agent's own.
     LOOP: ClassVar = frozenset(
-        ("name", "gamma", "reward_scale", "batch_size", "buffer_size", "learning_starts", "updates_per_step", "num_envs")
+        (
+            "name",
+            "gamma",
+            "reward_scale",
+            "batch_size",
+            "buffer_size",
+            "learning_starts",
+            "updates_per_step",
+            "num_envs",
+        )
     )
 
     hidden: Annotated[list[Count], Field(min_length=1)]
@@ -180,6 +189,7 @@ class Settings(Strict):
     total_steps: Count
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)]
+    checkpoint_every: Count | None
     overwrite: bool
     eval: EvalSettings
     wandb: WandbSettings

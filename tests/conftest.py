@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from compression.qat import prepare_qat
+from rlc.build import build_agent
+from rlc.plan import make_plan
+from trainers.actor_critic import ActorCritic
 from trainers.replay import Batch
+from trainers.rollout import Rollout
 from trainers.sac import SAC
 from trainers.spec import Spec
 
@@ -36,6 +40,34 @@ def spec(obs_dim: int = 5, act_dim: int = 3, bound: float = 0.4) -> Spec:
 def make_sac(of: Spec, seeds: Sequence[int], qat: bool = False, device: str = "cpu", **changes: Any) -> SAC:
     transform = functools.partial(prepare_qat, standardize_input=True, reduce_range=False) if qat else None
     return SAC(of, seeds, torch.device(device), transform_actor=transform, **(SAC_SETTINGS | changes))
+
+
+ALGORITHMS = ("trpo", "ppo", "ddpg", "td3", "sac")
+ON_POLICY = ("trpo", "ppo")
+
+
+def make_agent(algo: str, of: Spec, seeds: Sequence[int], qat: bool = False, **changes: Any) -> ActorCritic:
+    """An agent as conf/ configures it, but for the changes."""
+    overrides = [f"+algo={algo}", *(f"algo.{key}={value}" for key, value in changes.items())]
+    settings = make_plan(overrides + ["+compress=qat"] * qat).jobs[0].settings
+    return build_agent(settings.algo, settings.compress, of, seeds, torch.device("cpu"))
+
+
+def rollouts(of: Spec, seeds: Sequence[int], steps: int, num_envs: int) -> Callable[[ActorCritic], Rollout]:
+    """A source of rollouts of an agent in a world of noise, in which every seed has a stream of its own."""
+    generators = [torch.Generator().manual_seed(2000 + seed) for seed in seeds]
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.stack([torch.randn(shape, generator=g) for g in generators])
+
+    def draw(agent: ActorCritic) -> Rollout:
+        obs = normal(steps, num_envs, of.obs_dim) * 3 + 1
+        action = torch.stack([torch.from_numpy(agent.act(obs[:, t].numpy())) for t in range(steps)], 1)
+        chance = normal(steps, num_envs)
+        reward = obs[..., 0] * action[..., 0] + normal(steps, num_envs)
+        return Rollout(obs, action, reward, normal(steps, num_envs, of.obs_dim), chance > 2, chance > 1.5)
+
+    return draw
 
 
 def batches(of: Spec, seeds: Sequence[int], batch_size: int, device: str = "cpu") -> Callable[[], Batch]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
+from trainers.networks import FlatAdam, StackedMLP, clip_row_norms, frozen_copy, orthogonal_, polyak
 
 
 def stacked(rows: int, sizes: tuple[int, ...] = (4, 16, 3)) -> StackedMLP:
@@ -107,3 +107,49 @@ def test_polyak_refuses_networks_with_different_buffers() -> None:
     online.layers[0].register_buffer("running_hi", torch.zeros(2, 1, 1))
     with pytest.raises(ValueError, match="longer than"):
         polyak(target, online, 0.5)
+
+
+def test_gradients_are_clipped_per_seed_over_all_networks() -> None:
+    actor, critic = torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([[0.0, 4.0, 0.0], [0.0, 0.4, 0.0]])
+    torch.testing.assert_close(clip_row_norms([actor, critic], 1.0), torch.tensor([5.0, 0.5]))
+    torch.testing.assert_close(actor, torch.tensor([[0.6, 0.0], [0.3, 0.0]]))
+    torch.testing.assert_close(critic, torch.tensor([[0.0, 0.8, 0.0], [0.0, 0.4, 0.0]]))
+
+
+def test_a_row_that_is_not_active_stays_with_its_moments() -> None:
+    """As if the batches of its pause had not been."""
+    network, paused = stacked(2), stacked(2)
+    steady, stopping = FlatAdam(network, 1e-2), FlatAdam(paused, 1e-2)
+    xs = [torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(k)) for k in range(9)]
+    for k, x in enumerate(xs):
+        stopping.differentiate(paused(x).square().sum())
+        stopping.step(torch.tensor([True, k % 3 != 1]))
+        if k % 3 != 1:
+            steady.minimize(network(x).square().sum())
+    assert torch.equal(network.flat[1], paused.flat[1])
+    assert not torch.equal(network.flat[0], paused.flat[0])
+
+
+def test_a_restored_optimiser_goes_on_to_the_bit() -> None:
+    network, other = stacked(3), stacked(3)
+    first, second = FlatAdam(network, 1e-2), FlatAdam(other, 1e-2)
+    for k in range(6):
+        x = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(k))
+        first.minimize(network(x).square().sum())
+        if k == 2:
+            other.flat.data.copy_(network.flat)
+            for row in (slice(0, 1), slice(1, 3)):
+                second.load_state(row, first.state(row))
+        elif k > 2:
+            second.minimize(other(x).square().sum())
+    assert torch.equal(network.flat, other.flat)
+
+
+def test_orthogonal_layers() -> None:
+    network = stacked(2, (4, 16, 16, 3))
+    orthogonal_(network, [torch.Generator().manual_seed(n) for n in range(2)], head_gain=0.01)
+    middle, head = network.layers[1].weight.data, network.layers[2].weight.data
+    torch.testing.assert_close(middle @ middle.mT, 2 * torch.eye(16).expand(2, 16, 16), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head @ head.mT, 1e-4 * torch.eye(3).expand(2, 3, 3), rtol=1e-4, atol=1e-7)
+    assert all((layer.bias == 0).all() for layer in network.layers)
+    assert not torch.equal(middle[0], middle[1])

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.loops import uniform_actions
 from trainers.replay import Replay
 from trainers.rollout import SeedEnvs
 from trainers.spec import Spec, Stream, env_seed, numpy_stream
@@ -43,10 +42,11 @@ class Count(gym.Env[Any, Any]):
 
 def play(replay: Replay, seeds: list[int], num_envs: int, steps: int) -> SeedEnvs:
     envs = SeedEnvs(Count, SPEC, seeds, num_envs)
-    replay.start(envs.reset())
+    envs.reset()
+    replay.start(envs.obs)
     streams = [numpy_stream(Stream.WARMUP, seed) for seed in seeds]
     for _ in range(steps):
-        action = uniform_actions(SPEC, streams, num_envs)
+        action = np.stack([g.uniform(-1, 1, (num_envs, 1)) for g in streams]).astype(np.float32)
         replay.add(action, envs.step(action))
     return envs
 
@@ -78,7 +78,7 @@ def test_samples_uniformly_over_the_newest_transitions() -> None:
     assert len(rewards) == 20
     assert counts.min() > 850
     assert counts.max() < 1150
-    assert rewards.max() < 10 * envs.envs[0][0].episode + 6
+    assert rewards.max() < 10 * envs.envs[0][0].env.episode + 6
 
 
 def test_a_seed_samples_the_same_alone_and_in_a_pack() -> None:
@@ -99,6 +99,38 @@ def test_observations_are_stored_once() -> None:
     replay = Replay(SPEC, [0], 1, 1000, 0.9, torch.device("cpu"))
     assert replay.obs.shape == (1, 1001, 1, 2)
     assert replay.obs.dtype == torch.float32
+
+
+def test_a_million_humanoid_transitions_take_less_than_two_gigabytes() -> None:
+    humanoid = Spec("Humanoid-v4", 376, 17, (-0.4,) * 17, (0.4,) * 17)
+    replay = Replay(humanoid, [0], 1, 1_000_000, 0.99, torch.device("meta"))
+    held = (replay.obs, replay.action, replay.reward, replay.discount, replay.final.slot_of, replay.final.table)
+    assert sum(tensor.nbytes for tensor in held) < 1.7e9
+
+
+def test_learned_rewards_are_scaled() -> None:
+    plain, scaled = (Replay(SPEC, [0], 1, 40, 0.9, torch.device("cpu"), scale) for scale in (1.0, 0.01))
+    for replay in (plain, scaled):
+        play(replay, [0], 1, 30)
+    torch.testing.assert_close(scaled.sample(100).reward, 0.01 * plain.sample(100).reward)
+
+
+@pytest.mark.parametrize("steps", [7, 33, 100])
+def test_rows_and_snapshot_restore_a_memory(steps: int) -> None:
+    """Also after the ring wrapped: the same samples, and the same after more steps."""
+    old, new = (Replay(SPEC, [4, 6], 2, 40, 0.9, torch.device("cpu")) for _ in range(2))
+    envs = play(old, [4, 6], 2, steps)
+    for i in range(2):
+        new.restore(i, old.snapshot(i))
+        first = max(0, old.added - old.capacity)
+        new.put_rows(i, first, old.rows(i, first, old.added))
+    new.start(envs.obs)
+    for _ in range(15):
+        for one, other in zip(old.sample(64), new.sample(64), strict=True):
+            assert torch.equal(one, other)
+        step = envs.step(np.zeros((2, 2, 1), np.float32))
+        for replay in (old, new):
+            replay.add(np.zeros((2, 2, 1), np.float32), step)
 
 
 def test_episodes_are_counted_and_popped() -> None:

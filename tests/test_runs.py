@@ -145,9 +145,19 @@ def test_an_fp32_run_is_found_by_its_training_whatever_its_evaluation() -> None:
 
 
 def test_metrics_leave_missing_columns_empty(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path / "metrics.csv", ["global_step", "a", "b"])
+    file = MetricsFile(tmp_path / "metrics.csv", ["global_step", "a", "b"], 0)
     file.write({"global_step": 1, "a": 2.0})
     file.write({"global_step": 2, "b": 3.0})
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     assert rows == [{"global_step": "1", "a": "2.0", "b": ""}, {"global_step": "2", "a": "", "b": "3.0"}]
     file.close()
+
+
+def test_metrics_behind_the_restored_step_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    for step, rows in ((0, (10, 20, 30)), (20, (25,))):
+        file = MetricsFile(path, ["global_step", "a"], step)
+        for row in rows:
+            file.write({"global_step": row, "a": row / 2})
+        file.close()
+    assert path.read_text().split() == ["global_step,a", "10,5.0", "20,10.0", "25,12.5"]

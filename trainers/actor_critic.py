@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trainers.networks import FlatAdam, StackedMLP
 from trainers.policy import Policy
 from trainers.rollout import FloatArray
-from trainers.spec import Snapshot, Spec, Stream, numpy_stream, torch_stream
+from trainers.spec import Snapshot, Spec, Stream, numpy_stream, torch_stream, under
 
 ActorTransform = Callable[[StackedMLP], None]
 
@@ -75,9 +75,9 @@ class ActorCritic(ABC):
     def restore(self, i: int, snapshot: Snapshot) -> None:
         """Put back what `snapshot` gave. All seeds must come from the same number of updates."""
         tensors = snapshot.tensors
-        self.load_state(i, _under("state.", tensors))
+        self.load_state(i, under("state.", tensors))
         for network, optimizer in self.optimizers.items():
-            optimizer.load_state(self._rows(network, i), _under(f"optimizer.{network}.", tensors))
+            optimizer.load_state(self._rows(network, i), under(f"optimizer.{network}.", tensors))
         self.explore_streams[i].set_state(tensors["stream.explore"])
         self.update_streams[i].set_state(tensors["stream.update"])
         self.updates = snapshot.plain["updates"]
@@ -95,8 +95,3 @@ class ActorCritic(ABC):
                 rows = tensor[mine]
                 views[f"{network_name}.{name}"] = rows if len(rows) > 1 else rows[0]
         return views
-
-
-def _under(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:
-    """The entries whose name begins with the prefix, under the rest of their name."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -147,6 +147,6 @@ def minibatches(
     """One pass over tensors [S, n, ...] in parts [S, batch_size, ...], each seed in an order of its own stream."""
     seeds, n = tensors[0].shape[:2]
     order = torch.stack([torch.randperm(n, generator=g) + s * n for s, g in enumerate(streams)])
-    for part in order.split(batch_size, dim=1):
+    for part in torch.split(order, batch_size, 1):
         chosen = part.flatten().to(tensors[0].device)
         yield tuple(x.flatten(0, 1).index_select(0, chosen).view(seeds, -1, *x.shape[2:]) for x in tensors)

@@ -144,9 +144,12 @@ def row_views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
-def row_gradient(loss: Tensor, network: Stacked, **how: bool) -> Tensor:
+def row_gradient(loss: Tensor, network: Stacked, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
     """Gradient of a sum of per-seed losses in the layout of the network's flat storage, [N, P]."""
-    gradients = torch.autograd.grad(loss, list(network.parameters()), **how)
+    parameters = list(network.parameters())
+    gradients = torch.autograd.grad(
+        loss, parameters, retain_graph=retain_graph or create_graph, create_graph=create_graph
+    )
     row = torch.cat([gradient.flatten(1) for gradient in gradients], 1)
     return nn.functional.pad(row, (0, network.flat.shape[1] - row.shape[1]))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainers.rollout import FloatArray, Step
-from trainers.spec import Spec, Stream, numpy_stream
+from trainers.spec import Snapshot, Spec, Stream, numpy_stream
 
 
 class Batch(NamedTuple):
@@ -42,17 +42,23 @@ class Replay:
     ) -> None:
         if capacity % num_envs:
             raise ValueError(f"capacity {capacity} is no multiple of num_envs {num_envs}")
-        self.rows = capacity // num_envs + 1
+        self.capacity = capacity // num_envs
+        """In rows: a row holds the transition of each of the E environments."""
         self.gamma, self.reward_scale = gamma, reward_scale
-        shape = (len(seeds), self.rows, num_envs)
+        shape = (len(seeds), self.capacity + 1, num_envs)
         self.obs = torch.empty((*shape, spec.obs_dim), device=device)
         self.action = torch.empty((*shape, spec.act_dim), device=device)
         self.reward = torch.empty(shape, device=device)
         self.discount = torch.empty(shape, device=device)
         self.final = FinalObservations(shape, spec.obs_dim, device)
         self.streams = [numpy_stream(Stream.REPLAY, seed) for seed in seeds]
-        self.at = 0
-        self.size = 0
+        self.added = 0
+        """Rows added so far; row number n lies at place n % (capacity + 1) of the ring."""
+
+    @property
+    def at(self) -> int:
+        """Ring place of the newest observation, on which the next action is taken."""
+        return self.added % (self.capacity + 1)
 
     def start(self, obs: FloatArray) -> None:
         """Store the observations [S, E, obs_dim] on which the first actions are taken."""
@@ -64,14 +70,14 @@ class Replay:
         self.reward[:, self.at] = torch.from_numpy(step.reward * np.float32(self.reward_scale))
         self.discount[:, self.at] = torch.from_numpy(np.float32(self.gamma) * ~step.terminated)
         self.final.replace(self.at, step.final_obs)
-        self.at = (self.at + 1) % self.rows
+        self.added += 1
         self.obs[:, self.at] = torch.from_numpy(step.next_obs)
-        self.size = min(self.size + 1, self.rows - 1)
 
     def sample(self, batch_size: int) -> Batch:
         """`batch_size` transitions for each seed, with replacement."""
         seeds, rows, num_envs = self.reward.shape
-        drawn = np.stack([g.integers(0, self.size * num_envs, batch_size) for g in self.streams])
+        size = min(self.added, self.capacity)
+        drawn = np.stack([g.integers(0, size * num_envs, batch_size) for g in self.streams])
         age, env = np.divmod(drawn, num_envs)
         row = (self.at - 1 - age) % rows
         base = np.arange(seeds)[:, None] * rows
@@ -89,6 +95,32 @@ class Replay:
             view(self.discount.view(-1)[here]),
             view(next_obs),
         )
+
+    def rows(self, i: int, first: int, last: int) -> FloatArray:
+        """Rows number first to last - 1 of seed number i, [rows, E, obs_dim + act_dim + 2]."""
+        place = torch.arange(first, last, device=self.obs.device) % (self.capacity + 1)
+        columns = (self.obs, self.action, self.reward.unsqueeze(-1), self.discount.unsqueeze(-1))
+        packed: FloatArray = torch.cat([column[i, place] for column in columns], -1).cpu().numpy()
+        return packed
+
+    def put_rows(self, i: int, first: int, packed: FloatArray) -> None:
+        """Put back what `rows` gave, beginning with row number `first`."""
+        place = torch.arange(first, first + len(packed), device=self.obs.device) % (self.capacity + 1)
+        widths = [self.obs.shape[-1], self.action.shape[-1], 1, 1]
+        obs, action, reward, discount = torch.split(torch.from_numpy(packed).to(self.obs.device), widths, -1)
+        self.obs[i, place], self.action[i, place] = obs, action
+        self.reward[i, place], self.discount[i, place] = reward[..., 0], discount[..., 0]
+
+    def snapshot(self, i: int) -> Snapshot:
+        """All of seed number i but its rows."""
+        plain = {"added": self.added, "stream": self.streams[i].bit_generator.state}
+        return Snapshot(self.final.state(i), plain)
+
+    def restore(self, i: int, snapshot: Snapshot) -> None:
+        """Put back what `snapshot` gave; the rows follow by `put_rows`."""
+        self.added = snapshot.plain["added"]
+        self.streams[i].bit_generator.state = snapshot.plain["stream"]
+        self.final.load_state(i, snapshot.tensors)
 
     def _flat_index(self, index: np.ndarray) -> Tensor:
         return torch.from_numpy(index.ravel()).to(self.obs.device)
@@ -115,17 +147,31 @@ class FinalObservations:
                 for e in range(num_envs):
                     self._forget((s, row, e))
         for (s, e), obs in final_obs.items():
-            if not self.free:
-                self._grow()
-            slot = self.used[s, row, e] = self.free.pop()
-            self.slot_of[s, row, e] = slot
-            self.table[slot] = torch.from_numpy(obs)
+            self._store((s, row, e), torch.from_numpy(obs))
 
     def overwrite(self, next_obs: Tensor, places: Tensor) -> Tensor:
         """Put the true final observation wherever the transition at flat `places` was truncated."""
         slot = self.slot_of.view(-1).index_select(0, places)
         final = self.table.index_select(0, slot.clamp(min=0))
         return torch.where((slot >= 0).unsqueeze(1), final, next_obs)
+
+    def state(self, i: int) -> dict[str, Tensor]:
+        """Places (ring row, env) [n, 2] and observations [n, obs_dim] of seed number i."""
+        mine = {(row, env): slot for (s, row, env), slot in self.used.items() if s == i}
+        places = torch.tensor(list(mine), dtype=torch.int64).view(-1, 2)
+        return {"final_places": places, "final_obs": self.table[list(mine.values())].cpu()}
+
+    def load_state(self, i: int, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave, into an empty table."""
+        for (row, env), obs in zip(state["final_places"].tolist(), state["final_obs"], strict=True):
+            self._store((i, row, env), obs)
+
+    def _store(self, place: tuple[int, int, int], obs: Tensor) -> None:
+        if not self.free:
+            self._grow()
+        slot = self.used[place] = self.free.pop()
+        self.slot_of[place] = slot
+        self.table[slot] = obs
 
     def _forget(self, place: tuple[int, int, int]) -> None:
         slot = self.used.pop(place, None)

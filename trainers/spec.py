@@ -32,6 +32,11 @@ class Snapshot(NamedTuple):
     plain: dict[str, Any]
 
 
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The entries whose name begins with the prefix, under the rest of their name."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 class Stream(IntEnum):
     """What a random stream is used for; two purposes of one seed never share numbers."""
 
