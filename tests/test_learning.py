@@ -1,4 +1,4 @@
-"""SAC as configured solves a small task, in float and with QAT, through the deployed int8 file."""
+"""Every algorithm as configured solves a small task, in float and compressed, through the deployed file."""
 
 from pathlib import Path
 
@@ -10,14 +10,25 @@ from rlc.runs import Run
 
 # Random actions score about -1200; a good policy -150.
 PENDULUM_SOLVED = -250.0
+OFF_POLICY = "total_steps=6000 algo.learning_starts=1000"
+# The discount suits an episode of 200 steps whose reward is dense, as in the zoo of Stable-Baselines3.
+ON_POLICY = "total_steps=100000 algo.gamma=0.9"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", ["", "+compress=qat", "algo.alpha=auto", "+compress=ptdq"])
-def test_sac_solves_pendulum(changes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(f"+algo={algo} {qat} {OFF_POLICY}" for algo in ("ddpg", "td3", "sac") for qat in ("", "+compress=qat")),
+        *(f"+algo={algo} {qat} {ON_POLICY}" for algo in ("trpo", "ppo") for qat in ("", "+compress=qat")),
+        f"+algo=sac algo.alpha=auto {OFF_POLICY}",
+        f"+algo=sac +compress=ptdq {OFF_POLICY}",
+        f"+algo=ppo +compress=ptdq algo.target_kl=0.02 {ON_POLICY}",
+    ],
+)
+def test_pendulum_is_solved(changes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = "+algo=sac env.id=Pendulum-v1 total_steps=6000 algo.learning_starts=1000 wandb.mode=disabled"
-    (job,) = make_plan([*arguments.split(), *changes.split()]).jobs
+    (job,) = make_plan(["env.id=Pendulum-v1", "wandb.mode=disabled", *changes.split()]).jobs
     run_job(job)
     result = Run(job, 0).result()
     assert result is not None

@@ -12,8 +12,8 @@ from rlc.runs import Run, label, training_identity
 from rlc.settings import SettingsError
 
 ERRORS = {
-    "": "algo: none given; add +algo=<name> with one of: sac",
-    "+algo=sca": "algo=sca: unknown; did you mean sac?; allowed: sac",
+    "": "algo: none given; add +algo=<name> with one of: ddpg, ppo, sac, td3, trpo",
+    "+algo=sca": "algo=sca: unknown; did you mean sac?; allowed: ddpg, ppo, sac, td3, trpo",
     "+algo=sac env=foo": "env=foo: unknown; allowed: ant, halfcheetah, hopper, humanoid, humanoid_standup",
     "+algo=sac +compress=int4": "compress=int4: unknown; allowed: fp32, ptdq, qat",
     "+experiment=quik": "experiment=quik: unknown; allowed: quickstart",
@@ -46,6 +46,12 @@ ERRORS = {
     "+algo=sac device=cuda:99": "device=cuda:99: this machine has",
     "+algo=sac +algo=sac": "algo is given 2 times",
     "+algo=sac +algo=sac -m": "algo is given 2 times",
+    "+algo=ppo algo.learning_starts=10": "algo.learning_starts=10: no such key for +algo=ppo",
+    "+algo=ppo total_steps=1001": "total_steps=1001: must be a multiple of algo.num_envs=8",
+    "+algo=trpo algo.rollout_steps=1001": "algo.rollout_steps=1001: must be a multiple of algo.num_envs=4",
+    "+algo=trpo algo.line_search_decay=1": "algo.line_search_decay=1: must be less than 1",
+    "+algo=td3 algo.exploration_noise=-1": "algo.exploration_noise=-1: must be greater than or equal to 0",
+    "+algo=sac checkpoint_every=0": "checkpoint_every=0: must be greater than or equal to 1",
     "+algo=sac total_steps=100": "total_steps=100: must be larger than algo.learning_starts=10000",
     "+algo=sac total_steps=10000": "total_steps=10000: must be larger than algo.learning_starts=10000",
     "+algo=sac algo.num_envs=3": "total_steps=1000000: must be a multiple of algo.num_envs=3",
@@ -189,3 +195,34 @@ def test_training_identity_ignores_evaluation_and_derived_methods() -> None:
 
     assert one("") == one("+compress=ptdq") == one("eval.episodes=50") == one("device=cpu seed=3")
     assert len({one(a) for a in ("", "+compress=qat", "algo.gamma=0.9", "env=ant", "total_steps=11000")}) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "value"),
+    [
+        ("+algo=ddpg", "actor_lr", 1e-3),
+        ("+algo=ddpg env.version=v5", "critic_lr", 1e-3),
+        ("+algo=ddpg env=humanoid", "actor_lr", 3e-4),
+        ("+algo=ddpg env.id=Walker2d-v5", "actor_lr", 3e-4),
+        ("+algo=ddpg env.id=HalfCheetah-v5", "actor_lr", 1e-3),
+        ("+algo=td3 env=humanoid_standup", "reward_scale", 0.01),
+        ("+algo=td3 env=humanoid", "reward_scale", 1.0),
+        ("+algo=sac env=humanoid_standup", "alpha", 0.05),
+        ("+algo=sac env=ant", "alpha", 0.2),
+    ],
+)
+def test_settings_that_depend_on_the_environment_are_defaults(arguments: str, key: str, value: float) -> None:
+    (job,) = make_plan(arguments.split()).jobs
+    assert getattr(job.settings.algo, key) == value
+    assert label(job) == "fp32"
+
+
+def test_what_is_given_wins_over_what_depends_on_the_environment() -> None:
+    (job,) = make_plan(["+algo=ddpg", "algo.actor_lr=1e-4"]).jobs
+    assert (job.settings.algo.actor_lr, job.settings.algo.critic_lr) == (1e-4, 1e-3)
+    assert label(job) != "fp32"
+
+
+def test_the_checkpoint_period_does_not_change_an_identity() -> None:
+    often, never = (make_plan(["+algo=sac", f"checkpoint_every={n}"]).jobs[0] for n in ("1000", "null"))
+    assert label(often) == label(never) == "fp32"
