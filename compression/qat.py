@@ -20,7 +20,6 @@ WEIGHT_LEVELS = 127
 # 7-bit weights (ONNX Runtime's reduced range), for CPUs whose 8-bit products saturate.
 REDUCED_WEIGHT_LEVELS = 64
 SMALLEST_SCALE = 1e-8
-RANGE_MOMENTUM = 0.01
 
 
 class StraightThroughQuantize(torch.autograd.Function):
@@ -93,10 +92,10 @@ class QATLinear(StackedLinear):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, linear: StackedLinear, levels: int, standardize: bool) -> None:
+    def __init__(self, linear: StackedLinear, levels: int, standardize: bool, range_momentum: float) -> None:
         nn.Module.__init__(self)
         self.weight, self.bias = linear.weight, linear.bias
-        self.levels, self.standardize = levels, standardize
+        self.levels, self.standardize, self.range_momentum = levels, standardize, range_momentum
         rows, _, in_features = linear.weight.shape
         for name in ("batches", "running_lo", "running_hi"):
             self.register_buffer(name, linear.weight.new_zeros(rows, 1, 1))
@@ -106,8 +105,8 @@ class QATLinear(StackedLinear):
 
     def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:
         """[N, B, in] -> [N, B, out]."""
-        # A plain average over the first batches, exponential with RANGE_MOMENTUM from then on.
-        momentum = (1 / (self.batches + 1)).clamp(min=RANGE_MOMENTUM)
+        # A plain average over the first batches, exponential from then on.
+        momentum = (1 / (self.batches + 1)).clamp(min=self.range_momentum)
         if self.standardize:
             if update_ranges:
                 self._follow_moments(x.detach(), momentum)
@@ -180,14 +179,17 @@ class StaticQuantLinear(nn.Module):
         return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
 
 
-def prepare_qat(network: StackedMLP, *, standardize_input: bool, reduce_range: bool) -> None:
+def prepare_qat(
+    network: StackedMLP, *, standardize_input: bool, reduce_range: bool, range_momentum: float = 0.01
+) -> None:
     """Swap every linear layer for its quantised twin, in place.
 
     Call it before optimisers and target networks exist: they hold on to parameters and copy buffers.
     """
     for i, layer in enumerate(network.layers):
         assert isinstance(layer, StackedLinear)
-        network.layers[i] = QATLinear(layer, weight_levels(reduce_range), standardize=standardize_input and i == 0)
+        standardize = standardize_input and i == 0
+        network.layers[i] = QATLinear(layer, weight_levels(reduce_range), standardize, range_momentum)
 
 
 def cpu_saturates() -> bool:

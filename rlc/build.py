@@ -49,9 +49,12 @@ def build_agent(
 
 def _actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:
     if isinstance(compress, QATSettings):
-        # The on-policy algorithms normalise observations themselves.
-        raw = isinstance(algo, OffPolicySettings)
-        return functools.partial(prepare_qat, standardize_input=raw, reduce_range=compress.reduce_range)
+        if isinstance(algo, OffPolicySettings):
+            return functools.partial(prepare_qat, standardize_input=True, reduce_range=compress.reduce_range)
+        # These normalise observations themselves, and move their ranges once per rollout, not once per minibatch.
+        return functools.partial(
+            prepare_qat, standardize_input=False, reduce_range=compress.reduce_range, range_momentum=0.1
+        )
     return None
 
 

@@ -54,12 +54,13 @@ class Checkpoints:
         self._drop_old()
 
     def newest(self) -> Saved | None:
-        """The newest valid checkpoint; says so where a newer one is damaged."""
+        """The newest valid checkpoint. Newer ones are damaged: it says so and removes their manifests."""
         for step in reversed(self._steps()):
             try:
                 return self._read(step)
             except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
                 say(f"{self.folder / _manifest_name(step)}: damaged checkpoint left out: {error}")
+                (self.folder / _manifest_name(step)).unlink()
         return None
 
     def restore_replay(self, saved: Saved, replay: Replay, i: int) -> None:

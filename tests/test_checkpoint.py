@@ -204,6 +204,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert saved.snapshot.plain == {"n": 2}
     said = "" if (damage, how) == ("manifest-3.json", "gone") else "manifest-3.json: damaged checkpoint left out"
     assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("manifest-*")] == ["manifest-2.json"]
 
 
 def test_no_valid_checkpoint_is_none(tmp_path: Path) -> None:

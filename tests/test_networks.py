@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.networks import FlatAdam, StackedMLP, clip_row_norms, frozen_copy, orthogonal_, polyak
+from trainers.networks import (
+    FlatAdam,
+    StackedMLP,
+    clip_row_norms,
+    few_rows,
+    frozen_copy,
+    orthogonal_,
+    polyak,
+)
 
 
 def stacked(rows: int, sizes: tuple[int, ...] = (4, 16, 3)) -> StackedMLP:
@@ -153,3 +161,14 @@ def test_orthogonal_layers() -> None:
     torch.testing.assert_close(head @ head.mT, 1e-4 * torch.eye(3).expand(2, 3, 3), rtol=1e-4, atol=1e-7)
     assert all((layer.bias == 0).all() for layer in network.layers)
     assert not torch.equal(middle[0], middle[1])
+
+
+@pytest.mark.parametrize("sizes", [(17, 64, 64, 6), (17, 50, 50, 6), (11, 256, 256, 3)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_acting_on_a_few_observations_gives_the_same_bits_alone_and_in_a_pack(
+    sizes: tuple[int, ...], rows: int
+) -> None:
+    x = torch.randn(3, rows, sizes[0], generator=torch.Generator().manual_seed(0))
+    for pack in (2, 3):
+        assert torch.equal(few_rows(stacked(pack, sizes), x[:pack])[0], few_rows(stacked(1, sizes), x[:1])[0])
+    torch.testing.assert_close(few_rows(stacked(3, sizes), x), stacked(3, sizes)(x))

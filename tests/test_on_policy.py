@@ -12,6 +12,7 @@ from rlc import build
 from tests.conftest import ON_POLICY, make_agent, rollouts, spec
 from tests.test_replay import SPEC, Count
 from trainers import gaussian
+from trainers.loops import on_policy
 from trainers.networks import GaussianMLP, row_gradient
 from trainers.normalize import RunningStatistics
 from trainers.ppo import PPO, clipped_surrogate
@@ -61,6 +62,28 @@ def test_an_endless_task_with_a_time_limit_is_worth_its_discounted_sum(rewards: 
     assert not rollout.terminated.any()
     advantage = gae(rollout.reward, value, value, rollout.terminated, rollout.ended, 0.9, 0.95)
     torch.testing.assert_close(advantage, torch.zeros_like(advantage), atol=1e-3 * rewards, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("total", "sizes"), [(40, [10, 10, 10, 10]), (44, [10, 10, 10, 14]), (46, [10, 10, 10, 10, 6]), (4, [4])]
+)
+def test_the_last_rollout_takes_the_rest(total: int, sizes: list[int]) -> None:
+    seen = []
+
+    class Watcher:
+        def act(self, obs: np.ndarray) -> np.ndarray:
+            return np.zeros((1, 2, 1), np.float32)
+
+        def update(self, rollout: Rollout) -> dict[str, torch.Tensor]:
+            seen.append(rollout.reward.numel())
+            return {}
+
+    envs = SeedEnvs(Count, SPEC, [0], 2)
+    steps = [
+        s for s, _ in on_policy(Watcher(), envs, torch.device("cpu"), steps=0, total_steps=total, rollout_steps=10)
+    ]
+    assert seen == sizes
+    assert steps == np.cumsum(sizes).tolist()
 
 
 def test_a_rollout_holds_true_next_observations_and_clips_for_the_environment_only() -> None:

@@ -338,3 +338,21 @@ def test_the_registries_know_every_choice_of_conf() -> None:
     assert set(DERIVED_METHODS) <= set(choices("compress"))
     for name in choices("env"):
         assert envs.spec_of(make_plan(["+algo=sac", f"env={name}"]).jobs[0].settings.env.id).act_dim > 0
+
+
+@pytest.mark.parametrize("algo", ["ppo", "td3"])
+def test_policies_of_other_algorithms_are_quantised_too(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that normalises observations itself, one that reads them raw: standardised in float, int8 behind."""
+    monkeypatch.chdir(tmp_path)
+    small = {"ppo": "algo.rollout_steps=200", "td3": "algo.learning_starts=200 algo.batch_size=32"}[algo]
+    line = f"+algo={algo} +compress=ptdq env=hopper total_steps=400 algo.hidden=[32,32] {small} {FEW}"
+    (job,) = make_plan([*line.split(), "wandb.mode=disabled"]).jobs
+    run_job(job)
+    run = Run(job, 0)
+    assert run.finished()
+    contract = json.loads((run.artifact / "policy.json").read_text())
+    assert contract["stages"].count("dynamic_quant_linear") == 3
+    assert contract["stages"][0] == "standardize"
+    assert contract["normalizer"] is not None

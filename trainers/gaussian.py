@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import GaussianMLP, StackedLinear, StackedMLP, orthogonal_
+from trainers.networks import GaussianMLP, StackedLinear, StackedMLP, few_rows, orthogonal_
 from trainers.normalize import RunningStatistics
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.rollout import FloatArray, Rollout, gae
@@ -58,7 +58,7 @@ class GaussianActorCritic(ActorCritic):
     @torch.no_grad()
     def act(self, obs: FloatArray) -> FloatArray:
         """Actions as drawn; the environment is given their clip to the bounds."""
-        mean = self.actor(self.normalized(torch.from_numpy(obs).to(self.device)))
+        mean = few_rows(self.actor, self.normalized(torch.from_numpy(obs).to(self.device)))
         noise = stacked_normal(self.explore_streams, *mean.shape[1:]).to(self.device)
         unit_action = mean + self.actor.log_std.exp() * noise
         actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()

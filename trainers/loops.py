@@ -62,14 +62,17 @@ def off_policy(
 def on_policy(
     agent: OnPolicyAgent, envs: SeedEnvs, device: torch.device, *, steps: int, total_steps: int, rollout_steps: int
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Rollouts of `rollout_steps` steps per seed and updates in turn; the last one may be shorter.
+    """Rollouts of `rollout_steps` steps per seed and updates in turn.
+
+    The last one takes the rest, between half and one and a half of that: a full update on a few steps does harm.
 
     Yields (steps per seed so far, figures of the last update) after every update.
     """
     if steps == 0:
         envs.reset()
     while steps < total_steps:
-        size = min(rollout_steps, total_steps - steps)
+        rest = total_steps - steps
+        size = rest if 2 * rest < 3 * rollout_steps else rollout_steps
         figures = agent.update(collect(agent.act, envs, size // envs.shape[1], device))
         steps += size
         yield steps, figures

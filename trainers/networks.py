@@ -1,8 +1,8 @@
 """Networks with a leading axis of independent rows (seeds, or seeds x twins), on flat storage.
 
-Lockstep training must end in the same bits as training alone. Batched matrix products already do; the scalar
-tail of vectorised elementwise kernels does not. So each row's parameters lie in one flat row padded to a
-multiple of 64 numbers, and the optimiser and the Polyak step run on that flat tensor.
+Lockstep training must end in the same bits as training alone. Batched matrix products do so from 4 rows on, for
+widths that are multiples of 8; the scalar tail of vectorised elementwise kernels does not. So each row's parameters
+lie in one flat row padded to a multiple of 64 numbers, and the optimiser and the Polyak step run on that.
 """
 
 import copy
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 ROW_PADDING = 64
+PRODUCT_ROWS = 8
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -135,6 +136,13 @@ def orthogonal_(network: StackedMLP, generators: Sequence[torch.Generator], head
         for weight, generator in zip(layer.weight, generators, strict=True):
             nn.init.orthogonal_(weight, gain, generator)
         layer.bias.zero_()
+
+
+def few_rows(network: StackedMLP, x: Tensor) -> Tensor:
+    """The network on [N, B, in] with small B, padded to a multiple of 8: below 4 rows products vary with N."""
+    rows = x.shape[1]
+    y: Tensor = network(nn.functional.pad(x, (0, 0, 0, -rows % PRODUCT_ROWS)))
+    return y[:, :rows]
 
 
 def row_views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, StackedScalar, frozen_copy, polyak
+from trainers.networks import FlatAdam, StackedMLP, StackedScalar, few_rows, frozen_copy, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -65,7 +65,7 @@ class SAC(ActorCritic):
 
     @torch.no_grad()
     def act(self, obs: FloatArray) -> FloatArray:
-        out = self.actor(torch.from_numpy(obs).to(self.device))
+        out = few_rows(self.actor, torch.from_numpy(obs).to(self.device))
         unit_action, _ = self._sample(out, self.explore_streams)
         actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
         return actions

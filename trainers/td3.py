@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
+from trainers.networks import FlatAdam, StackedMLP, few_rows, frozen_copy, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -55,7 +55,7 @@ class TD3(ActorCritic):
 
     @torch.no_grad()
     def act(self, obs: FloatArray) -> FloatArray:
-        unit_action = torch.tanh(self.actor(torch.from_numpy(obs).to(self.device)))
+        unit_action = torch.tanh(few_rows(self.actor, torch.from_numpy(obs).to(self.device)))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).to(self.device)
         unit_action = (unit_action + self.exploration_noise * noise).clamp(-1, 1)
         actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
