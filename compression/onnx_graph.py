@@ -79,7 +79,12 @@ def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> N
 
 
 def write_clamp(graph: GraphWriter, stage: Clamp) -> None:
-    graph.extend("Clip", graph.constant("low", -stage.limit), graph.constant("high", stage.limit))
+    low, high = stage.low.reshape(-1), stage.high.reshape(-1)
+    if (low == low[0]).all() and (high == high[0]).all():
+        graph.extend("Clip", graph.constant("low", low[0]), graph.constant("high", high[0]))
+    else:
+        graph.extend("Max", graph.constant("low", low))
+        graph.extend("Min", graph.constant("high", high))
 
 
 def write_rescale(graph: GraphWriter, stage: Rescale) -> None:

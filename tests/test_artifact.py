@@ -22,10 +22,11 @@ from compression.artifact import (
 from compression.onnx_graph import onnx_bytes
 from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
 from compression.qat import WEIGHT_LEVELS, StaticQuantLinear, cpu_saturates
-from tests.conftest import batches, make_sac, spec
+from tests.conftest import batches, make_agent, make_sac, rollouts, spec
 from trainers.networks import plain_linear
 from trainers.policy import Policy, Rescale, input_standardized
 from trainers.rollout import FloatArray
+from trainers.spec import Spec
 
 OF = spec(17, 6)
 SCALE = np.logspace(-2, 2, 17).astype(np.float32)
@@ -202,3 +203,20 @@ def test_vnni_decides_on_x86_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for flags, expected in (("fpu avx2", True), ("fpu avx2 avx512_vnni", False)):
         monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: flags)
         assert cpu_saturates() is expected
+
+
+@pytest.mark.parametrize(("low", "high"), [((-0.4, -0.4), (0.4, 0.4)), ((-1.0, 0.0), (3.0, 10.0))])
+def test_a_clipped_output_runs_on_integers_in_any_bounds(low: tuple[float, ...], high: tuple[float, ...]) -> None:
+    """ONNX Runtime takes a layer in front of a clip that is scaled afterwards back to float."""
+    of = Spec("Test-v0", 5, 2, low, high)
+    agent = make_agent("ppo", of, [0], qat=True, hidden="[16]")
+    draw = rollouts(of, [0], 64, 2)
+    agent.update(draw(agent))
+    policy = agent.policy(0)
+    model = onnx_bytes(policy)
+    assert optimized_operators(model).count("QGemm") == 2
+    obs = 100 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    actions = OnnxPolicy(model).batch(obs.numpy())
+    np.testing.assert_allclose(actions, policy(obs).numpy(), atol=1e-2)
+    assert (actions >= low).all()
+    assert (actions <= high).all()

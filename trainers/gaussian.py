@@ -66,10 +66,13 @@ class GaussianActorCritic(ActorCritic):
 
     def policy(self, i: int) -> Policy:
         """The mean action, clipped to the bounds, with the observation statistics of now."""
-        standardize = Standardize(self.observations.mean[i, 0], self.observations.std()[i, 0])
+        limit = torch.tensor(OBSERVATION_LIMIT)
+        inputs = [Standardize(self.observations.mean[i, 0], self.observations.std()[i, 0]), Clamp(-limit, limit)]
         stages = self.actor.cut(i, outputs=self.spec.act_dim)
-        rescale = Rescale(self.action_center, self.action_scale)
-        return Policy(self.spec, [standardize, Clamp(OBSERVATION_LIMIT), *stages, Clamp(1.0), rescale])
+        low, high = torch.tensor(self.spec.action_low), torch.tensor(self.spec.action_high)
+        # Scaled before it is clipped: ONNX Runtime takes an int8 layer behind which a clip is scaled back to float.
+        outputs = [Rescale(self.action_center, self.action_scale), Clamp(low, high)]
+        return Policy(self.spec, [*inputs, *stages, *outputs])
 
     def normalized(self, obs: Tensor) -> Tensor:
         """Network input for raw observations [S, n, obs_dim]."""

@@ -29,16 +29,18 @@ def standard_deviation(variance: Tensor) -> Tensor:
 
 
 class Clamp(nn.Module):
-    """Every entry to [-limit, limit]."""
+    """Every entry between `low` and `high`, which are scalars or have one number per column."""
 
-    limit: Tensor
+    low: Tensor
+    high: Tensor
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, low: Tensor, high: Tensor) -> None:
         super().__init__()
-        self.register_buffer("limit", torch.tensor(limit))
+        self.register_buffer("low", low.detach().cpu().clone())
+        self.register_buffer("high", high.detach().cpu().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.clamp(x, -self.limit, self.limit)
+        return torch.clamp(x, self.low, self.high)
 
 
 class Rescale(nn.Module):
