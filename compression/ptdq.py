@@ -1,6 +1,7 @@
 """Post-training dynamic quantisation: int8 weights, activations quantised on the fly by ONNX Runtime."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,29 +36,47 @@ class DynamicQuantLinear(nn.Module):
         return (accumulated * scale * self.weight_scale + self.bias).float()
 
 
-def quantize_dynamic_policy(
-    policy: Policy, observations: FloatArray | None, *, reduce_range: bool
-) -> tuple[Policy, bytes]:
+def quantize_dynamic_policy(policy: Policy, observations: FloatArray, *, reduce_range: bool) -> tuple[Policy, bytes]:
     """The policy with dynamically quantised linear layers, and its ONNX file from ONNX Runtime's quantiser.
 
-    `observations` [n, obs_dim], visited by the policy, give the statistics of the float standardisation put in
-    front of a policy that reads raw observations; None leaves the input as it is. `reduce_range` keeps weights
-    to 7 bits, for CPUs without VNNI, whose 8-bit products saturate.
+    A policy that reads raw observations is standardised with the statistics of `observations` [n, obs_dim] first.
+    `reduce_range` keeps weights to 7 bits, for CPUs without VNNI, whose 8-bit products saturate.
     """
-    if observations is not None:
-        var, mean = torch.var_mean(torch.from_numpy(observations).double(), 0, correction=0)
-        policy = input_standardized(policy, mean, standard_deviation(var))
+    policy = standardized_input(policy, observations)
     levels = weight_levels(reduce_range)
     stages = [DynamicQuantLinear(s, levels) if isinstance(s, nn.Linear) else s for s in policy]
     return Policy(policy.spec, stages), _quantize_dynamic(onnx_bytes(policy), reduce_range)
 
 
 def _quantize_dynamic(model: bytes, reduce_range: bool) -> bytes:
-    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    return with_quantizer(
+        model,
+        lambda source, target: quantize_dynamic(
+            source, target, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8
+        ),
+    )
+
+
+def with_quantizer(model: bytes, quantize: Callable[[Path, Path], None]) -> bytes:
+    """What one of ONNX Runtime's quantisers, which go from file to file, makes of a model."""
+    from onnxruntime.quantization import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
         source, ready, target = (Path(folder) / f"{name}.onnx" for name in ("fp32", "ready", "int8"))
         source.write_bytes(model)
         quant_pre_process(source, ready, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_dynamic(ready, target, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8)
+        quantize(ready, target)
         return target.read_bytes()
+
+
+def standardized_input(policy: Policy, observations: FloatArray) -> Policy:
+    """The same function with float standardisation in front of a first layer that reads raw observations.
+
+    Its statistics are those of `observations` [n, obs_dim], visited by the policy.
+    """
+    if not isinstance(policy[0], nn.Linear):
+        return policy
+    var, mean = torch.var_mean(torch.from_numpy(observations).double(), 0, correction=0)
+    return input_standardized(policy, mean, standard_deviation(var))

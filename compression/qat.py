@@ -145,7 +145,7 @@ class QATLinear(StackedLinear):
         stages: list[nn.Module] = []
         if self.standardize:
             stages.append(Standardize(self.running_mean[row, 0], standard_deviation(self.running_var[row, 0])))
-        return [*stages, StaticQuantLinear(weight[:outputs], bias[0, :outputs], scale, zero_point, self.levels)]
+        return [*stages, static_quant_linear(weight[:outputs], bias[0, :outputs], scale, zero_point, self.levels)]
 
 
 class StaticQuantLinear(nn.Module):
@@ -161,15 +161,17 @@ class StaticQuantLinear(nn.Module):
     input_zero_point: Tensor
 
     def __init__(
-        self, weight: Tensor, bias: Tensor, input_scale: Tensor, input_zero_point: Tensor, levels: int
+        self,
+        weight_int8: Tensor,
+        weight_scale: Tensor,
+        bias_int32: Tensor,
+        input_scale: Tensor,
+        input_zero_point: Tensor,
     ) -> None:
         super().__init__()
-        # A channel of tiny weights gets a coarser grid where its bias would not fit 32 bits.
-        scale = torch.maximum(weight_scale(weight, levels), bias.abs().unsqueeze(1) / (input_scale * 2**30))
-        bias_scale = input_scale * scale[:, 0]
-        self.register_buffer("weight_int8", torch.round(weight / scale).to(torch.int8).cpu())
-        self.register_buffer("weight_scale", scale[:, 0].cpu())
-        self.register_buffer("bias_int32", torch.round(bias / bias_scale).to(torch.int32).cpu())
+        self.register_buffer("weight_int8", weight_int8.to(torch.int8).cpu().contiguous())
+        self.register_buffer("weight_scale", weight_scale.cpu())
+        self.register_buffer("bias_int32", bias_int32.to(torch.int32).cpu())
         self.register_buffer("input_scale", input_scale.cpu().reshape(()))
         self.register_buffer("input_zero_point", input_zero_point.to(torch.uint8).cpu().reshape(()))
 
@@ -177,6 +179,16 @@ class StaticQuantLinear(nn.Module):
         levels = centred_levels(x, self.input_scale, self.input_zero_point)
         accumulated = levels @ self.weight_int8.double().mT + self.bias_int32
         return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
+
+
+def static_quant_linear(
+    weight: Tensor, bias: Tensor, input_scale: Tensor, input_zero_point: Tensor, levels: int
+) -> StaticQuantLinear:
+    """A float layer [out, in] on the int8 grid whose largest weight is +-levels."""
+    # A channel of tiny weights gets a coarser grid where its bias would not fit 32 bits.
+    scale = torch.maximum(weight_scale(weight, levels), bias.abs().unsqueeze(1) / (input_scale * 2**30))
+    bias_int32 = torch.round(bias / (input_scale * scale[:, 0]))
+    return StaticQuantLinear(torch.round(weight / scale), scale[:, 0], bias_int32, input_scale, input_zero_point)
 
 
 def prepare_qat(

@@ -4,16 +4,17 @@ import functools
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
 
 from compression.onnx_graph import onnx_bytes
 from compression.ptdq import quantize_dynamic_policy
+from compression.ptsq import quantize_static_policy
 from compression.qat import prepare_qat
 from rlc.settings import (
     AlgoSettings,
     CompressSettings,
     OffPolicySettings,
     PTDQSettings,
+    PTSQSettings,
     QATSettings,
     SettingsError,
 )
@@ -61,6 +62,13 @@ def _actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTra
 def compress_policy(compress: CompressSettings, policy: Policy, observations: FloatArray) -> tuple[Policy, bytes]:
     """The policy that is deployed and its ONNX file; `observations` [n, obs_dim] were visited by the policy."""
     if isinstance(compress, PTDQSettings):
-        raw = isinstance(policy[0], nn.Linear)
-        return quantize_dynamic_policy(policy, observations if raw else None, reduce_range=compress.reduce_range)
+        return quantize_dynamic_policy(policy, observations, reduce_range=compress.reduce_range)
+    if isinstance(compress, PTSQSettings):
+        return quantize_static_policy(
+            policy,
+            observations,
+            calibration=compress.calibration,
+            percentile=compress.percentile,
+            reduce_range=compress.reduce_range,
+        )
     return policy, onnx_bytes(policy)

@@ -151,13 +151,21 @@ class PTDQSettings(Strict):
     reduce_range: ReduceRange
 
 
+class PTSQSettings(Strict):
+    method: Literal["ptsq"]
+    calibration_steps: Count
+    calibration: Literal["minmax", "entropy", "percentile"]
+    percentile: Annotated[float, Field(gt=50, le=100)]
+    reduce_range: ReduceRange
+
+
 # Methods that compress an fp32 run that is trained already.
-DERIVED_METHODS = ("ptdq",)
+DERIVED_METHODS = ("ptdq", "ptsq")
 
 AlgoSettings = Annotated[
     TRPOSettings | PPOSettings | DDPGSettings | TD3Settings | SACSettings, Field(discriminator="name")
 ]
-CompressSettings = Annotated[FP32Settings | QATSettings | PTDQSettings, Field(discriminator="method")]
+CompressSettings = Annotated[FP32Settings | QATSettings | PTDQSettings | PTSQSettings, Field(discriminator="method")]
 
 
 class EnvSettings(Strict):

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,7 @@ def make_sac(of: Spec, seeds: Sequence[int], qat: bool = False, device: str = "c
 
 ALGORITHMS = ("trpo", "ppo", "ddpg", "td3", "sac")
 ON_POLICY = ("trpo", "ppo")
+POLICIES = Path(__file__).parent / "data" / "policies"
 
 
 def make_agent(algo: str, of: Spec, seeds: Sequence[int], qat: bool = False, **changes: Any) -> ActorCritic:

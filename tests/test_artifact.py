@@ -21,7 +21,8 @@ from compression.artifact import (
 )
 from compression.onnx_graph import onnx_bytes
 from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
-from compression.qat import WEIGHT_LEVELS, StaticQuantLinear, cpu_saturates
+from compression.ptsq import quantize_static_policy
+from compression.qat import WEIGHT_LEVELS, StaticQuantLinear, cpu_saturates, static_quant_linear
 from tests.conftest import batches, make_agent, make_sac, rollouts, spec
 from trainers.networks import plain_linear
 from trainers.policy import Policy, Rescale, input_standardized
@@ -111,11 +112,50 @@ def test_ptdq_needs_its_standardisation() -> None:
     obs = observations()
     expected = policy(torch.from_numpy(obs))
 
-    def error(seen: FloatArray | None) -> float:
-        twin, _ = quantize_dynamic_policy(policy, seen, reduce_range=False)
+    def error(twin: Policy) -> float:
         return (twin(torch.from_numpy(obs)) - expected).square().mean().sqrt().item()
 
-    assert error(obs) < 0.1 * error(None)
+    raw = [DynamicQuantLinear(stage, WEIGHT_LEVELS) if isinstance(stage, nn.Linear) else stage for stage in policy]
+    standardised, _ = quantize_dynamic_policy(policy, obs, reduce_range=False)
+    assert error(standardised) < 0.1 * error(Policy(OF, raw))
+
+
+@pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile"])
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_ptsq_file_is_int8_and_agrees_with_its_torch_twin(fp32: Policy, calibration: str, reduce_range: bool) -> None:
+    obs = observations(600)
+    settings = {"calibration": calibration, "percentile": 99.99, "reduce_range": reduce_range}
+    twin, model = quantize_static_policy(fp32, obs, **settings)
+    int8 = [t for t in initializers(model) if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2]
+    assert [tuple(t.dims) for t in int8] == [(17, 64), (64, 64), (64, 6)]
+    largest = max(int(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max()) for t in int8)
+    assert largest == (64 if reduce_range else 127)
+    operators = optimized_operators(model)
+    assert operators[:3] == ["Sub", "Mul", "QuantizeLinear"]
+    assert operators[-3:] == ["QGemm", "Tanh", "Mul"]
+    assert operators.count("QGemm") == 3
+    runner = OnnxPolicy(model)
+    difference = np.abs(runner.batch(obs) - twin(torch.from_numpy(obs)).numpy()) / 0.4
+    assert np.quantile(difference.max(1), 0.99) < INT8_TOLERANCE
+    assert np.array_equal(runner.batch(obs)[3], runner(obs[3]))
+    exact, dynamic = fp32(torch.from_numpy(obs)), quantize_dynamic_policy(fp32, obs, reduce_range=reduce_range)[0]
+    error, of_ptdq = (p(torch.from_numpy(obs)).sub(exact).square().mean().sqrt() for p in (twin, dynamic))
+    assert error < 2 * of_ptdq
+    assert quantize_static_policy(fp32, obs, **settings)[1] == model
+
+
+def test_ptsq_ranges_are_those_of_the_calibration(fp32: Policy) -> None:
+    """Wider observations, wider ranges; a percentile leaves the largest out."""
+    scales = {}
+    for name, obs, calibration in (
+        ("narrow", observations(), "minmax"),
+        ("wide", np.concatenate([observations(), 10 * SCALE[None] * np.ones((1, 17), np.float32)]), "minmax"),
+        ("cut", np.concatenate([observations(), 10 * SCALE[None] * np.ones((1, 17), np.float32)]), "percentile"),
+    ):
+        settings = {"calibration": calibration, "percentile": 99.0, "reduce_range": False}
+        twin, _ = quantize_static_policy(fp32, obs, **settings)
+        scales[name] = next(s for s in twin if isinstance(s, StaticQuantLinear)).input_scale.item()
+    assert scales["cut"] < scales["narrow"] < scales["wide"]
 
 
 def test_standardised_input_is_the_same_function(fp32: Policy) -> None:
@@ -171,7 +211,7 @@ def load_policy_with_changed_weights(policy: Policy) -> Policy:
     old = stages[layer]
     weight = old.weight_int8 * old.weight_scale.unsqueeze(1)
     bias = old.bias_int32 * old.weight_scale * old.input_scale
-    stages[layer] = StaticQuantLinear(1.1 * weight, bias, old.input_scale, old.input_zero_point, WEIGHT_LEVELS)
+    stages[layer] = static_quant_linear(1.1 * weight, bias, old.input_scale, old.input_zero_point, WEIGHT_LEVELS)
     return Policy(policy.spec, stages)
 
 

@@ -10,6 +10,7 @@ from compression.qat import (
     fake_quantize,
     fake_quantize_weight,
     prepare_qat,
+    static_quant_linear,
 )
 from tests.conftest import batches, make_sac, spec
 from trainers.networks import StackedMLP
@@ -154,5 +155,5 @@ def test_cut_policy_computes_what_was_trained() -> None:
 
 def test_bias_of_a_dead_channel_fits_in_32_bits() -> None:
     weight, bias = torch.zeros(2, 3), torch.tensor([5.0, -0.5])
-    layer = StaticQuantLinear(weight, bias, torch.tensor(1e-6), torch.tensor(0.0), 127)
+    layer = static_quant_linear(weight, bias, torch.tensor(1e-6), torch.tensor(0.0), 127)
     torch.testing.assert_close(layer(torch.zeros(1, 3))[0], bias)
