@@ -4,8 +4,10 @@ import functools
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from compression.onnx_graph import onnx_bytes
+from compression.pruning import replace_layers
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.qat import prepare_qat
@@ -13,6 +15,7 @@ from rlc.settings import (
     AlgoSettings,
     CompressSettings,
     OffPolicySettings,
+    PruneSettings,
     PTDQSettings,
     PTSQSettings,
     QATSettings,
@@ -20,6 +23,7 @@ from rlc.settings import (
 )
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.ddpg import DDPG
+from trainers.networks import StackedMLP
 from trainers.policy import Policy
 from trainers.ppo import PPO
 from trainers.rollout import FloatArray
@@ -42,14 +46,28 @@ AGENTS: dict[str, Callable[..., ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg
 
 
 def build_agent(
-    algo: AlgoSettings, compress: CompressSettings, spec: Spec, seeds: Sequence[int], device: torch.device
+    algo: AlgoSettings,
+    compress: CompressSettings,
+    spec: Spec,
+    seeds: Sequence[int],
+    device: torch.device,
+    pruned: Sequence[nn.Module] | None = None,
 ) -> ActorCritic:
+    """An agent with fresh weights, or with pruned layers in its actor."""
+    quantize = _actor_transform(algo, compress)
+
+    def transform(actor: StackedMLP) -> None:
+        if pruned is not None:
+            replace_layers(actor, pruned)
+        if quantize is not None:
+            quantize(actor)
+
     own = algo.model_dump(exclude=set(algo.LOOP))
-    return AGENTS[algo.name](spec, seeds, device, **own, transform_actor=_actor_transform(algo, compress))
+    return AGENTS[algo.name](spec, seeds, device, **own, transform_actor=transform)
 
 
 def _actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:
-    if isinstance(compress, QATSettings):
+    if isinstance(compress, QATSettings) or (isinstance(compress, PruneSettings) and compress.quantization == "qat"):
         if isinstance(algo, OffPolicySettings):
             return functools.partial(prepare_qat, standardize_input=True, reduce_range=compress.reduce_range)
         # These normalise observations themselves, and move their ranges once per rollout, not once per minibatch.
@@ -61,9 +79,12 @@ def _actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTra
 
 def compress_policy(compress: CompressSettings, policy: Policy, observations: FloatArray) -> tuple[Policy, bytes]:
     """The policy that is deployed and its ONNX file; `observations` [n, obs_dim] were visited by the policy."""
-    if isinstance(compress, PTDQSettings):
+    kind = compress.quantization if isinstance(compress, PruneSettings) else compress.method
+    if kind == "ptdq":
+        assert isinstance(compress, PTDQSettings | PruneSettings)
         return quantize_dynamic_policy(policy, observations, reduce_range=compress.reduce_range)
-    if isinstance(compress, PTSQSettings):
+    if kind == "ptsq":
+        assert isinstance(compress, PTSQSettings | PruneSettings)
         return quantize_static_policy(
             policy,
             observations,

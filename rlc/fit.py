@@ -108,8 +108,8 @@ class Training:
             shape = (agent.spec, agent.seeds, algo.num_envs)
             self.replay = Replay(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
 
-    def run(self, steps: int = 0) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """The loop of the algorithm, from `steps` on."""
+    def run(self, steps: int = 0, random_warmup: bool = True) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """The loop of the algorithm, from `steps` on; off-policy it begins with random actions, or the agent's own."""
         settings, algo, agent = self.settings, self.settings.algo, self.agent
         span = {"steps": steps, "total_steps": settings.total_steps}
         if isinstance(algo, OffPolicySettings):
@@ -118,6 +118,7 @@ class Training:
                 cast(OffPolicyAgent, agent),
                 self.envs,
                 self.replay,
+                lambda: agent.random_actions(algo.num_envs) if random_warmup else agent.act(self.envs.obs),
                 **span,
                 learning_starts=algo.learning_starts,
                 batch_size=algo.batch_size,

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, save_artifact, weight_bytes
+from compression.artifact import ONNX_FILE, OnnxPolicy, save_artifact, weight_bytes
 from compression.onnx_graph import onnx_bytes
 from measure.returns import Returns, random_policy, zero_policy
 from rlc import build, envs
+from rlc.derive import derive
 from rlc.fit import evaluate_policy
 from rlc.runs import ARTIFACT, Run, finished_fp32_run, training_identity
 from rlc.tracking import Tracker
@@ -29,7 +30,7 @@ def record(run: Run, tracker: Tracker) -> None:
     Raises ArtifactError where the exported file does not agree with the policy.
     """
     settings = run.settings
-    policy, training = _trained(run) if settings.trains else _source(run)
+    policy, training = _trained(run) if settings.trains else derive(run)
     contract, model = _export(run, policy)
     returns = evaluate_policy(OnnxPolicy(run.artifact / ONNX_FILE), settings)
     result = {
@@ -97,16 +98,6 @@ def _trained(run: Run) -> tuple[Policy, dict[str, Any]]:
     agent = build.build_agent(settings.algo, settings.compress, spec, [run.seed], torch.device("cpu"))
     agent.load_state(0, tensors)
     return agent.policy(0), figures
-
-
-def _source(run: Run) -> tuple[Policy, dict[str, Any]]:
-    """The fp32 policy a derived run starts from. Raises RuntimeError where its training failed."""
-    source = finished_fp32_run(run.job, run.seed)
-    if source is None:
-        raise RuntimeError(f"the fp32 run of seed {run.seed} it builds on did not finish")
-    run.log(f"derived from {source}")
-    reason = f"not trained: derived from {source}"
-    return load_policy(source / ARTIFACT), {"train_seconds": None, "train_seconds_reason": reason}
 
 
 def provenance() -> dict[str, Any]:

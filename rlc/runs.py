@@ -23,10 +23,11 @@ from compression.artifact import intact, write_atomic
 from rlc.checkpoint import Checkpoints
 from rlc.messages import one_line
 from rlc.plan import Job
-from rlc.settings import Settings, SettingsError
+from rlc.settings import PruneSettings, Settings, SettingsError
 
 OUTPUTS = Path("outputs")
 ARTIFACT = "artifact"
+AGENT_FILE = "agent.safetensors"
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
 # directory, and of the environment only the id counts.
 NOT_IDENTITY = {"study", "seed", "device", "threads", "checkpoint_every", "overwrite", "wandb", "env"}
@@ -50,10 +51,13 @@ def training_identity(settings: Settings) -> str:
 
 def label(job: Job) -> str:
     """The compression's name, with a short hash where any setting differs from the defaults."""
-    method = job.settings.compress.method
-    defaults = job.defaults.model_copy(update={"env": job.settings.env})
+    compress = job.settings.compress
+    changes: dict[str, Any] = {"env": job.settings.env}
+    if isinstance(compress, PruneSettings):  # its ratio stands in the name
+        changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})
     own = identity(job.settings)
-    return method if own == identity(defaults) else f"{method}~{own[:LABEL_HASH_LENGTH]}"
+    same = own == identity(job.defaults.model_copy(update=changes))
+    return compress.label if same else f"{compress.label}~{own[:LABEL_HASH_LENGTH]}"
 
 
 def algorithm_directory(settings: Settings) -> Path:
@@ -70,7 +74,7 @@ class Run:
         self.path = algorithm_directory(job.settings) / self.label / f"seed{seed}"
         self.artifact = self.path / ARTIFACT
         self._checkpoint_folder = self.path / "checkpoint"
-        self._agent_file = self.path / "agent.safetensors"
+        self._agent_file = self.path / AGENT_FILE
         self._status: dict[str, Any] = {}
 
     @property

@@ -124,7 +124,17 @@ class TRPOSettings(OnPolicySettings):
     line_search_decay: Annotated[float, Field(gt=0, lt=1)]
 
 
-class FP32Settings(Strict):
+class MethodSettings(Strict):
+    """A way of compression; `label` names its run directories."""
+
+    method: str
+
+    @property
+    def label(self) -> str:
+        return self.method
+
+
+class FP32Settings(MethodSettings):
     method: Literal["fp32"] = "fp32"
 
 
@@ -140,18 +150,18 @@ def _decided(value: Any) -> Any:
 ReduceRange = Annotated[bool, BeforeValidator(_decided)]
 
 
-class QATSettings(Strict):
+class QATSettings(MethodSettings):
     method: Literal["qat"]
     reduce_range: ReduceRange
 
 
-class PTDQSettings(Strict):
+class PTDQSettings(MethodSettings):
     method: Literal["ptdq"]
     calibration_steps: Count
     reduce_range: ReduceRange
 
 
-class PTSQSettings(Strict):
+class PTSQSettings(MethodSettings):
     method: Literal["ptsq"]
     calibration_steps: Count
     calibration: Literal["minmax", "entropy", "percentile"]
@@ -159,13 +169,64 @@ class PTSQSettings(Strict):
     reduce_range: ReduceRange
 
 
+class DistillSettings(Strict):
+    rounds: CountOrZero
+    states: Count
+    steps: Count
+    batch_size: Count
+    lr: Rate
+
+
+class SparsitySettings(Strict):
+    steps: CountOrZero
+    reg: Rate
+    batch_size: Count
+    lr: Rate
+
+
+class PruneSettings(MethodSettings):
+    method: Literal["prune_l1", "prune_l2", "prune_ptdq", "prune_ptsq", "prune_qat"]
+    ratio: Annotated[float, Field(gt=0, lt=1)]
+    norm: Literal[1, 2]
+    reduction: Literal["mean", "sum", "max", "prod", "first"]
+    normalizer: Literal["mean", "sum", "max", "standarization", "gaussian"] | None
+    bias: bool
+    sparsity: SparsitySettings
+    finetune: Literal["none", "distill", "rl"]
+    distill: DistillSettings
+    rl_steps: Count
+    calibration_steps: Count
+    calibration: Literal["minmax", "entropy", "percentile"]
+    percentile: Annotated[float, Field(gt=50, le=100)]
+    reduce_range: ReduceRange
+
+    @property
+    def label(self) -> str:
+        exact = f"{self.ratio:.2f}" if round(self.ratio, 2) == self.ratio else f"{self.ratio:g}"
+        return f"{self.method}-{exact}"
+
+    @property
+    def quantization(self) -> str:
+        """ptdq, ptsq or qat; none for pruning alone."""
+        name = self.method.removeprefix("prune_")
+        return "none" if name in ("l1", "l2") else name
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "PruneSettings":
+        if self.quantization == "qat" and self.finetune == "none":
+            raise ValueError("compress.finetune=none: prune_qat trains the pruned policy; allowed: distill, rl")
+        return self
+
+
 # Methods that compress an fp32 run that is trained already.
-DERIVED_METHODS = ("ptdq", "ptsq")
+DERIVED_METHODS = ("ptdq", "ptsq", "prune_l1", "prune_l2", "prune_ptdq", "prune_ptsq", "prune_qat")
 
 AlgoSettings = Annotated[
     TRPOSettings | PPOSettings | DDPGSettings | TD3Settings | SACSettings, Field(discriminator="name")
 ]
-CompressSettings = Annotated[FP32Settings | QATSettings | PTDQSettings | PTSQSettings, Field(discriminator="method")]
+CompressSettings = Annotated[
+    FP32Settings | QATSettings | PTDQSettings | PTSQSettings | PruneSettings, Field(discriminator="method")
+]
 
 
 class EnvSettings(Strict):

@@ -3,7 +3,7 @@
 A loop goes on from `steps` steps when its agent, environments and replay memory are restored to that point.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -15,7 +15,6 @@ from trainers.rollout import FloatArray, Rollout, SeedEnvs, collect
 
 class OffPolicyAgent(Protocol):
     def act(self, obs: FloatArray) -> FloatArray: ...
-    def random_actions(self, num_envs: int) -> FloatArray: ...
     def update(self, batch: Batch) -> dict[str, Tensor]: ...
 
 
@@ -28,6 +27,7 @@ def off_policy(
     agent: OffPolicyAgent,
     envs: SeedEnvs,
     replay: Replay,
+    warmup: Callable[[], FloatArray],
     *,
     steps: int,
     total_steps: int,
@@ -36,7 +36,7 @@ def off_policy(
     updates_per_step: int,
     yield_every: int,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Uniform actions for `learning_starts` steps, then one environment step and its updates in turn.
+    """Actions from `warmup` for `learning_starts` steps, then one environment step and its updates in turn.
 
     Yields (steps per seed so far, newest figures of the updates; empty before the first) about every
     `yield_every` steps and at the end. Steps are environment steps of one seed, over its E environments.
@@ -48,7 +48,7 @@ def off_policy(
     replay.start(envs.obs)
     yielded = steps
     while steps < total_steps:
-        action = agent.random_actions(num_envs) if steps < learning_starts else agent.act(envs.obs)
+        action = warmup() if steps < learning_starts else agent.act(envs.obs)
         replay.add(action, envs.step(action))
         steps += num_envs
         if steps > learning_starts:

@@ -108,8 +108,8 @@ class StackedMLP(Stacked):
                 x = self.activation(x)
         return x
 
-    def cut(self, row: int, outputs: int) -> list[nn.Module]:
-        """Row `row` as a list of plain layers and activations on the CPU, with its first `outputs` outputs."""
+    def cut(self, row: int, outputs: int | None = None) -> list[nn.Module]:
+        """Row `row` as plain layers and activations on the CPU, with its first `outputs` outputs (default all)."""
         *hidden, last = (layer for layer in self.layers if isinstance(layer, StackedLinear))
         stages: list[nn.Module] = []
         for layer in hidden:
@@ -178,8 +178,9 @@ class FlatAdam:
         self.step()
 
     def differentiate(self, loss: Tensor) -> None:
-        """Put the gradient of a sum of per-seed losses into `gradient` [N, P]."""
-        for view, gradient in zip(self._views, torch.autograd.grad(loss, self.parameters), strict=True):
+        """Put the gradient of a sum of per-seed losses into `gradient` [N, P]; 0 for what the loss does not use."""
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        for view, gradient in zip(self._views, gradients, strict=True):
             view.copy_(gradient)
 
     def step(self, active: Tensor | None = None) -> None:

@@ -221,17 +221,22 @@ def finite(obs: Any, spec: Spec) -> FloatArray:
 
 
 def visited_observations(
-    act: Callable[[FloatArray], FloatArray], make_env: EnvFactory, spec: Spec, seed: int, steps: int
+    act: Callable[[FloatArray], FloatArray],
+    make_env: EnvFactory,
+    spec: Spec,
+    seed: int,
+    steps: int,
+    first_episode: int = 0,
 ) -> FloatArray:
     """The first `steps` observations [steps, obs_dim] a policy sees on the calibration stream of `seed`."""
     visited = np.empty((steps, spec.obs_dim), np.float32)
     obs: Any = None
-    episodes = 0
+    episode = first_episode
     with make_env() as env:
         for t in range(steps):
             if obs is None:
-                obs, _ = env.reset(seed=env_seed(Stream.CALIBRATE, seed, episodes))
-                episodes += 1
+                obs, _ = env.reset(seed=env_seed(Stream.CALIBRATE, seed, episode))
+                episode += 1
             visited[t] = finite(obs, spec)
             obs, _, terminated, truncated, _ = env.step(act(visited[t]))
             if terminated or truncated:

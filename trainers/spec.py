@@ -49,6 +49,7 @@ class Stream(IntEnum):
     EVALUATE = 7
     CALIBRATE = 8
     RANDOM_POLICY = 9
+    DISTILL = 10
 
 
 def env_seed(stream: Stream, seed: int, index: int = 0) -> int:

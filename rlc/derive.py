@@ -1,0 +1,126 @@
+"""The policy of a run that does not train from the start: the finished fp32 policy, pruned and recovered if asked."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from compression.artifact import OnnxPolicy, load_policy
+from compression.distill import distill
+from compression.onnx_graph import onnx_bytes
+from compression.pruning import Importance, Size, prune, size_of, sparsify
+from rlc import build, envs
+from rlc.fit import Training, evaluate_policy
+from rlc.runs import AGENT_FILE, ARTIFACT, Run, finished_fp32_run
+from rlc.settings import FP32Settings, PruneSettings
+from trainers.actor_critic import ActorCritic
+from trainers.networks import StackedMLP
+from trainers.policy import Policy
+from trainers.rollout import SeedEnvs, visited_observations
+from trainers.spec import Stream, torch_stream
+
+CPU = torch.device("cpu")
+
+
+def derive(run: Run) -> tuple[Policy, dict[str, Any]]:
+    """The policy, and what result.json says of its making. Raises RuntimeError where the fp32 training failed."""
+    source = finished_fp32_run(run.job, run.seed)
+    if source is None:
+        raise RuntimeError(f"the fp32 run of seed {run.seed} it builds on did not finish")
+    run.log(f"derived from {source}")
+    figures = {"train_seconds": None, "train_seconds_reason": f"not trained: derived from {source}"}
+    if not isinstance(run.settings.compress, PruneSettings):
+        return load_policy(source / ARTIFACT), figures
+    policy, pruning = _prune_and_recover(run, run.settings.compress, source)
+    return policy, figures | pruning
+
+
+def _prune_and_recover(run: Run, compress: PruneSettings, source: Path) -> tuple[Policy, dict[str, Any]]:
+    settings, spec = run.settings, envs.spec_of(run.settings.env.id)
+    tensors = safetensors.torch.load_file(source / AGENT_FILE)
+    teacher = build.build_agent(settings.algo, FP32Settings(), spec, [run.seed], CPU)
+    teacher.load_state(0, tensors)
+    layers = actor_layers(teacher)
+    importance = Importance(compress.norm, compress.reduction, compress.normalizer, compress.bias)
+    if compress.sparsity.steps:
+        layers = _sparse(run, compress, teacher, layers, importance)
+    pruned = prune(layers, compress.ratio, importance)
+    student = build.build_agent(settings.algo, FP32Settings(), spec, [run.seed], CPU, pruned)
+    _load_all_but_layers(student, tensors)
+    before = evaluate_policy(OnnxPolicy(onnx_bytes(student.policy(0))), settings)
+    if compress.quantization == "qat":
+        student = build.build_agent(settings.algo, compress, spec, [run.seed], CPU, pruned)
+        _load_all_but_layers(student, tensors)
+    began = time.monotonic()
+    steps = _recover(run, compress, student, teacher)
+    seconds = time.monotonic() - began
+    policy = student.policy(0)
+    after = evaluate_policy(OnnxPolicy(onnx_bytes(policy)), settings)
+    return policy, {
+        **_size("before", size_of(actor_layers(teacher))),
+        **_size("after", size_of(pruned)),
+        "finetune": compress.finetune,
+        "finetune_steps": steps,
+        "finetune_seconds": seconds if steps else 0.0,
+        "return_before_finetune_mean": before.mean,
+        "return_before_finetune_std": before.std,
+        "return_after_finetune_mean": after.mean,
+        "return_after_finetune_std": after.std,
+    }
+
+
+def actor_layers(agent: ActorCritic) -> list[nn.Module]:
+    """The actor of a one-seed agent with all its heads, as plain layers."""
+    actor = agent.networks["actor"]
+    assert isinstance(actor, StackedMLP)
+    return actor.cut(0)
+
+
+def _sparse(
+    run: Run, compress: PruneSettings, teacher: ActorCritic, layers: list[nn.Module], importance: Importance
+) -> list[nn.Module]:
+    policy = teacher.policy(0)
+    act = OnnxPolicy(onnx_bytes(policy))
+    env_id = run.settings.env.id
+    seen = visited_observations(act, lambda: envs.make_env(env_id), policy.spec, run.seed, compress.calibration_steps)
+    inputs = torch.from_numpy(seen)
+    for stage in policy:
+        if isinstance(stage, nn.Linear):
+            break
+        inputs = stage(inputs)
+    how = compress.sparsity.model_dump()
+    return sparsify(layers, inputs, importance, generator=torch_stream(Stream.DISTILL, run.seed), **how)
+
+
+def _load_all_but_layers(student: ActorCritic, tensors: dict[str, torch.Tensor]) -> None:
+    """Everything of a finished agent but the layers of its actor: critics, targets, statistics, temperature."""
+    kept = {name: tensor for name, tensor in tensors.items() if "actor.layers." not in name}
+    student.load_state(0, student.state(0) | kept)
+
+
+def _recover(run: Run, compress: PruneSettings, student: ActorCritic, teacher: ActorCritic) -> int:
+    """Train the pruned actor in place; the steps it took, of gradient or of environment."""
+    env_id = run.settings.env.id
+    if compress.finetune == "distill":
+        how = compress.distill.model_dump()
+        distill(student, teacher.policy(0), lambda: envs.make_env(env_id), **how)
+        return compress.distill.steps
+    if compress.finetune == "rl":
+        settings = run.settings.model_copy(update={"total_steps": compress.rl_steps})
+        pool = SeedEnvs(lambda: envs.make_env(env_id), student.spec, student.seeds, settings.algo.num_envs)
+        for step, _ in Training(settings, student, pool).run(random_warmup=False):
+            run.heartbeat(step)
+        pool.close()
+        return compress.rl_steps
+    return 0
+
+
+def _size(when: str, size: Size) -> dict[str, Any]:
+    return {
+        f"widths_{when}": list(size.widths),
+        f"parameters_{when}": size.parameters,
+        f"macs_{when}": size.macs,
+    }
