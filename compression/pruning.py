@@ -117,9 +117,8 @@ def size_of(layers: Sequence[nn.Module]) -> Size:
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     others = [layer for layer in layers if not isinstance(layer, nn.Linear)]
     if not linears or any(list(layer.parameters()) for layer in others):
-        raise PruningError(
-            f"only linear layers and activations can be pruned, not {[type(x).__name__ for x in layers]}"
-        )
+        kinds = ", ".join(type(layer).__name__ for layer in layers)
+        raise PruningError(f"only linear layers and activations can be pruned, not {kinds}")
     macs = sum(layer.weight.numel() for layer in linears)
     biases = sum(layer.out_features for layer in linears)
     *widths, outputs = (layer.out_features for layer in linears)

@@ -1,0 +1,171 @@
+"""Structured pruning: exact widths, the right units, clear errors; recovery by distillation and by more training."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from compression.artifact import OnnxPolicy
+from compression.distill import distill
+from compression.onnx_graph import onnx_bytes
+from compression.pruning import Importance, PruningError, prune, replace_layers, size_of, sparsify
+from rlc.derive import actor_layers
+from rlc.envs import make_env, spec_of
+from rlc.jobs import run_job
+from rlc.plan import make_plan
+from rlc.runs import Run
+from tests.conftest import ALGORITHMS, make_agent, spec
+from trainers.rollout import visited_observations
+
+L1, L2 = (Importance(norm, "mean", "mean", False) for norm in (1, 2))
+
+
+def mlp(*sizes: int, seed: int = 0) -> list[nn.Module]:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for i, o in pairwise(sizes):
+        layers += [nn.Linear(i, o).requires_grad_(False), nn.Tanh()]
+    return layers[:-1]
+
+
+@pytest.mark.parametrize("importance", [L1, L2])
+def test_widths_are_exact_at_every_ratio_of_the_paper(importance: Importance) -> None:
+    layers = mlp(17, 256, 64, 12)
+    expected = [243, 230, 217, 204, 192, 179, 166, 153, 140, 128, 115, 102, 89, 76]
+    for k, width in enumerate(expected, 1):
+        pruned = prune(layers, 0.05 * k, importance)
+        size = size_of(pruned)
+        assert size.widths == (width, int(64 * (20 - k)) // 20)
+        assert (pruned[0].in_features, size.outputs) == (17, 12)
+        assert size.macs == 17 * width + width * size.widths[1] + size.widths[1] * 12
+        assert size.parameters == size.macs + width + size.widths[1] + 12
+    assert size_of(layers).widths == (256, 64)
+    assert not any(p.requires_grad for p in layers[0].parameters())
+
+
+@pytest.mark.parametrize(("norm", "importance"), [(1, L1), (2, L2)])
+def test_the_units_of_the_smallest_norm_go_and_nothing_else_changes(norm: int, importance: Importance) -> None:
+    first, activation, last = mlp(5, 20, 3)
+    worth = first.weight.abs().pow(norm).sum(1) + last.weight.abs().pow(norm).sum(0)
+    kept = worth.argsort(descending=True)[:14].sort().values
+    pruned = prune([first, activation, last], 0.3, importance)
+    assert torch.equal(pruned[0].weight, first.weight[kept])
+    assert torch.equal(pruned[0].bias, first.bias[kept])
+    assert torch.equal(pruned[2].weight, last.weight[:, kept])
+    assert torch.equal(pruned[2].bias, last.bias)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 1.5])
+def test_ratios_outside_are_refused(ratio: float) -> None:
+    with pytest.raises(PruningError, match=f"ratio={ratio}: must lie between 0 and 1"):
+        prune(mlp(4, 8, 2), ratio, L2)
+
+
+def test_a_layer_without_units_and_networks_that_cannot_be_pruned_are_refused() -> None:
+    with pytest.raises(PruningError, match=r"of the hidden widths \[8\] would be left \[0\]"):
+        prune(mlp(4, 8, 2), 0.9, L2)
+    with pytest.raises(PruningError, match=r"of the hidden widths \[\] would be left \[\]"):
+        prune(mlp(4, 2), 0.5, L2)
+    with pytest.raises(PruningError, match="only linear layers and activations can be pruned, not Linear, LayerNorm"):
+        prune([nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)], 0.5, L2)
+
+
+def test_group_sparse_training_makes_pruning_cheaper() -> None:
+    layers, generator = mlp(6, 64, 3), torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 6, generator=generator)
+    how: dict[str, Any] = {"steps": 1500, "batch_size": 128, "lr": 3e-3, "generator": generator}
+    sparse = sparsify(layers, x, L2, reg=1e-3, **how)
+
+    def error(of: list[nn.Module]) -> float:
+        return (nn.Sequential(*of)(x) - nn.Sequential(*layers)(x)).square().mean().item()
+
+    assert error(prune(sparse, 0.4, L2)) < 0.3 * error(prune(layers, 0.4, L2))
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_pruned_actor_goes_back_into_its_agent(algo: str) -> None:
+    """All heads stay, and so does the log standard deviation; QAT takes the narrow layers as it takes wide ones."""
+    agent = make_agent(algo, spec(5, 3), [0], hidden="[16,16]")
+    layers = actor_layers(agent)
+    assert size_of(layers).outputs == (6 if algo == "sac" else 3)
+    pruned = prune(layers, 0.25, L2)
+    replace_layers(agent.networks["actor"], pruned)
+    x = torch.randn(1, 7, 5)
+    torch.testing.assert_close(agent.networks["actor"](x)[0], nn.Sequential(*pruned)(x[0]))
+
+
+@pytest.mark.parametrize("qat", [False, True])
+def test_distillation_brings_a_pruned_policy_back(qat: bool) -> None:
+    of = spec_of("Hopper-v4")
+    teacher, student = make_agent("sac", of, [0], hidden="[32,32]"), make_agent("sac", of, [0], qat, hidden="[16,16]")
+    with torch.no_grad():
+        teacher.networks["actor"].flat *= 2
+    policy = teacher.policy(0)
+    seen = visited_observations(OnnxPolicy(onnx_bytes(policy)), lambda: make_env("Hopper-v4"), of, 5, 500)
+    obs = torch.from_numpy(seen)
+    target = policy(obs)
+
+    def error() -> float:
+        with torch.no_grad():
+            return (student.greedy(obs.unsqueeze(0))[0] - target).square().mean().sqrt().item()
+
+    before = error()
+    how = {"rounds": 1, "states": 500, "steps": 600, "batch_size": 64, "lr": 3e-3}
+    distill(student, policy, lambda: make_env("Hopper-v4"), **how)
+    assert error() < 0.3 * before
+
+
+SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.along=1 wandb.mode=disabled seed=1"
+QUICK = {
+    "sac": "total_steps=400 algo.learning_starts=200 algo.batch_size=16",
+    "ppo": "total_steps=400 algo.rollout_steps=200",
+    "td3": "total_steps=400 algo.learning_starts=200 algo.batch_size=16",
+}
+FEW = "compress.ratio=0.5 compress.calibration_steps=100"
+DISTILL = "compress.finetune=distill compress.distill.steps=30 compress.distill.states=60"
+RL = "compress.finetune=rl compress.rl_steps=400"
+
+
+@pytest.mark.parametrize(
+    ("algo", "how"),
+    [
+        ("sac", "+compress=prune_l1"),
+        ("td3", f"+compress=prune_l2 {RL}"),
+        ("ppo", f"+compress=prune_qat {RL}"),
+        ("sac", f"+compress=prune_qat {DISTILL} compress.sparsity.steps=5"),
+        ("ppo", f"+compress=prune_ptsq {DISTILL}"),
+        ("td3", f"+compress=prune_ptdq {DISTILL}"),
+    ],
+)
+def test_pruned_runs_end_to_end(algo: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (job,) = make_plan(f"+algo={algo} {SMALL} {QUICK[algo]} {how} {FEW}".split()).jobs
+    run_job(job)
+    run = Run(job, 1)
+    result = run.result()
+    assert result is not None
+    assert (result["widths_before"], result["widths_after"]) == ([16, 16], [8, 8])
+    assert result["parameters_after"] < result["parameters_before"]
+    assert result["finetune"] == job.settings.compress.finetune
+    assert (result["finetune_seconds"] > 0) == (result["finetune"] != "none")
+    assert result["return_before_finetune_mean"] > 0
+    contract = json.loads((run.artifact / "policy.json").read_text())
+    kind = {"qat": "static_quant_linear", "ptsq": "static_quant_linear", "ptdq": "dynamic_quant_linear"}
+    assert contract["stages"].count(kind.get(job.settings.compress.quantization, "linear")) == 3
+    assert result["fp32_return_mean"] is not None
+
+
+def test_labels_of_pruned_runs_carry_the_ratio() -> None:
+    def label(arguments: str) -> str:
+        (job,) = make_plan(f"+algo=sac {arguments}".split()).jobs
+        return Run(job, 0).label
+
+    assert label("+compress=prune_l1") == "prune_l1-0.30"
+    assert label("+compress=prune_l2 compress.ratio=0.05") == "prune_l2-0.05"
+    assert label("+compress=prune_ptsq compress.ratio=0.125") == "prune_ptsq-0.125"
+    assert label("+compress=prune_l1 compress.finetune=distill").startswith("prune_l1-0.30~")
+    assert label("+compress=prune_l1 compress.finetune=distill") != label("+compress=prune_l1 compress.finetune=rl")
