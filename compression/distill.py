@@ -2,53 +2,84 @@
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from compression.artifact import OnnxPolicy
 from compression.onnx_graph import onnx_bytes
-from trainers.actor_critic import ActorCritic
-from trainers.networks import FlatAdam, StackedMLP
-from trainers.policy import Policy
-from trainers.rollout import EnvFactory, FloatArray, visited_observations
+from compression.pruning import replace_layers
+from trainers.actor_critic import ActorTransform
+from trainers.networks import ACTIVATIONS, FlatAdam, StackedMLP
+from trainers.policy import Clamp, Policy
+from trainers.rollout import EnvFactory, visited_observations
 from trainers.spec import Stream, torch_stream
 
 # Episodes of one round lie apart from those of the next.
 EPISODES_PER_ROUND = 100_000
 
 
+class Student:
+    """A policy whose linear layers learn; what stands before and behind them stays."""
+
+    def __init__(self, policy: Policy, transform: ActorTransform | None) -> None:
+        stages = list(policy)
+        linears = [i for i, stage in enumerate(stages) if isinstance(stage, nn.Linear)]
+        core = stages[linears[0] : linears[-1] + 1]
+        self.spec, self.before, self.after = policy.spec, stages[: linears[0]], stages[linears[-1] + 1 :]
+        layers = [stage for stage in core if isinstance(stage, nn.Linear)]
+        sizes = [layers[0].in_features, *(layer.out_features for layer in layers)]
+        activation = next(name for name, kind in ACTIVATIONS.items() if isinstance(core[1], kind))
+        self.network = StackedMLP(sizes, activation, [torch.Generator()])
+        replace_layers(self.network, core)
+        if transform is not None:
+            transform(self.network)
+
+    def act(self, obs: Tensor, update_ranges: bool) -> Tensor:
+        """Actions [B, act_dim] in environment units, not clipped to the bounds."""
+        for stage in self.before:
+            obs = stage(obs)
+        x: Tensor = self.network(obs.unsqueeze(0), update_ranges)[0]
+        for stage in self.after:
+            x = x if isinstance(stage, Clamp) else stage(x)
+        return x
+
+    def policy(self) -> Policy:
+        return Policy(self.spec, [*self.before, *self.network.cut(0), *self.after])
+
+
 def distill(
-    student: ActorCritic,
+    policy: Policy,
     teacher: Policy,
     make_env: EnvFactory,
     *,
+    seed: int,
+    transform: ActorTransform | None,
     rounds: int,
     states: int,
     steps: int,
     batch_size: int,
     lr: float,
-) -> None:
-    """Train the actor of a one-seed agent, in place, towards the teacher's actions.
+) -> Policy:
+    """`policy` after `steps` gradient steps towards the teacher's actions, their error measured in half ranges.
 
     Begins on `states` states that the teacher visits; then `rounds` times the student adds as many of its own, with
-    the teacher's actions as labels (DAgger, arXiv 1011.0686). `steps` updates in all, the rate falling linearly to 0.
-    The error is measured in half ranges of the action.
+    the teacher's actions as labels (DAgger, arXiv 1011.0686). The learning rate falls linearly to 0. `transform`
+    may prepare the layers for quantisation.
     """
-    actor, (seed,) = student.networks["actor"], student.seeds
-    assert isinstance(actor, StackedMLP)
-    optimizer, generator = FlatAdam(actor, lr), torch_stream(Stream.DISTILL, seed)
-    center, scale = teacher.spec.action_center_and_scale(torch.device("cpu"))
-    observations = np.empty((0, teacher.spec.obs_dim), np.float32)
+    student = Student(policy, transform)
+    optimizer, generator = FlatAdam(student.network, lr), torch_stream(Stream.DISTILL, seed)
+    _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
+    observations = np.empty((0, policy.spec.obs_dim), np.float32)
     done = 0
     for stage in range(rounds + 1):
-        guide = teacher if stage == 0 else student.policy(0)
-        first = stage * EPISODES_PER_ROUND
-        act = OnnxPolicy(onnx_bytes(guide))
-        new: FloatArray = visited_observations(act, make_env, teacher.spec, seed, states, first)
+        act = OnnxPolicy(onnx_bytes(teacher if stage == 0 else student.policy()))
+        new = visited_observations(act, make_env, policy.spec, seed, states, stage * EPISODES_PER_ROUND)
         observations = np.concatenate([observations, new])
         x = torch.from_numpy(observations)
-        target = (teacher(x) - center) / scale
-        for _ in range(steps * (stage + 1) // (rounds + 1) - done):
+        target = teacher(x)
+        while done < steps * (stage + 1) // (rounds + 1):
             optimizer.set_lr(lr * (1 - done / steps))
             chosen = torch.randint(len(x), (batch_size,), generator=generator)
-            error = student.greedy(x[chosen].unsqueeze(0), update_ranges=True) - target[chosen].unsqueeze(0)
+            error = (student.act(x[chosen], update_ranges=True) - target[chosen]) / half_range
             optimizer.minimize(error.square().mean())
             done += 1
+    return student.policy()

@@ -54,7 +54,7 @@ def build_agent(
     pruned: Sequence[nn.Module] | None = None,
 ) -> ActorCritic:
     """An agent with fresh weights, or with pruned layers in its actor."""
-    quantize = _actor_transform(algo, compress)
+    quantize = actor_transform(algo, compress)
 
     def transform(actor: StackedMLP) -> None:
         if pruned is not None:
@@ -66,7 +66,8 @@ def build_agent(
     return AGENTS[algo.name](spec, seeds, device, **own, transform_actor=transform)
 
 
-def _actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:
+def actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:
+    """What quantisation-aware training does to an actor's network; None without."""
     if isinstance(compress, QATSettings) or (isinstance(compress, PruneSettings) and compress.quantization == "qat"):
         if isinstance(algo, OffPolicySettings):
             return functools.partial(prepare_qat, standardize_input=True, reduce_range=compress.reduce_range)

@@ -6,7 +6,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compression.artifact import OnnxPolicy, load_policy
 from compression.distill import distill
@@ -48,16 +48,16 @@ def _prune_and_recover(run: Run, compress: PruneSettings, source: Path) -> tuple
     if compress.sparsity.steps:
         layers = _sparse(run, compress, teacher, layers, importance)
     pruned = prune(layers, compress.ratio, importance)
-    student = build.build_agent(settings.algo, FP32Settings(), spec, [run.seed], CPU, pruned)
-    _load_all_but_layers(student, tensors)
-    before = evaluate_policy(OnnxPolicy(onnx_bytes(student.policy(0))), settings)
-    if compress.quantization == "qat":
-        student = build.build_agent(settings.algo, compress, spec, [run.seed], CPU, pruned)
-        _load_all_but_layers(student, tensors)
+    narrow = _with_pruned_actor(run, FP32Settings(), pruned, tensors).policy(0)
+    before = evaluate_policy(OnnxPolicy(onnx_bytes(narrow)), settings)
     began = time.monotonic()
-    steps = _recover(run, compress, student, teacher)
+    policy, steps = narrow, 0
+    if compress.finetune == "distill":
+        policy, steps = _distilled(run, compress, narrow, teacher.policy(0)), compress.distill.steps
+    elif compress.finetune == "rl":
+        student = _with_pruned_actor(run, compress, pruned, tensors)
+        policy, steps = _trained_further(run, student, compress.rl_steps), compress.rl_steps
     seconds = time.monotonic() - began
-    policy = student.policy(0)
     after = evaluate_policy(OnnxPolicy(onnx_bytes(policy)), settings)
     return policy, {
         **_size("before", size_of(actor_layers(teacher))),
@@ -95,27 +95,32 @@ def _sparse(
     return sparsify(layers, inputs, importance, generator=torch_stream(Stream.DISTILL, run.seed), **how)
 
 
-def _load_all_but_layers(student: ActorCritic, tensors: dict[str, torch.Tensor]) -> None:
-    """Everything of a finished agent but the layers of its actor: critics, targets, statistics, temperature."""
+def _with_pruned_actor(
+    run: Run, compress: FP32Settings | PruneSettings, pruned: list[nn.Module], tensors: dict[str, Tensor]
+) -> ActorCritic:
+    """An agent of pruned layers with everything else of a finished one: critics, targets, statistics, temperature."""
+    agent = build.build_agent(run.settings.algo, compress, envs.spec_of(run.settings.env.id), [run.seed], CPU, pruned)
     kept = {name: tensor for name, tensor in tensors.items() if "actor.layers." not in name}
-    student.load_state(0, student.state(0) | kept)
+    agent.load_state(0, agent.state(0) | kept)
+    return agent
 
 
-def _recover(run: Run, compress: PruneSettings, student: ActorCritic, teacher: ActorCritic) -> int:
-    """Train the pruned actor in place; the steps it took, of gradient or of environment."""
-    env_id = run.settings.env.id
-    if compress.finetune == "distill":
-        how = compress.distill.model_dump()
-        distill(student, teacher.policy(0), lambda: envs.make_env(env_id), **how)
-        return compress.distill.steps
-    if compress.finetune == "rl":
-        settings = run.settings.model_copy(update={"total_steps": compress.rl_steps})
-        pool = SeedEnvs(lambda: envs.make_env(env_id), student.spec, student.seeds, settings.algo.num_envs)
+def _distilled(run: Run, compress: PruneSettings, policy: Policy, teacher: Policy) -> Policy:
+    transform = build.actor_transform(run.settings.algo, compress)
+    env_id, how = run.settings.env.id, compress.distill.model_dump()
+    return distill(policy, teacher, lambda: envs.make_env(env_id), seed=run.seed, transform=transform, **how)
+
+
+def _trained_further(run: Run, student: ActorCritic, steps: int) -> Policy:
+    """After more training by the same algorithm; off-policy it begins with an empty memory and its own actions."""
+    settings = run.settings.model_copy(update={"total_steps": steps})
+    pool = SeedEnvs(lambda: envs.make_env(settings.env.id), student.spec, student.seeds, settings.algo.num_envs)
+    try:
         for step, _ in Training(settings, student, pool).run(random_warmup=False):
             run.heartbeat(step)
+    finally:
         pool.close()
-        return compress.rl_steps
-    return 0
+    return student.policy(0)
 
 
 def _size(when: str, size: Size) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Structured pruning: exact widths, the right units, clear errors; recovery by distillation and by more training."""
 
+import functools
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -13,12 +14,14 @@ from compression.artifact import OnnxPolicy
 from compression.distill import distill
 from compression.onnx_graph import onnx_bytes
 from compression.pruning import Importance, PruningError, prune, replace_layers, size_of, sparsify
+from compression.qat import StaticQuantLinear, prepare_qat
 from rlc.derive import actor_layers
 from rlc.envs import make_env, spec_of
 from rlc.jobs import run_job
 from rlc.plan import make_plan
 from rlc.runs import Run
 from tests.conftest import ALGORITHMS, make_agent, spec
+from trainers.policy import Policy
 from trainers.rollout import visited_observations
 
 L1, L2 = (Importance(norm, "mean", "mean", False) for norm in (1, 2))
@@ -98,25 +101,25 @@ def test_a_pruned_actor_goes_back_into_its_agent(algo: str) -> None:
     torch.testing.assert_close(agent.networks["actor"](x)[0], nn.Sequential(*pruned)(x[0]))
 
 
+@pytest.mark.parametrize("algo", ["sac", "ppo"])
 @pytest.mark.parametrize("qat", [False, True])
-def test_distillation_brings_a_pruned_policy_back(qat: bool) -> None:
+def test_distillation_brings_another_policy_to_the_actions_of_the_teacher(algo: str, qat: bool) -> None:
     of = spec_of("Hopper-v4")
-    teacher, student = make_agent("sac", of, [0], hidden="[32,32]"), make_agent("sac", of, [0], qat, hidden="[16,16]")
+    agent = make_agent(algo, of, [0], hidden="[32,32]")
     with torch.no_grad():
-        teacher.networks["actor"].flat *= 2
-    policy = teacher.policy(0)
-    seen = visited_observations(OnnxPolicy(onnx_bytes(policy)), lambda: make_env("Hopper-v4"), of, 5, 500)
+        agent.networks["actor"].flat *= 2
+    teacher, student = agent.policy(0), make_agent(algo, of, [1], hidden="[16,16]").policy(0)
+    seen = visited_observations(OnnxPolicy(onnx_bytes(teacher)), lambda: make_env("Hopper-v4"), of, 5, 500)
     obs = torch.from_numpy(seen)
-    target = policy(obs)
 
-    def error() -> float:
-        with torch.no_grad():
-            return (student.greedy(obs.unsqueeze(0))[0] - target).square().mean().sqrt().item()
+    def error(policy: Policy) -> float:
+        return (policy(obs) - teacher(obs)).square().mean().sqrt().item()
 
-    before = error()
-    how = {"rounds": 1, "states": 500, "steps": 600, "batch_size": 64, "lr": 3e-3}
-    distill(student, policy, lambda: make_env("Hopper-v4"), **how)
-    assert error() < 0.3 * before
+    transform = functools.partial(prepare_qat, standardize_input=algo == "sac", reduce_range=False) if qat else None
+    how: dict[str, Any] = {"rounds": 1, "states": 500, "steps": 600, "batch_size": 64, "lr": 3e-3}
+    taught = distill(student, teacher, lambda: make_env("Hopper-v4"), seed=0, transform=transform, **how)
+    assert error(taught) < 0.3 * error(student)
+    assert sum(isinstance(stage, StaticQuantLinear) for stage in taught) == (3 if qat else 0)
 
 
 SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.along=1 wandb.mode=disabled seed=1"

@@ -41,10 +41,6 @@ class ActorCritic(ABC):
         """Exploring actions [S, E, act_dim] in environment units for observations [S, E, obs_dim]."""
 
     @abstractmethod
-    def greedy(self, obs: Tensor, update_ranges: bool = False) -> Tensor:
-        """Actions without noise in half ranges, [S, B, act_dim], differentiable; not clipped to the bounds."""
-
-    @abstractmethod
     def policy(self, i: int) -> Policy:
         """The deterministic policy of seed number i, cut out as plain layers on the CPU."""
 

@@ -82,9 +82,6 @@ class DDPG(ActorCritic):
             "losses/q_mean": q.detach().mean(1),
         }
 
-    def greedy(self, obs: Tensor, update_ranges: bool = False) -> Tensor:
-        return torch.tanh(self.actor(obs, update_ranges))
-
     def policy(self, i: int) -> Policy:
         """The actor without noise."""
         stages = self.actor.cut(i, outputs=self.spec.act_dim)

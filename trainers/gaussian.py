@@ -64,10 +64,6 @@ class GaussianActorCritic(ActorCritic):
         actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
         return actions
 
-    def greedy(self, obs: Tensor, update_ranges: bool = False) -> Tensor:
-        mean: Tensor = self.actor(self.normalized(obs), update_ranges)
-        return mean
-
     def policy(self, i: int) -> Policy:
         """The mean action, clipped to the bounds, with the observation statistics of now."""
         limit = torch.tensor(OBSERVATION_LIMIT)

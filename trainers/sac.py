@@ -104,9 +104,6 @@ class SAC(ActorCritic):
             "losses/q_mean": q.detach().mean((1, 2)),
         }
 
-    def greedy(self, obs: Tensor, update_ranges: bool = False) -> Tensor:
-        return torch.tanh(self.actor(obs, update_ranges)[..., : self.spec.act_dim])
-
     def policy(self, i: int) -> Policy:
         """The mean action: the first half of the actor's outputs, squashed."""
         stages = self.actor.cut(i, outputs=self.spec.act_dim)

@@ -88,9 +88,6 @@ class TD3(ActorCritic):
         polyak(self.target_actor, self.actor, self.tau)
         return figures | {"losses/actor": actor_loss.detach()}
 
-    def greedy(self, obs: Tensor, update_ranges: bool = False) -> Tensor:
-        return torch.tanh(self.actor(obs, update_ranges))
-
     def policy(self, i: int) -> Policy:
         """The actor without noise."""
         stages = self.actor.cut(i, outputs=self.spec.act_dim)
