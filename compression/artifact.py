@@ -98,7 +98,7 @@ def save_artifact(
     Returns the contract. Raises ArtifactError where the two disagree or a quantised layer does not run in
     integer arithmetic; nothing is written then.
     """
-    quantized = sum(isinstance(s, StaticQuantLinear | DynamicQuantLinear) for s in policy)
+    quantized = quantized_layers(policy)
     tolerance = INT8_TOLERANCE if quantized else FP32_TOLERANCE
     kernels = optimized_operators(model)
     integer = sum(k in INTEGER_KERNELS for k in kernels)
@@ -132,6 +132,11 @@ def save_artifact(
     return contract
 
 
+def quantized_layers(policy: Policy) -> int:
+    """How many of its layers are int8."""
+    return sum(isinstance(stage, StaticQuantLinear | DynamicQuantLinear) for stage in policy)
+
+
 def load_policy(folder: Path) -> Policy:
     """The torch policy of an artifact. Raises ArtifactError for a missing, damaged or foreign folder."""
     try:
@@ -141,6 +146,13 @@ def load_policy(folder: Path) -> Policy:
         raise ArtifactError(f"{folder} is no artifact: {error}") from error
     if not isinstance(contract, dict) or contract.get("format") != FORMAT:
         raise ArtifactError(f"{folder / CONTRACT_FILE} is not of the format {FORMAT}")
+    try:
+        return _read_policy(folder, contract, content)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ArtifactError(f"{folder / CONTRACT_FILE} lacks or mistakes {error}") from error
+
+
+def _read_policy(folder: Path, contract: dict[str, Any], content: bytes) -> Policy:
     if sha256(content) != contract["sha256"][TENSOR_FILE]:
         raise ArtifactError(f"{folder / TENSOR_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
     tensors = safetensors.torch.load(content)
@@ -166,6 +178,29 @@ def intact(folder: Path) -> bool:
         return all(sha256((folder / name).read_bytes()) == hashes[name] for name in (ONNX_FILE, TENSOR_FILE))
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def check_artifact(folder: Path) -> dict[str, Any]:
+    """The contract of an artifact whose files are whole and whose policies give its golden actions.
+
+    Raises ArtifactError for a missing, damaged or foreign folder.
+    """
+    policy = load_policy(folder)
+    contract: dict[str, Any] = json.loads((folder / CONTRACT_FILE).read_text())
+    if not intact(folder):
+        raise ArtifactError(f"{folder / ONNX_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
+    golden = contract["golden"]
+    observations, actions = (np.array(golden[name], np.float32) for name in ("observations", "actions"))
+    _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
+    runner = OnnxPolicy(folder / ONNX_FILE)
+    for name, found in {
+        ONNX_FILE: np.stack([runner(obs) for obs in observations]),
+        TENSOR_FILE: policy(torch.from_numpy(observations)).numpy(),
+    }.items():
+        difference = float((np.abs(found - actions) / half_range.numpy()).max())
+        if difference > golden["tolerance"]:
+            raise ArtifactError(f"{folder / name} differs from its golden actions by {difference:.2g} half ranges")
+    return contract
 
 
 def check_parity(policy: Policy, runner: OnnxPolicy, observations: FloatArray, tolerance: float) -> Parity:

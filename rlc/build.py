@@ -68,14 +68,20 @@ def build_agent(
 
 def actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:
     """What quantisation-aware training does to an actor's network; None without."""
-    if isinstance(compress, QATSettings) or (isinstance(compress, PruneSettings) and compress.quantization == "qat"):
-        if isinstance(algo, OffPolicySettings):
-            return functools.partial(prepare_qat, standardize_input=True, reduce_range=compress.reduce_range)
-        # These normalise observations themselves, and move their ranges once per rollout, not once per minibatch.
-        return functools.partial(
-            prepare_qat, standardize_input=False, reduce_range=compress.reduce_range, range_momentum=0.1
-        )
-    return None
+    return qat_transform(compress, raw=isinstance(algo, OffPolicySettings))
+
+
+def qat_transform(compress: CompressSettings, raw: bool) -> ActorTransform | None:
+    """As `actor_transform`, for a network that reads raw observations or normalised ones."""
+    if isinstance(compress, PruneSettings) and compress.quantization != "qat":
+        return None
+    if not isinstance(compress, QATSettings | PruneSettings):
+        return None
+    # On-policy ranges move once per rollout, not once per minibatch.
+    momentum = 0.01 if raw else 0.1
+    return functools.partial(
+        prepare_qat, standardize_input=raw, reduce_range=compress.reduce_range, range_momentum=momentum
+    )
 
 
 def compress_policy(compress: CompressSettings, policy: Policy, observations: FloatArray) -> tuple[Policy, bytes]:

@@ -9,4 +9,4 @@ def one_line(text: str) -> str:
 
 
 def say(text: str) -> None:
-    print(f"rlc.train: {one_line(text)}", file=sys.stderr, flush=True)
+    print(f"rlc: {one_line(text)}", file=sys.stderr, flush=True)

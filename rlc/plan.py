@@ -64,6 +64,20 @@ def job_of(overrides: Sequence[str]) -> Job:
     return _job(_parse(overrides))
 
 
+def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
+    """The composed configuration of arguments that name no algorithm. Raises SettingsError in one line."""
+    try:
+        overrides = _parse(arguments)
+        _check_groups(overrides)
+        for override in overrides:
+            if override.is_sweep_override() or override.key_or_group in ("algo", "experiment"):
+                raise SettingsError(f"{override.input_line}: one policy is compressed here, and nothing trained")
+        _check_keys(overrides)
+        return _composed(tuple(arguments), without=("algo",))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SettingsError(str(error)) from error
+
+
 def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
@@ -118,9 +132,9 @@ OmegaConf.register_new_resolver("by_env", _by_env, replace=True)
 
 
 @functools.cache
-def _composed(overrides: tuple[str, ...]) -> dict[str, Any]:
+def _composed(overrides: tuple[str, ...], without: tuple[str, ...] = ()) -> dict[str, Any]:
     config = _compose(overrides)
-    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("hydra", *without)])
     data = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}

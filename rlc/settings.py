@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,6 +28,9 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -302,10 +305,43 @@ class Settings(Strict):
         return self.model_copy(update={"compress": FP32Settings(), "overwrite": False})
 
 
+class CompressRequest(Strict):
+    """What compressing a policy that was not trained here needs."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    compress: CompressSettings
+    env: EnvSettings
+    eval: EvalSettings
+    seed: Seed
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, data: Any) -> Any:
+        return data | {"compress": data.get("compress") or {"method": "fp32"}}
+
+    @model_validator(mode="after")
+    def _check(self) -> "CompressRequest":
+        if isinstance(self.compress, QATSettings):
+            raise ValueError("compress=qat: trains a policy from the start; allowed: prune_qat, ptdq, ptsq, ...")
+        if isinstance(self.compress, PruneSettings) and self.compress.finetune == "rl":
+            raise ValueError("compress.finetune=rl: needs the critics of a run; allowed here: none, distill")
+        return self
+
+
 def parse_settings(data: dict[str, Any]) -> Settings:
     """Check a resolved configuration. Raises SettingsError with one line: key, value, what is allowed."""
+    return _parse(Settings, data)
+
+
+def parse_request(data: dict[str, Any]) -> CompressRequest:
+    """As `parse_settings`, for the settings of a compression alone."""
+    return _parse(CompressRequest, data)
+
+
+def _parse(model: type[Model], data: dict[str, Any]) -> Model:
     try:
-        return Settings.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         raise SettingsError("; ".join(_lines(error, data))) from None
 

@@ -172,7 +172,7 @@ def test_bad_input_ends_with_code_2_and_one_line(tmp_path: Path) -> None:
     for arguments in ("", "+algo=sac algo.gamma=2", "+algo=sac +algo=sac", "+algo=sac total_steps=abc -m"):
         done = rlc_train(arguments, tmp_path, expect=2)
         assert done.stdout == ""
-        assert done.stderr.startswith("rlc.train: ")
+        assert done.stderr.startswith("rlc: ")
         assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -250,7 +250,7 @@ def test_a_study_that_cannot_be_written_is_one_line(
     (job,) = make_plan(f"{QUICK} study=full".split()).jobs
     run_job(job)
     error = capsys.readouterr().err
-    assert error.startswith("rlc.train: outputs/full/Hopper-v4/sac: ")
+    assert error.startswith("rlc: outputs/full/Hopper-v4/sac: ")
     assert error.count("\n") == 1
 
 

@@ -1,0 +1,44 @@
+"""Command lines of the small commands: key=value, checked before anything happens."""
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+
+from compression.artifact import ArtifactError
+from compression.pruning import PruningError
+from rlc.messages import say
+from rlc.settings import SettingsError
+
+
+def split(arguments: Sequence[str], own: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    """The values of a command's own keys, and the other arguments. Raises SettingsError for a key given twice."""
+    values: dict[str, str] = {}
+    rest = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key not in own:
+            rest.append(argument)
+        elif key in values:
+            raise SettingsError(f"{argument}: {key} is given twice; give it once")
+        else:
+            values[key] = value
+    return values, rest
+
+
+def only(arguments: Sequence[str], own: Collection[str], required: Collection[str]) -> dict[str, str]:
+    """As `split`, where nothing else is allowed. Raises SettingsError for what is unknown or missing."""
+    values, rest = split(arguments, own)
+    if rest:
+        raise SettingsError(f"{rest[0]}: unknown; allowed: {', '.join(f'{key}=...' for key in own)}")
+    for key in required:
+        if not values.get(key):
+            raise SettingsError(f"{key}: none given; add {key}=...")
+    return values
+
+
+def run_command(command: Callable[[list[str]], None]) -> None:
+    """Run a command on the arguments of the process. Bad input is one line and exit code 2."""
+    try:
+        command(sys.argv[1:])
+    except (SettingsError, ArtifactError, PruningError) as error:
+        say(str(error))
+        sys.exit(2)

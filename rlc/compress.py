@@ -1,0 +1,103 @@
+"""Compress a policy you have: python -m rlc.compress policy=<artifact or SB3 zip> +compress=ptsq env=hopper"""
+
+import functools
+from pathlib import Path
+
+from torch import nn
+
+from compression.artifact import (
+    CONTRACT_FILE,
+    ONNX_FILE,
+    OnnxPolicy,
+    check_artifact,
+    load_policy,
+    quantized_layers,
+    save_artifact,
+)
+from compression.distill import distill
+from compression.onnx_graph import onnx_bytes
+from compression.pruning import Importance, prune
+from measure.returns import Returns, evaluate
+from rlc import build, envs
+from rlc.arguments import run_command, split
+from rlc.plan import compose_groups
+from rlc.record import PARITY_STATES
+from rlc.runs import ARTIFACT
+from rlc.sb3 import read_sb3
+from rlc.settings import CompressRequest, PruneSettings, SettingsError, parse_request
+from trainers.policy import Policy
+from trainers.rollout import visited_observations
+
+OWN = ("policy", "statistics", "activation", "to")
+
+
+def compress(arguments: list[str]) -> None:
+    """Read, compress, check, evaluate both, and write an artifact to `to`."""
+    values, rest = split(arguments, OWN)
+    if not values.get("policy"):
+        raise SettingsError("policy: none given; add policy=<folder of an artifact or zip of Stable-Baselines3>")
+    if values.get("activation") not in (None, "relu", "tanh"):
+        raise SettingsError(f"activation={values['activation']}: unknown; allowed: relu, tanh")
+    request = parse_request(compose_groups(rest))
+    source = Path(values["policy"])
+    policy, algorithm = _read(source, values, request, env_given=any(a.startswith("env") for a in rest))
+    label = request.compress.label
+    target = Path(values.get("to") or source.with_name(f"{source.stem}-{label}"))
+    if target.exists():
+        raise SettingsError(f"to={target}: exists already; choose another to=<folder>")
+    make_env = functools.partial(envs.make_env, policy.spec.env_id)
+    settings, smaller = request.compress, policy
+    if isinstance(settings, PruneSettings):
+        smaller = _pruned(policy, settings, request.seed)
+    steps = getattr(settings, "calibration_steps", PARITY_STATES)
+    seen = visited_observations(OnnxPolicy(onnx_bytes(smaller)), make_env, policy.spec, request.seed, steps)
+    deployed, model = build.compress_policy(settings, smaller, seen)
+    save_artifact(target, deployed, model, seen, algorithm=algorithm, compression=settings.model_dump())
+
+    def score(act: OnnxPolicy) -> Returns:
+        how = {"episodes": request.eval.episodes, "seed": request.eval.seed}
+        return evaluate(act, make_env, policy.spec, **how)
+
+    before, after = score(OnnxPolicy(onnx_bytes(policy))), score(OnnxPolicy(target / ONNX_FILE))
+    size = len(onnx_bytes(policy)), len(model)
+    print(f"{source}: {policy.spec.env_id}, return {before.mean:.1f} +- {before.std:.1f}, {size[0] / 1000:.1f} KB")
+    print(f"{target}: {label}, return {after.mean:.1f} +- {after.std:.1f}, {size[1] / 1000:.1f} KB")
+
+
+def _read(source: Path, values: dict[str, str], request: CompressRequest, env_given: bool) -> tuple[Policy, str]:
+    """The policy and the name of its algorithm."""
+    env_id = request.env.id
+    if source.is_dir():
+        folder = source if (source / CONTRACT_FILE).exists() else source / ARTIFACT
+        contract, policy = check_artifact(folder), load_policy(folder)
+        if env_given and policy.spec.env_id != env_id:
+            raise SettingsError(f"env.id={env_id}: {source} was made for {policy.spec.env_id}")
+        if quantized_layers(policy):
+            raise SettingsError(f"policy={source}: is quantised already; allowed: a policy in float32")
+        return policy, contract["algorithm"]
+    statistics = values.get("statistics")
+    policy = read_sb3(
+        source,
+        envs.spec_of(env_id),
+        activation=values.get("activation"),
+        statistics=Path(statistics) if statistics else None,
+    )
+    return policy, "stable-baselines3"
+
+
+def _pruned(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
+    stages = list(policy)
+    linears = [i for i, stage in enumerate(stages) if isinstance(stage, nn.Linear)]
+    first, behind = linears[0], linears[-1] + 1
+    importance = Importance(compress.norm, compress.reduction, compress.normalizer, compress.bias)
+    core = prune(stages[first:behind], compress.ratio, importance)
+    narrow = Policy(policy.spec, [*stages[:first], *core, *stages[behind:]])
+    if compress.finetune == "none":
+        return narrow
+    make_env = functools.partial(envs.make_env, policy.spec.env_id)
+    transform, how = build.qat_transform(compress, raw=first == 0), compress.distill.model_dump()
+    return distill(narrow, policy, make_env, seed=seed, transform=transform, **how)
+
+
+if __name__ == "__main__":
+    run_command(compress)

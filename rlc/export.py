@@ -1,0 +1,36 @@
+"""Check the artifact of a run and copy it: python -m rlc.export run=outputs/.../seed0 to=<folder>"""
+
+import shutil
+from pathlib import Path
+
+from compression.artifact import CONTRACT_FILE, check_artifact
+from rlc.arguments import only, run_command
+from rlc.runs import ARTIFACT
+from rlc.settings import SettingsError
+
+
+def export(arguments: list[str]) -> None:
+    """Without `to` the artifact is only checked. Raises ArtifactError where it is damaged."""
+    values = only(arguments, ("run", "to"), required=("run",))
+    run = Path(values["run"])
+    folder = run if (run / CONTRACT_FILE).exists() else run / ARTIFACT
+    contract = check_artifact(folder)
+    kept = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
+    if "to" in values:
+        target = Path(values["to"])
+        if target.exists():
+            raise SettingsError(f"to={target}: exists already")
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            shutil.copytree(folder, temporary)
+            temporary.replace(target)
+        except OSError as error:
+            raise SettingsError(f"to={target}: cannot be written: {error.strerror}") from error
+        print(f"{target}: {kept}")
+    else:
+        print(f"{folder}: {kept}: whole, and gives its golden actions")
+
+
+if __name__ == "__main__":
+    run_command(export)
