@@ -55,7 +55,7 @@ class OnnxPolicy:
     """A policy in ONNX Runtime on one thread: observation [obs_dim] -> action [act_dim], at batch 1."""
 
     def __init__(self, model: bytes | Path) -> None:
-        self.session = _session(model)
+        self.session = onnx_session(model)
 
     def __call__(self, obs: FloatArray) -> FloatArray:
         action: FloatArray = self.batch(obs[None])[0]
@@ -224,7 +224,7 @@ def optimized_operators(model: bytes) -> list[str]:
     """Operators that ONNX Runtime really executes, after its graph optimisations."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        _session(model, optimized_path=path)
+        onnx_session(model, optimized_path=path)
         return [node.op_type for node in onnx.load(path).graph.node]
 
 
@@ -237,7 +237,8 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _session(model: bytes | Path, optimized_path: Path | None = None) -> Any:
+def onnx_session(model: bytes | Path, optimized_path: Path | None = None) -> Any:
+    """ONNX Runtime on one thread; writes the graph it really runs to `optimized_path`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -35,7 +35,9 @@ def test_imports_point_down(path: Path) -> None:
 def test_nothing_can_unpickle(path: Path) -> None:
     text = path.read_text()
     assert not imports(path) & {"pickle", "cloudpickle", "joblib", "dill"}
-    assert not re.search(r"(?<!safetensors\.)torch\.load|allow_pickle=True", text)
+    assert "allow_pickle=True" not in text
+    for line in re.findall(r".*(?<!safetensors\.)torch\.load.*", text):
+        assert "weights_only=True" in line
 
 
 def test_every_package_is_listed() -> None:

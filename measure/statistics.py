@@ -1,0 +1,80 @@
+"""Statistics of returns: location, intervals, paired differences, probability of improvement.
+
+Following "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264): interquartile
+means, bootstrap over runs within each task, probability of improvement averaged over tasks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+FloatVector = NDArray[np.float64]
+Statistic = Callable[[Sequence[FloatVector]], float]
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its two-sided percentile interval."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+def interquartile_mean(x: FloatVector) -> float:
+    """Mean of the middle half."""
+    return float(stats.trim_mean(x, 0.25))
+
+
+def pooled(statistic: Callable[[FloatVector], float]) -> Statistic:
+    """A statistic of all values of all groups together."""
+    return lambda groups: statistic(np.concatenate(list(groups)))
+
+
+def bootstrap(groups: Sequence[FloatVector], statistic: Statistic, seed: int = 0) -> Interval:
+    """Percentile interval of a statistic of groups of runs, resampled with replacement within each group.
+
+    `groups`: one vector of independent values per task (or just one). Raises ValueError for an empty group; a
+    single value per group has no spread to resample, so its interval is infinitely wide.
+    """
+    groups = [np.asarray(group, np.float64) for group in groups]
+    if not groups or any(len(group) == 0 for group in groups):
+        raise ValueError("bootstrap needs at least one value in every group")
+    value = statistic(groups)
+    if all(len(group) == 1 for group in groups):
+        return Interval(value, -np.inf, np.inf)
+    rng = np.random.default_rng(seed)
+    drawn = [statistic([rng.choice(group, len(group)) for group in groups]) for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
+def paired_difference(ours: FloatVector, reference: FloatVector, seed: int = 0) -> Interval:
+    """Mean of ours - reference over episodes from the same start states, with its interval.
+
+    Raises ValueError where they are not pairs.
+    """
+    if len(ours) != len(reference):
+        raise ValueError(f"{len(ours)} values cannot be paired with {len(reference)}")
+    difference = np.asarray(ours, np.float64) - np.asarray(reference, np.float64)
+    return bootstrap([difference], pooled(lambda x: float(np.mean(x))), seed)
+
+
+def probability_of_improvement(ours: Sequence[FloatVector], others: Sequence[FloatVector]) -> float:
+    """Chance that a run of ours beats a run of theirs on the same task, averaged over tasks; a tie counts half.
+
+    The Mann-Whitney statistic over its largest value, per task. Raises ValueError where the tasks differ in number.
+    """
+    if len(ours) != len(others):
+        raise ValueError(f"{len(ours)} tasks cannot be compared with {len(others)}")
+    chances = [
+        stats.mannwhitneyu(mine, theirs).statistic / (len(mine) * len(theirs))
+        for mine, theirs in zip(ours, others, strict=True)
+    ]
+    return float(np.mean(chances))
