@@ -15,7 +15,7 @@ ERRORS = {
     "": "algo: none given; add +algo=<name> with one of: ddpg, ppo, sac, td3, trpo",
     "+algo=sca": "algo=sca: unknown; did you mean sac?; allowed: ddpg, ppo, sac, td3, trpo",
     "+algo=sac env=foo": "env=foo: unknown; allowed: ant, halfcheetah, hopper, humanoid, humanoid_standup",
-    "+algo=sac +compress=int4": "compress=int4: unknown; allowed: fp32, prune_l1, prune_l2, prune_ptdq, prune_ptsq, prune_qat",
+    "+algo=sac +compress=int4": "compress=int4: unknown; allowed: fp32, prune_l1, prune_l2, ",
     "+experiment=quik": "experiment=quik: unknown; allowed: quickstart",
     "algo=sac": "algo=sac: write +algo=sac",
     "+algo=sac +env=hopper": "+env=hopper: write env=hopper",
