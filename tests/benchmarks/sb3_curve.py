@@ -4,6 +4,7 @@ Run by hand (needs `pip install stable-baselines3 sb3-contrib`):
     python tests/benchmarks/sb3_curve.py --algo ppo --env Hopper-v4 --steps 300000 --seed 0 --out curve.csv
 The CSV has the columns of our metrics.csv that matter here: global_step, eval/return_mean,
 eval/return_std and charts/SPS (environment steps per second since the last row, evaluation excluded).
+curves.csv holds what was measured with it so far, ours beside theirs: deterministic return of 10 episodes.
 What Stable-Baselines3 lacks stays out: advantages recomputed each epoch, scaled value targets (VecNormalize
 scales rewards instead).
 """
