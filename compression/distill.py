@@ -9,7 +9,7 @@ from compression.onnx_graph import onnx_bytes
 from compression.pruning import replace_layers
 from trainers.actor_critic import ActorTransform
 from trainers.networks import ACTIVATIONS, FlatAdam, StackedMLP
-from trainers.policy import Clamp, Policy
+from trainers.policy import Clamp, Policy, around_linears
 from trainers.rollout import EnvFactory, visited_observations
 from trainers.spec import Stream, torch_stream
 
@@ -21,10 +21,8 @@ class Student:
     """A policy whose linear layers learn; what stands before and behind them stays."""
 
     def __init__(self, policy: Policy, transform: ActorTransform | None) -> None:
-        stages = list(policy)
-        linears = [i for i, stage in enumerate(stages) if isinstance(stage, nn.Linear)]
-        core = stages[linears[0] : linears[-1] + 1]
-        self.spec, self.before, self.after = policy.spec, stages[: linears[0]], stages[linears[-1] + 1 :]
+        self.spec = policy.spec
+        self.before, core, self.after = around_linears(policy)
         layers = [stage for stage in core if isinstance(stage, nn.Linear)]
         sizes = [layers[0].in_features, *(layer.out_features for layer in layers)]
         activation = next(name for name, kind in ACTIVATIONS.items() if isinstance(core[1], kind))

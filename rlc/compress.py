@@ -3,8 +3,6 @@
 import functools
 from pathlib import Path
 
-from torch import nn
-
 from compression.artifact import (
     CONTRACT_FILE,
     ONNX_FILE,
@@ -25,7 +23,7 @@ from rlc.record import PARITY_STATES
 from rlc.runs import ARTIFACT
 from rlc.sb3 import read_sb3
 from rlc.settings import CompressRequest, PruneSettings, SettingsError, parse_request
-from trainers.policy import Policy
+from trainers.policy import Policy, around_linears
 from trainers.rollout import visited_observations
 
 OWN = ("policy", "statistics", "activation", "to")
@@ -86,16 +84,13 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
 
 
 def _pruned(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
-    stages = list(policy)
-    linears = [i for i, stage in enumerate(stages) if isinstance(stage, nn.Linear)]
-    first, behind = linears[0], linears[-1] + 1
+    before, core, after = around_linears(policy)
     importance = Importance(compress.norm, compress.reduction, compress.normalizer, compress.bias)
-    core = prune(stages[first:behind], compress.ratio, importance)
-    narrow = Policy(policy.spec, [*stages[:first], *core, *stages[behind:]])
+    narrow = Policy(policy.spec, [*before, *prune(core, compress.ratio, importance), *after])
     if compress.finetune == "none":
         return narrow
     make_env = functools.partial(envs.make_env, policy.spec.env_id)
-    transform, how = build.qat_transform(compress, raw=first == 0), compress.distill.model_dump()
+    transform, how = build.qat_transform(compress, raw=not before), compress.distill.model_dump()
     return distill(narrow, policy, make_env, seed=seed, transform=transform, **how)
 
 

@@ -18,7 +18,7 @@ from rlc.runs import AGENT_FILE, ARTIFACT, Run, finished_fp32_run
 from rlc.settings import FP32Settings, PruneSettings
 from trainers.actor_critic import ActorCritic
 from trainers.networks import StackedMLP
-from trainers.policy import Policy
+from trainers.policy import Policy, around_linears
 from trainers.rollout import SeedEnvs, visited_observations
 from trainers.spec import Stream, torch_stream
 
@@ -86,11 +86,8 @@ def _sparse(
     act = OnnxPolicy(onnx_bytes(policy))
     env_id = run.settings.env.id
     seen = visited_observations(act, lambda: envs.make_env(env_id), policy.spec, run.seed, compress.calibration_steps)
-    inputs = torch.from_numpy(seen)
-    for stage in policy:
-        if isinstance(stage, nn.Linear):
-            break
-        inputs = stage(inputs)
+    before, _, _ = around_linears(policy)
+    inputs = nn.Sequential(*before)(torch.from_numpy(seen))
     how = compress.sparsity.model_dump()
     return sparsify(layers, inputs, importance, generator=torch_stream(Stream.DISTILL, run.seed), **how)
 

@@ -70,6 +70,14 @@ class Policy(nn.Sequential):
         self.requires_grad_(False)
 
 
+def around_linears(policy: Policy) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]]:
+    """The stages before the first linear layer, from there to the last one, and behind it."""
+    stages = list(policy)
+    linears = [i for i, stage in enumerate(stages) if isinstance(stage, nn.Linear)]
+    first, behind = linears[0], linears[-1] + 1
+    return stages[:first], stages[first:behind], stages[behind:]
+
+
 def input_standardized(policy: Policy, mean: Tensor, std: Tensor) -> Policy:
     """The same function with its input standardised first and the inverse folded into the first layer.
 
