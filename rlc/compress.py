@@ -10,7 +10,6 @@ from compression.artifact import (
     check_artifact,
     load_policy,
     quantized_layers,
-    save_artifact,
 )
 from compression.distill import distill
 from compression.onnx_graph import onnx_bytes
@@ -19,12 +18,11 @@ from measure.returns import Returns, evaluate
 from rlc import build, envs
 from rlc.arguments import run_command, split
 from rlc.plan import compose_groups
-from rlc.record import PARITY_STATES
+from rlc.record import export_policy
 from rlc.runs import ARTIFACT
 from rlc.sb3 import read_sb3
 from rlc.settings import CompressRequest, PruneSettings, SettingsError, parse_request
 from trainers.policy import Policy, around_linears
-from trainers.rollout import visited_observations
 
 OWN = ("policy", "statistics", "activation", "to")
 
@@ -47,10 +45,7 @@ def compress(arguments: list[str]) -> None:
     settings, smaller = request.compress, policy
     if isinstance(settings, PruneSettings):
         smaller = _pruned(policy, settings, request.seed)
-    steps = getattr(settings, "calibration_steps", PARITY_STATES)
-    seen = visited_observations(OnnxPolicy(onnx_bytes(smaller)), make_env, policy.spec, request.seed, steps)
-    deployed, model = build.compress_policy(settings, smaller, seen)
-    save_artifact(target, deployed, model, seen, algorithm=algorithm, compression=settings.model_dump())
+    _, model = export_policy(target, smaller, settings, algorithm=algorithm, seed=request.seed)
 
     def score(act: OnnxPolicy) -> Returns:
         how = {"episodes": request.eval.episodes, "seed": request.eval.seed}

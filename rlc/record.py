@@ -16,6 +16,7 @@ from rlc import build, envs
 from rlc.derive import derive
 from rlc.fit import evaluate_policy
 from rlc.runs import ARTIFACT, Run, finished_fp32_run, training_identity
+from rlc.settings import CompressSettings
 from rlc.tracking import Tracker
 from trainers.policy import Policy
 from trainers.rollout import visited_observations
@@ -31,7 +32,9 @@ def record(run: Run, tracker: Tracker) -> None:
     """
     settings = run.settings
     policy, training = _trained(run) if settings.trains else derive(run)
-    contract, model = _export(run, policy)
+    contract, model = export_policy(
+        run.artifact, policy, settings.compress, algorithm=settings.algo.name, seed=run.seed
+    )
     returns = evaluate_policy(OnnxPolicy(run.artifact / ONNX_FILE), settings)
     result = {
         "env_id": settings.env.id,
@@ -61,21 +64,16 @@ def record(run: Run, tracker: Tracker) -> None:
     run.finish(result)
 
 
-def _export(run: Run, policy: Policy) -> tuple[dict[str, Any], bytes]:
+def export_policy(
+    folder: Path, policy: Policy, compress: CompressSettings, *, algorithm: str, seed: int
+) -> tuple[dict[str, Any], bytes]:
     """Compress a policy on observations of its own and write the artifact; its contract and ONNX file."""
-    settings = run.settings
-    steps = getattr(settings.compress, "calibration_steps", PARITY_STATES)
-    act = OnnxPolicy(onnx_bytes(policy))
-    observations = visited_observations(act, lambda: envs.make_env(settings.env.id), policy.spec, run.seed, steps)
-    deployed, model = build.compress_policy(settings.compress, policy, observations)
-    contract = save_artifact(
-        run.artifact,
-        deployed,
-        model,
-        observations,
-        algorithm=settings.algo.name,
-        compression=settings.compress.model_dump(),
-    )
+    steps = getattr(compress, "calibration_steps", PARITY_STATES)
+    act, env_id = OnnxPolicy(onnx_bytes(policy)), policy.spec.env_id
+    observations = visited_observations(act, lambda: envs.make_env(env_id), policy.spec, seed, steps)
+    deployed, model = build.compress_policy(compress, policy, observations)
+    settings = compress.model_dump()
+    contract = save_artifact(folder, deployed, model, observations, algorithm=algorithm, compression=settings)
     return contract, model
 
 
