@@ -19,7 +19,7 @@ from torch import nn
 
 from compression.onnx_graph import INPUT
 from compression.ptdq import DynamicQuantLinear
-from compression.qat import StaticQuantLinear
+from compression.qat import ActivationQuantize, StaticQuantLinear
 from trainers.networks import plain_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.rollout import FloatArray
@@ -39,6 +39,7 @@ STAGE_KINDS: dict[str, type[nn.Module]] = {
     "linear": nn.Linear,
     "static_quant_linear": StaticQuantLinear,
     "dynamic_quant_linear": DynamicQuantLinear,
+    "activation_quantize": ActivationQuantize,
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
     "clamp": Clamp,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compression.qat import StaticQuantLinear
+from compression.qat import ActivationQuantize, StaticQuantLinear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 
 OPSET = 17
@@ -55,10 +55,14 @@ def write_linear(graph: GraphWriter, stage: nn.Linear) -> None:
     graph.extend("Gemm", weight, graph.constant("bias", stage.bias.detach()))
 
 
-def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> None:
-    grid = [graph.constant("scale", stage.input_scale), graph.constant("zero_point", stage.input_zero_point)]
+def write_grid(graph: GraphWriter, scale: Tensor, zero_point: Tensor) -> None:
+    grid = [graph.constant("scale", scale), graph.constant("zero_point", zero_point)]
     graph.extend("QuantizeLinear", *grid)
     graph.extend("DequantizeLinear", *grid)
+
+
+def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> None:
+    write_grid(graph, stage.input_scale, stage.input_zero_point)
     weight_scale = graph.constant("weight_scale", stage.weight_scale)
     zeros = np.zeros(len(stage.weight_scale))
     weight = graph.node(
@@ -98,6 +102,7 @@ WRITERS: dict[type[nn.Module], Callable[..., None]] = {
     Standardize: write_standardize,
     nn.Linear: write_linear,
     StaticQuantLinear: write_static_quant_linear,
+    ActivationQuantize: lambda graph, stage: write_grid(graph, stage.scale, stage.zero_point),
     nn.ReLU: lambda graph, stage: graph.extend("Relu"),
     nn.Tanh: lambda graph, stage: graph.extend("Tanh"),
     Clamp: write_clamp,

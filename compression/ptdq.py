@@ -23,11 +23,13 @@ class DynamicQuantLinear(nn.Module):
     weight_scale: Tensor
     bias: Tensor
 
-    def __init__(self, linear: nn.Linear, levels: int) -> None:
+    def __init__(self, linear: nn.Linear, levels: int, per_channel: bool = True) -> None:
         super().__init__()
         scale = weight_scale(linear.weight, levels)
+        if not per_channel:
+            scale = scale.amax(0, keepdim=True).expand_as(scale)
         self.register_buffer("weight_int8", torch.round(linear.weight / scale).to(torch.int8))
-        self.register_buffer("weight_scale", scale[:, 0])
+        self.register_buffer("weight_scale", scale[:, 0].contiguous())
         self.register_buffer("bias", linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compression.onnx_graph import INPUT, onnx_bytes
 from compression.ptdq import standardized_input, with_quantizer
-from compression.qat import StaticQuantLinear
+from compression.qat import ActivationQuantize, StaticQuantLinear
 from trainers.policy import Policy
 from trainers.rollout import FloatArray
 
@@ -28,7 +28,7 @@ def quantize_static_policy(
     """
     policy = standardized_input(policy, observations)
     model = _quantize_static(onnx_bytes(policy), observations, calibration, percentile, reduce_range)
-    quantized = iter(_static_layers(model))
+    quantized = iter(QuantizedGraph(model).layers())
     stages = [next(quantized) if isinstance(stage, nn.Linear) else stage for stage in policy]
     return Policy(policy.spec, stages), model
 
@@ -51,7 +51,7 @@ def _quantize_static(
         lambda source, target: quantize_static(
             source,
             target,
-            _Reader(observations),
+            Observations(observations),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Gemm"],
             per_channel=True,
@@ -64,8 +64,8 @@ def _quantize_static(
     )
 
 
-class _Reader:
-    """All observations at once: ONNX Runtime's histograms want batches of one size."""
+class Observations:
+    """Calibration data: all observations at once, as ONNX Runtime's histograms want batches of one size."""
 
     def __init__(self, observations: FloatArray) -> None:
         self.feeds: Iterator[dict[str, FloatArray]] = iter([{INPUT: observations}])
@@ -74,15 +74,31 @@ class _Reader:
         return next(self.feeds, None)
 
 
-def _static_layers(model: bytes) -> list[StaticQuantLinear]:
-    """The quantised linear layers of a Q/DQ graph, in order, with the numbers it holds."""
-    graph = onnx.load_from_string(model).graph
-    values = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer}
-    producer = {output: node for node in graph.node for output in node.output}
-    layers = []
-    for gemm in (node for node in graph.node if node.op_type == "Gemm"):
-        quantize, weight, bias = (producer[name] for name in gemm.input)
-        numbers = (weight.input[0], weight.input[1], bias.input[0], quantize.input[1], quantize.input[2])
-        levels, *others = (values[name] for name in numbers)
-        layers.append(StaticQuantLinear(levels.mT, *others))
-    return layers
+class QuantizedGraph:
+    """The numbers in a Q/DQ graph that ONNX Runtime's static quantiser wrote."""
+
+    def __init__(self, model: bytes) -> None:
+        graph = onnx.load_from_string(model).graph
+        self.values = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer}
+        self.producer = {output: node for node in graph.node for output in node.output}
+        self.consumer = {name: node for node in graph.node for name in node.input}
+        self.gemms = [node for node in graph.node if node.op_type == "Gemm"]
+
+    def layers(self) -> list[StaticQuantLinear]:
+        """The quantised linear layers, in order."""
+        layers = []
+        for gemm in self.gemms:
+            quantize, weight, bias = (self.producer[name] for name in gemm.input)
+            levels = self.values[weight.input[0]].mT
+            scale = self.values[weight.input[1]].expand(len(levels)).clone()
+            layers.append(StaticQuantLinear(levels, scale, self.values[bias.input[0]], *self._grid(quantize)))
+        return layers
+
+    def outputs(self) -> list[ActivationQuantize]:
+        """The quantisers behind the linear layers, in order, where every one has one."""
+        return [ActivationQuantize(*self._grid(self.consumer[gemm.output[0]])) for gemm in self.gemms]
+
+    def _grid(self, node: onnx.NodeProto) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of the uint8 grid; an int8 grid is the same one, numbered from -128."""
+        scale, zero_point = (self.values[name] for name in node.input[1:3])
+        return scale, zero_point.int() + 128 if zero_point.dtype == torch.int8 else zero_point

@@ -40,10 +40,10 @@ class StraightThroughQuantize(torch.autograd.Function):
         return grads[0] * inside, None, None, None, None
 
 
-def activation_grid(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of the uint8 grid over [min(low, 0), max(high, 0)], any shape."""
+def activation_grid(low: Tensor, high: Tensor, levels: int = ACTIVATION_LEVELS) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the grid 0 to `levels` over [min(low, 0), max(high, 0)], any shape."""
     low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = ((high - low) / ACTIVATION_LEVELS).clamp(min=SMALLEST_SCALE)
+    scale = ((high - low) / levels).clamp(min=SMALLEST_SCALE)
     return scale, torch.round(-low / scale)
 
 
@@ -74,10 +74,6 @@ def fake_quantize_weight(weight: Tensor, levels: int) -> Tensor:
     return fake_quantize(weight, scale, torch.zeros_like(scale), -levels, levels)
 
 
-def fake_quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    return fake_quantize(x, scale, zero_point, 0, ACTIVATION_LEVELS)
-
-
 class QATLinear(StackedLinear):
     """A stacked linear layer that computes as its int8 version will.
 
@@ -96,6 +92,7 @@ class QATLinear(StackedLinear):
         nn.Module.__init__(self)
         self.weight, self.bias = linear.weight, linear.bias
         self.levels, self.standardize, self.range_momentum = levels, standardize, range_momentum
+        self.activation_levels = ACTIVATION_LEVELS
         rows, _, in_features = linear.weight.shape
         for name in ("batches", "running_lo", "running_hi"):
             self.register_buffer(name, linear.weight.new_zeros(rows, 1, 1))
@@ -114,7 +111,8 @@ class QATLinear(StackedLinear):
         weight, bias = self._folded()
         if update_ranges:
             self._follow_range(x.detach(), momentum)
-        quantized = fake_quantize_activation(x, *activation_grid(self.running_lo, self.running_hi))
+        grid = activation_grid(self.running_lo, self.running_hi, self.activation_levels)
+        quantized = fake_quantize(x, *grid, 0, self.activation_levels)
         if not update_ranges:
             quantized = torch.where(self.batches > 0, quantized, x)
         return stacked_affine(quantized, fake_quantize_weight(weight, self.levels), bias)
@@ -141,7 +139,8 @@ class QATLinear(StackedLinear):
         if not self.batches[row] > 0:
             raise ValueError("the quantised layer has no ranges yet: its actor was never updated")
         weight, bias = (tensor[row].detach() for tensor in self._folded())
-        scale, zero_point = activation_grid(self.running_lo[row, 0, 0], self.running_hi[row, 0, 0])
+        ranges = self.running_lo[row, 0, 0], self.running_hi[row, 0, 0]
+        scale, zero_point = activation_grid(*ranges, self.activation_levels)
         stages: list[nn.Module] = []
         if self.standardize:
             stages.append(Standardize(self.running_mean[row, 0], standard_deviation(self.running_var[row, 0])))
@@ -179,6 +178,22 @@ class StaticQuantLinear(nn.Module):
         levels = centred_levels(x, self.input_scale, self.input_zero_point)
         accumulated = levels @ self.weight_int8.double().mT + self.bias_int32
         return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
+
+
+class ActivationQuantize(nn.Module):
+    """Rounds a layer's output to a uint8 grid, [B, n] -> [B, n]."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, scale: Tensor, zero_point: Tensor) -> None:
+        super().__init__()
+        # Copies: the next layer may have the same numbers, and safetensors refuses tensors that share memory.
+        self.register_buffer("scale", scale.cpu().reshape(()).clone())
+        self.register_buffer("zero_point", zero_point.cpu().reshape(()).to(torch.uint8, copy=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return centred_levels(x, self.scale, self.zero_point).float() * self.scale
 
 
 def static_quant_linear(

@@ -29,14 +29,15 @@ class Returns:
         return float(np.std(self.returns))
 
 
-def evaluate(act: Act, make_env: EnvFactory, spec: Spec, *, episodes: int, seed: int) -> Returns:
+def evaluate(act: Act, make_env: EnvFactory, spec: Spec, *, episodes: int, seed: int | None) -> Returns:
     """Run `episodes` episodes of observation [obs_dim] -> action [act_dim] in an environment of its own.
 
     Episode k starts from the same state for every policy; `seed` chooses the set of start states, which is
-    disjoint from those of training and calibration.
+    disjoint from those of training and calibration. With None episodes follow the environment's own stream.
     """
+    seeds = [None if seed is None else env_seed(Stream.EVALUATE, seed, k) for k in range(episodes)]
     with make_env() as env:
-        played = [_episode(act, env, spec, env_seed(Stream.EVALUATE, seed, k)) for k in range(episodes)]
+        played = [_episode(act, env, spec, reset_seed) for reset_seed in seeds]
     returns, lengths = zip(*played, strict=True)
     return Returns(returns, lengths)
 
@@ -53,7 +54,7 @@ def zero_policy(spec: Spec) -> Act:
     return lambda obs: action
 
 
-def _episode(act: Act, env: Any, spec: Spec, seed: int) -> tuple[float, int]:
+def _episode(act: Act, env: Any, spec: Spec, seed: int | None) -> tuple[float, int]:
     obs, _ = env.reset(seed=seed)
     total, length, done = 0.0, 0, False
     while not done:

@@ -52,9 +52,13 @@ def build_agent(
     seeds: Sequence[int],
     device: torch.device,
     pruned: Sequence[nn.Module] | None = None,
+    quantize: ActorTransform | None = None,
 ) -> ActorCritic:
-    """An agent with fresh weights, or with pruned layers in its actor."""
-    quantize = actor_transform(algo, compress)
+    """An agent with fresh weights, or with pruned layers in its actor.
+
+    Its actor trains with the fake quantisation of `compress`, or with another one.
+    """
+    quantize = quantize or actor_transform(algo, compress)
 
     def transform(actor: StackedMLP) -> None:
         if pruned is not None:

@@ -44,7 +44,7 @@ def compress(arguments: list[str]) -> None:
     make_env = functools.partial(envs.make_env, policy.spec.env_id)
     settings, smaller = request.compress, policy
     if isinstance(settings, PruneSettings):
-        smaller = _pruned(policy, settings, request.seed)
+        smaller = prune_policy(policy, settings, request.seed)
     _, model = export_policy(target, smaller, settings, algorithm=algorithm, seed=request.seed)
 
     def score(act: OnnxPolicy) -> Returns:
@@ -78,7 +78,8 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
     return policy, "stable-baselines3"
 
 
-def _pruned(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
+def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
+    """The policy pruned, and recovered by distillation if asked."""
     before, core, after = around_linears(policy)
     importance = Importance(compress.norm, compress.reduction, compress.normalizer, compress.bias)
     narrow = Policy(policy.spec, [*before, *prune(core, compress.ratio, importance), *after])

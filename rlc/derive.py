@@ -12,33 +12,39 @@ from compression.artifact import OnnxPolicy, load_policy
 from compression.distill import distill
 from compression.onnx_graph import onnx_bytes
 from compression.pruning import Importance, Size, prune, size_of, sparsify
-from rlc import build, envs
-from rlc.fit import Training, evaluate_policy
+from rlc import build, envs, paper
+from rlc.fit import evaluate_policy, fit
 from rlc.runs import AGENT_FILE, ARTIFACT, Run, finished_fp32_run
-from rlc.settings import FP32Settings, PruneSettings
+from rlc.settings import FP32Settings, PruneSettings, QATSettings
+from rlc.tracking import Tracker
 from trainers.actor_critic import ActorCritic
 from trainers.networks import StackedMLP
 from trainers.policy import Policy, around_linears
-from trainers.rollout import SeedEnvs, visited_observations
+from trainers.rollout import visited_observations
 from trainers.spec import Stream, torch_stream
 
 CPU = torch.device("cpu")
 
 
-def derive(run: Run) -> tuple[Policy, dict[str, Any]]:
+def derive(run: Run, tracker: Tracker) -> tuple[Policy, dict[str, Any]]:
     """The policy, and what result.json says of its making. Raises RuntimeError where the fp32 training failed."""
     source = finished_fp32_run(run.job, run.seed)
     if source is None:
         raise RuntimeError(f"the fp32 run of seed {run.seed} it builds on did not finish")
     run.log(f"derived from {source}")
+    compress = run.settings.compress
     figures = {"train_seconds": None, "train_seconds_reason": f"not trained: derived from {source}"}
-    if not isinstance(run.settings.compress, PruneSettings):
+    if isinstance(compress, QATSettings):
+        return paper.train_further(run, tracker, safetensors.torch.load_file(source / AGENT_FILE))
+    if not isinstance(compress, PruneSettings):
         return load_policy(source / ARTIFACT), figures
-    policy, pruning = _prune_and_recover(run, run.settings.compress, source)
+    policy, pruning = _prune_and_recover(run, tracker, compress, source)
     return policy, figures | pruning
 
 
-def _prune_and_recover(run: Run, compress: PruneSettings, source: Path) -> tuple[Policy, dict[str, Any]]:
+def _prune_and_recover(
+    run: Run, tracker: Tracker, compress: PruneSettings, source: Path
+) -> tuple[Policy, dict[str, Any]]:
     settings, spec = run.settings, envs.spec_of(run.settings.env.id)
     tensors = safetensors.torch.load_file(source / AGENT_FILE)
     teacher = build.build_agent(settings.algo, FP32Settings(), spec, [run.seed], CPU)
@@ -50,21 +56,25 @@ def _prune_and_recover(run: Run, compress: PruneSettings, source: Path) -> tuple
     pruned = prune(layers, compress.ratio, importance)
     narrow = _with_pruned_actor(run, FP32Settings(), pruned, tensors).policy(0)
     before = evaluate_policy(OnnxPolicy(onnx_bytes(narrow)), settings)
-    began = time.monotonic()
-    policy, steps = narrow, 0
+    policy, steps, seconds = narrow, 0, 0.0
     if compress.finetune == "distill":
-        policy, steps = _distilled(run, compress, narrow, teacher.policy(0)), compress.distill.steps
+        steps, began = compress.distill.steps, time.monotonic()
+        policy = _distilled(run, compress, narrow, teacher.policy(0))
+        seconds = time.monotonic() - began
     elif compress.finetune == "rl":
+        steps = compress.rl_steps
         student = _with_pruned_actor(run, compress, pruned, tensors)
-        policy, steps = _trained_further(run, student, compress.rl_steps), compress.rl_steps
-    seconds = time.monotonic() - began
+        further = settings.model_copy(update={"total_steps": steps})
+        # Off-policy it begins with an empty memory, which the student's own actions fill.
+        seconds = fit([run], [tracker], student, further, random_warmup=False).seconds
+        policy = student.policy(0)
     after = evaluate_policy(OnnxPolicy(onnx_bytes(policy)), settings)
     return policy, {
         **_size("before", size_of(actor_layers(teacher))),
         **_size("after", size_of(pruned)),
         "finetune": compress.finetune,
         "finetune_steps": steps,
-        "finetune_seconds": seconds if steps else 0.0,
+        "finetune_seconds": seconds,
         "return_before_finetune_mean": before.mean,
         "return_before_finetune_std": before.std,
         "return_after_finetune_mean": after.mean,
@@ -106,18 +116,6 @@ def _distilled(run: Run, compress: PruneSettings, policy: Policy, teacher: Polic
     transform = build.actor_transform(run.settings.algo, compress)
     env_id, how = run.settings.env.id, compress.distill.model_dump()
     return distill(policy, teacher, lambda: envs.make_env(env_id), seed=run.seed, transform=transform, **how)
-
-
-def _trained_further(run: Run, student: ActorCritic, steps: int) -> Policy:
-    """After more training by the same algorithm; off-policy it begins with an empty memory and its own actions."""
-    settings = run.settings.model_copy(update={"total_steps": steps})
-    pool = SeedEnvs(lambda: envs.make_env(settings.env.id), student.spec, student.seeds, settings.algo.num_envs)
-    try:
-        for step, _ in Training(settings, student, pool).run(random_warmup=False):
-            run.heartbeat(step)
-    finally:
-        pool.close()
-    return student.policy(0)
 
 
 def _size(when: str, size: Size) -> dict[str, Any]:

@@ -61,30 +61,43 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def fit(runs: Sequence[Run], trackers: Sequence[Tracker], saved: Sequence[Saved | None]) -> Trained:
-    """Train the runs' seeds, which share one job, in lockstep, from checkpoints of one step or from the start."""
+def fresh_agent(runs: Sequence[Run]) -> ActorCritic:
+    """The agent of the runs' seeds, which share one job, before any training."""
     settings = runs[0].settings
+    spec, device = envs.spec_of(settings.env.id), build.device_of(settings.device)
+    return build.build_agent(settings.algo, settings.compress, spec, [run.seed for run in runs], device)
+
+
+def fit(
+    runs: Sequence[Run],
+    trackers: Sequence[Tracker],
+    agent: ActorCritic,
+    settings: Settings,
+    random_warmup: bool = True,
+) -> Trained:
+    """Train the runs' seeds in lockstep, from their newest checkpoints, which are of one step, or from the agent.
+
+    Off-policy it begins with random actions, or without `random_warmup` with the agent's own.
+    """
     torch.set_num_threads(settings.threads)
-    spec = envs.spec_of(settings.env.id)
-    seeds = [run.seed for run in runs]
-    agent = build.build_agent(settings.algo, settings.compress, spec, seeds, build.device_of(settings.device))
-    training = Training(
-        settings, agent, SeedEnvs(lambda: envs.make_env(settings.env.id), spec, seeds, settings.algo.num_envs)
-    )
+    seeds, algo = agent.seeds, settings.algo
+    pool = SeedEnvs(lambda: envs.make_env(settings.env.id), agent.spec, seeds, algo.num_envs)
+    training = Training(settings, agent, pool)
     checkpoints = [run.checkpoints() for run in runs]
     past: dict[str, Any] = {"step": 0, "seconds": 0.0}
     initial = [fingerprint(agent.state(i)) for i in range(len(seeds))]
-    for i, one in enumerate(saved):
-        if one is not None:
-            past = training.restore(i, one, checkpoints[i])
-            runs[i].log(f"goes on from the checkpoint of step {one.step}")
-    reporter = Reporter(runs, trackers, training, past["step"])
+    for i, own in enumerate(checkpoints):
+        saved = own.newest()
+        if saved is not None:
+            past = training.restore(i, saved, own)
+            runs[i].log(f"goes on from the checkpoint of step {saved.step}")
+    reporter = Reporter(runs, trackers, training, settings, past["step"])
     every = settings.checkpoint_every
     began = time.monotonic() - past["seconds"]
     try:
         with reporter.progress:
             before = past["step"]
-            for step, figures in training.run(before):
+            for step, figures in training.run(before, random_warmup):
                 reporter.report(step, figures)
                 if every is not None and step // every > before // every and step < settings.total_steps:
                     for i, own in enumerate(checkpoints):
@@ -108,8 +121,8 @@ class Training:
             shape = (agent.spec, agent.seeds, algo.num_envs)
             self.replay = Replay(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
 
-    def run(self, steps: int = 0, random_warmup: bool = True) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """The loop of the algorithm, from `steps` on; off-policy it begins with random actions, or the agent's own."""
+    def run(self, steps: int, random_warmup: bool) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """The loop of the algorithm, from `steps` on."""
         settings, algo, agent = self.settings, self.settings.algo, self.agent
         span = {"steps": steps, "total_steps": settings.total_steps}
         if isinstance(algo, OffPolicySettings):
@@ -156,9 +169,11 @@ class Training:
 class Reporter:
     """Turns what the loop yields into metrics.csv, W&B, heartbeats and progress."""
 
-    def __init__(self, runs: Sequence[Run], trackers: Sequence[Tracker], training: Training, step: int) -> None:
+    def __init__(
+        self, runs: Sequence[Run], trackers: Sequence[Tracker], training: Training, settings: Settings, step: int
+    ) -> None:
         self.runs, self.trackers, self.agent, self.pool = runs, trackers, training.agent, training.envs
-        self.settings = runs[0].settings
+        self.settings = settings
         total = self.settings.total_steps
         columns = [*COLUMNS, *self.agent.FIGURES, *EVALUATION_COLUMNS]
         self.files = [MetricsFile(run.path / "metrics.csv", columns, step) for run in runs]

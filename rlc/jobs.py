@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from rlc import build, envs, record
-from rlc.fit import fit
+from rlc.fit import fit, fresh_agent
 from rlc.messages import say
 from rlc.plan import Job
 from rlc.runs import OUTPUTS, Run, algorithm_directory, finished_fp32_run
@@ -72,11 +72,12 @@ def _run(runs: Sequence[Run]) -> None:
             run.begin()
             trackers.append(Tracker(run))
         untrained = [i for i, run in enumerate(runs) if run.settings.trains and not run.trained()]
-        saved = {i: runs[i].checkpoints().newest() for i in untrained}
+        at = {i: 0 if (saved := runs[i].checkpoints().newest()) is None else saved.step for i in untrained}
         # Seeds of a pack may have stopped at different steps: those at the same step go on in lockstep.
-        for step in sorted({0 if one is None else one.step for one in saved.values()}):
-            pack = [i for i, one in saved.items() if step == (0 if one is None else one.step)]
-            trained = fit([runs[i] for i in pack], [trackers[i] for i in pack], [saved.pop(i) for i in pack])
+        for step in sorted(set(at.values())):
+            pack = [i for i in untrained if at[i] == step]
+            mine = [runs[i] for i in pack]
+            trained = fit(mine, [trackers[i] for i in pack], fresh_agent(mine), runs[0].settings)
             for place, i in enumerate(pack):
                 runs[i].save_agent(trained.agent.state(place), trained.figures(place))
     for run, tracker in zip(runs, trackers, strict=False):

@@ -3,20 +3,21 @@
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from compression.artifact import ONNX_FILE, OnnxPolicy, save_artifact, weight_bytes
+from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, save_artifact, weight_bytes
 from compression.onnx_graph import onnx_bytes
-from measure.returns import Returns, random_policy, zero_policy
-from rlc import build, envs
+from measure.returns import Act, Returns, random_policy, zero_policy
+from rlc import build, envs, paper
 from rlc.derive import derive
 from rlc.fit import evaluate_policy
 from rlc.runs import ARTIFACT, Run, finished_fp32_run, training_identity
-from rlc.settings import CompressSettings
+from rlc.settings import CompressSettings, Settings
 from rlc.tracking import Tracker
 from trainers.policy import Policy
 from trainers.rollout import visited_observations
@@ -31,14 +32,15 @@ def record(run: Run, tracker: Tracker) -> None:
     Raises ArtifactError where the exported file does not agree with the policy.
     """
     settings = run.settings
-    policy, training = _trained(run) if settings.trains else derive(run)
-    contract, model = export_policy(
-        run.artifact, policy, settings.compress, algorithm=settings.algo.name, seed=run.seed
-    )
-    returns = evaluate_policy(OnnxPolicy(run.artifact / ONNX_FILE), settings)
+    protocol, algorithm = PROTOCOLS[settings.protocol], settings.algo.name
+    policy, training = _trained(run) if settings.trains else derive(run, tracker)
+    deployed = protocol.deployed(policy, algorithm)
+    contract, model = protocol.export(run.artifact, deployed, settings.compress, algorithm=algorithm, seed=run.seed)
+    returns = protocol.evaluate(OnnxPolicy(run.artifact / ONNX_FILE), settings)
     result = {
         "env_id": settings.env.id,
-        "algo": settings.algo.name,
+        "algo": algorithm,
+        "protocol": settings.protocol,
         "compress": settings.compress.method,
         "label": run.label,
         "seed": run.seed,
@@ -77,13 +79,27 @@ def export_policy(
     return contract, model
 
 
+class Protocol(NamedTuple):
+    """How a policy is deployed and scored."""
+
+    deployed: Callable[[Policy, str], Policy]
+    export: Callable[..., tuple[dict[str, Any], bytes]]
+    evaluate: Callable[[Act, Settings], Returns]
+
+
+PROTOCOLS = {
+    "ours": Protocol(lambda policy, algorithm: policy, export_policy, evaluate_policy),
+    "paper": Protocol(paper.deployed, paper.export, paper.evaluate_policy),
+}
+
+
 def _reference_returns(run: Run) -> dict[str, float]:
     """Returns of uniform random actions and of the zero action on the start states of the settings."""
     settings = run.settings
     spec = envs.spec_of(settings.env.id)
     figures: dict[str, float] = {}
     for name, act in (("random", random_policy(spec, settings.eval.seed)), ("zero", zero_policy(spec))):
-        returns = evaluate_policy(act, settings)
+        returns = PROTOCOLS[settings.protocol].evaluate(act, settings)
         figures |= {f"{name}_return_mean": returns.mean, f"{name}_return_std": returns.std}
     return figures
 
@@ -111,14 +127,16 @@ def provenance() -> dict[str, Any]:
 
 
 def _fp32_returns(run: Run, own: Returns) -> dict[str, Any]:
-    """Return of the fp32 policy of the same seed and training settings on the same start states."""
+    """Return of the fp32 policy of the same seed and training settings, by the same protocol."""
     if run.settings.compress.method == "fp32":
         return {"fp32_return_mean": own.mean, "fp32_return_std": own.std, "fp32_missing_reason": None}
     source = finished_fp32_run(run.job, run.seed)
     if source is None:
         reason = f"no fp32 run of seed {run.seed} with these training settings was finished before"
         return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
-    returns = evaluate_policy(OnnxPolicy(source / ARTIFACT / ONNX_FILE), run.settings)
+    protocol = PROTOCOLS[run.settings.protocol]
+    fp32 = protocol.deployed(load_policy(source / ARTIFACT), run.settings.algo.name)
+    returns = protocol.evaluate(OnnxPolicy(onnx_bytes(fp32)), run.settings)
     return {"fp32_return_mean": returns.mean, "fp32_return_std": returns.std, "fp32_missing_reason": None}
 
 

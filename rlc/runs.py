@@ -50,14 +50,14 @@ def training_identity(settings: Settings) -> str:
 
 
 def label(job: Job) -> str:
-    """The compression's name, with a short hash where any setting differs from the defaults."""
-    compress = job.settings.compress
-    changes: dict[str, Any] = {"env": job.settings.env}
+    """The names of compression and protocol, with a short hash where any other setting differs from the defaults."""
+    compress, name = job.settings.compress, job.settings.label
+    changes: dict[str, Any] = {"env": job.settings.env, "protocol": job.settings.protocol}
     if isinstance(compress, PruneSettings):  # its ratio stands in the name
         changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})
     own = identity(job.settings)
     same = own == identity(job.defaults.model_copy(update=changes))
-    return compress.label if same else f"{compress.label}~{own[:LABEL_HASH_LENGTH]}"
+    return name if same else f"{name}~{own[:LABEL_HASH_LENGTH]}"
 
 
 def algorithm_directory(settings: Settings) -> Path:
@@ -119,7 +119,7 @@ class Run:
             "started": _now(),
             "heartbeat": _now(),
             "step": 0,
-            "total_steps": self.settings.total_steps if self.settings.trains else 0,
+            "total_steps": self.settings.training_steps,
         }
         self._beat = time.monotonic()
         self._write_status()
@@ -139,6 +139,7 @@ class Run:
 
     def finish(self, result: dict[str, Any]) -> None:
         write_atomic(self.path / "result.json", json.dumps(result, indent=1).encode())
+        self.checkpoints().delete()
         self._status |= {"state": "done", "heartbeat": _now(), "step": self._status["total_steps"]}
         self._write_status()
 
@@ -230,6 +231,8 @@ def finished_fp32_run(job: Job, seed: int) -> Path | None:
     """Directory of a finished fp32 run of this seed with the same training settings, however it was evaluated."""
     training = training_identity(job.settings.with_fp32())
     for path in sorted(algorithm_directory(job.settings).glob(f"fp32*/seed{seed}")):
+        if path.parent.name.partition("~")[0] != "fp32":
+            continue  # by another protocol
         result, status = _read_json(path / "result.json") or {}, _read_json(path / "status.json") or {}
         same = result.get("training_identity") == training and status.get("state") == "done"
         if same and intact(path / ARTIFACT):

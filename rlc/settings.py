@@ -223,6 +223,8 @@ class PruneSettings(MethodSettings):
 
 # Methods that compress an fp32 run that is trained already.
 DERIVED_METHODS = ("ptdq", "ptsq", "prune_l1", "prune_l2", "prune_ptdq", "prune_ptsq", "prune_qat")
+# Methods of arXiv 2407.04803.
+PAPER_METHODS = ("fp32", "ptdq", "ptsq", "qat", "prune_l1", "prune_l2")
 
 AlgoSettings = Annotated[
     TRPOSettings | PPOSettings | DDPGSettings | TD3Settings | SACSettings, Field(discriminator="name")
@@ -259,6 +261,7 @@ class Settings(Strict):
     study: Name
     seed: Annotated[list[Seed], Field(min_length=1)]
     total_steps: Count
+    protocol: Literal["ours", "paper"]
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)]
     checkpoint_every: Count | None
@@ -280,29 +283,57 @@ class Settings(Strict):
         algo = self.algo
         if len(set(self.seed)) < len(self.seed):
             raise ValueError(f"seed={self.seed}: a seed stands in the list twice")
-        counts = {"total_steps": self.total_steps}
+        steps = {"total_steps": self.total_steps}
+        if isinstance(self.compress, PruneSettings) and self.compress.finetune == "rl":
+            steps["compress.rl_steps"] = self.compress.rl_steps
+        counts = dict(steps)
         if isinstance(algo, OffPolicySettings):
             counts["algo.buffer_size"] = algo.buffer_size
-            if self.total_steps <= algo.learning_starts:
-                raise ValueError(
-                    f"total_steps={self.total_steps}: must be larger than algo.learning_starts="
-                    f"{algo.learning_starts}, or nothing would be trained"
-                )
+            for key, value in steps.items():
+                if value <= algo.learning_starts:
+                    raise ValueError(
+                        f"{key}={value}: must be larger than algo.learning_starts={algo.learning_starts}, "
+                        "or nothing would be trained"
+                    )
         else:
             counts["algo.rollout_steps"] = algo.rollout_steps
         for key, value in counts.items():
             if value % algo.num_envs:
                 raise ValueError(f"{key}={value}: must be a multiple of algo.num_envs={algo.num_envs}")
+        if self.protocol == "paper":
+            self._check_published()
         return self
+
+    def _check_published(self) -> None:
+        if self.compress.method not in PAPER_METHODS:
+            allowed = ", ".join(PAPER_METHODS)
+            raise ValueError(f"compress.method={self.compress.method}: not in the paper; allowed: {allowed}")
+        if isinstance(self.compress, PruneSettings):
+            if self.compress.finetune != "none":
+                raise ValueError(f"compress.finetune={self.compress.finetune}: the paper has none; allowed: none")
+            if self.compress.sparsity.steps:
+                raise ValueError(f"compress.sparsity.steps={self.compress.sparsity.steps}: allowed with the paper: 0")
+
+    @property
+    def label(self) -> str:
+        """Of the run directory, as long as all other settings are the defaults."""
+        return self.compress.label + ("-paper" if self.protocol == "paper" else "")
 
     @property
     def trains(self) -> bool:
-        """Whether the job trains a policy, rather than compressing one that is trained already."""
-        return self.compress.method not in DERIVED_METHODS
+        """Whether the job trains a policy from the start, rather than building on one that is trained already."""
+        return self.protocol == "ours" and self.compress.method not in DERIVED_METHODS
+
+    @property
+    def training_steps(self) -> int:
+        """Environment steps of training in this job, from the start or further."""
+        if isinstance(self.compress, PruneSettings) and self.compress.finetune == "rl":
+            return self.compress.rl_steps
+        return self.total_steps if self.trains or self.compress.method == "qat" else 0
 
     def with_fp32(self) -> "Settings":
-        """The job that trains what this one compresses; what it overwrites is not passed on."""
-        return self.model_copy(update={"compress": FP32Settings(), "overwrite": False})
+        """The job that trains what this one builds on; what it overwrites is not passed on."""
+        return self.model_copy(update={"compress": FP32Settings(), "protocol": "ours", "overwrite": False})
 
 
 class CompressRequest(Strict):

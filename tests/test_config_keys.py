@@ -89,7 +89,7 @@ def final_weights(algo: str, changes: dict[str, str]) -> str:
     settings: Settings = make_plan([f"+algo={algo}", "total_steps=60", *overrides]).jobs[0].settings
     of = spec(2, 1, 1.0)
     agent = build_agent(settings.algo, settings.compress, of, [0], torch.device("cpu"))
-    for _ in Training(settings, agent, SeedEnvs(Count, of, [0], settings.algo.num_envs)).run():
+    for _ in Training(settings, agent, SeedEnvs(Count, of, [0], settings.algo.num_envs)).run(0, random_warmup=True):
         pass
     return fingerprint(agent.state(0))
 

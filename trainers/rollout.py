@@ -224,18 +224,21 @@ def visited_observations(
     act: Callable[[FloatArray], FloatArray],
     make_env: EnvFactory,
     spec: Spec,
-    seed: int,
+    seed: int | None,
     steps: int,
     first_episode: int = 0,
 ) -> FloatArray:
-    """The first `steps` observations [steps, obs_dim] a policy sees on the calibration stream of `seed`."""
+    """The first `steps` observations [steps, obs_dim] a policy sees on the calibration stream of `seed`.
+
+    With None episodes follow the environment's own stream.
+    """
     visited = np.empty((steps, spec.obs_dim), np.float32)
     obs: Any = None
     episode = first_episode
     with make_env() as env:
         for t in range(steps):
             if obs is None:
-                obs, _ = env.reset(seed=env_seed(Stream.CALIBRATE, seed, episode))
+                obs, _ = env.reset(seed=None if seed is None else env_seed(Stream.CALIBRATE, seed, episode))
                 episode += 1
             visited[t] = finite(obs, spec)
             obs, _, terminated, truncated, _ = env.step(act(visited[t]))
