@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from compression.equalize import equalized
 from compression.onnx_graph import onnx_bytes
 from compression.qat import activation_grid, centred_levels, weight_levels, weight_scale
-from trainers.policy import Policy, input_standardized, standard_deviation
+from trainers.policy import Policy
 from trainers.rollout import FloatArray
 
 
@@ -41,10 +42,10 @@ class DynamicQuantLinear(nn.Module):
 def quantize_dynamic_policy(policy: Policy, observations: FloatArray, *, reduce_range: bool) -> tuple[Policy, bytes]:
     """The policy with dynamically quantised linear layers, and its ONNX file from ONNX Runtime's quantiser.
 
-    A policy that reads raw observations is standardised with the statistics of `observations` [n, obs_dim] first.
+    Its ranges are made alike on `observations` [n, obs_dim] first, which it visited.
     `reduce_range` keeps weights to 7 bits, for CPUs without VNNI, whose 8-bit products saturate.
     """
-    policy = standardized_input(policy, observations)
+    policy = equalized(policy, observations)
     levels = weight_levels(reduce_range)
     stages = [DynamicQuantLinear(s, levels) if isinstance(s, nn.Linear) else s for s in policy]
     return Policy(policy.spec, stages), _quantize_dynamic(onnx_bytes(policy), reduce_range)
@@ -71,14 +72,3 @@ def with_quantizer(model: bytes, quantize: Callable[[Path, Path], None]) -> byte
         quant_pre_process(source, ready, skip_optimization=True, skip_symbolic_shape=True)
         quantize(ready, target)
         return target.read_bytes()
-
-
-def standardized_input(policy: Policy, observations: FloatArray) -> Policy:
-    """The same function with float standardisation in front of a first layer that reads raw observations.
-
-    Its statistics are those of `observations` [n, obs_dim], visited by the policy.
-    """
-    if not isinstance(policy[0], nn.Linear):
-        return policy
-    var, mean = torch.var_mean(torch.from_numpy(observations).double(), 0, correction=0)
-    return input_standardized(policy, mean, standard_deviation(var))

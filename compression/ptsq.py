@@ -1,14 +1,17 @@
 """Post-training static quantisation: int8 weights and fixed int8 activation ranges from visited observations."""
 
+import io
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any, Literal
 
 import onnx
 import torch
 from torch import Tensor, nn
 
+from compression.equalize import equalized
 from compression.onnx_graph import INPUT, onnx_bytes
-from compression.ptdq import standardized_input, with_quantizer
+from compression.ptdq import with_quantizer
 from compression.qat import ActivationQuantize, StaticQuantLinear
 from trainers.policy import Policy
 from trainers.rollout import FloatArray
@@ -21,12 +24,11 @@ def quantize_static_policy(
 ) -> tuple[Policy, bytes]:
     """The policy with statically quantised linear layers, and its ONNX file from ONNX Runtime's quantiser.
 
-    A policy that reads raw observations is standardised with the statistics of `observations` [n, obs_dim] first,
-    which it visited. `calibration` makes the ranges from what its layers see
-    on them: smallest and largest, smallest entropy lost, or `percentile` percent of the values. The last layer's
-    output stays float. `reduce_range` keeps weights to 7 bits, for CPUs without VNNI.
+    Its ranges are made alike on `observations` [n, obs_dim] first, which it visited. `calibration` makes the ranges
+    from what its layers see on them: smallest and largest, smallest entropy lost, or `percentile` percent of the
+    values. The last layer's output stays float. `reduce_range` keeps weights to 7 bits, for CPUs without VNNI.
     """
-    policy = standardized_input(policy, observations)
+    policy = equalized(policy, observations)
     model = _quantize_static(onnx_bytes(policy), observations, calibration, percentile, reduce_range)
     quantized = iter(QuantizedGraph(model).layers())
     stages = [next(quantized) if isinstance(stage, nn.Linear) else stage for stage in policy]
@@ -46,22 +48,24 @@ def _quantize_static(
     options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["Gemm"]}
     if calibration == "percentile":
         options["CalibPercentile"] = percentile
-    return with_quantizer(
-        model,
-        lambda source, target: quantize_static(
-            source,
-            target,
-            Observations(observations),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Gemm"],
-            per_channel=True,
-            reduce_range=reduce_range,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=methods[calibration],
-            extra_options=options,
-        ),
-    )
+    # The histogram methods print what they do.
+    with redirect_stdout(io.StringIO()):
+        return with_quantizer(
+            model,
+            lambda source, target: quantize_static(
+                source,
+                target,
+                Observations(observations),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["Gemm"],
+                per_channel=True,
+                reduce_range=reduce_range,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=methods[calibration],
+                extra_options=options,
+            ),
+        )
 
 
 class Observations:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.networks import StackedLinear, StackedMLP, stacked_affine
-from trainers.policy import Standardize, standard_deviation
+from trainers.policy import Standardize
 
 ACTIVATION_LEVELS = 255
 WEIGHT_LEVELS = 127
@@ -72,6 +72,11 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: 
 def fake_quantize_weight(weight: Tensor, levels: int) -> Tensor:
     scale = weight_scale(weight, levels)
     return fake_quantize(weight, scale, torch.zeros_like(scale), -levels, levels)
+
+
+def standard_deviation(variance: Tensor) -> Tensor:
+    """Its root, and 1 where an input never moved."""
+    return torch.where(variance > 0, variance, 1.0).sqrt()
 
 
 class QATLinear(StackedLinear):

@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from compression.artifact import ONNX_FILE, OnnxPolicy, intact, load_policy
+from compression.onnx_graph import onnx_bytes
+from compression.ptdq import quantize_dynamic_policy
+from compression.ptsq import quantize_static_policy
 from measure.returns import evaluate, random_policy, zero_policy
 from rlc.build import build_agent
 from rlc.envs import make_env, spec_of
 from rlc.settings import parse_settings
 from tests.conftest import POLICIES
+from trainers.rollout import FloatArray, visited_observations
 
 FOLDERS = sorted(path.parent for path in POLICIES.glob("*/policy.json"))
 
@@ -56,6 +60,26 @@ def test_an_agent_gives_its_policy(folder: Path) -> None:
     rebuilt, kept = agent.policy(0).state_dict(), load_policy(folder).state_dict()
     assert rebuilt.keys() == kept.keys()
     assert all(torch.equal(rebuilt[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_int8_keeps_the_actions(folder: Path) -> None:
+    """The RMS error on states of another rollout is about a hundredth of the action range, or less."""
+    fp32 = load_policy(folder)
+    spec = fp32.spec
+
+    def visited(seed: int, steps: int) -> FloatArray:
+        return visited_observations(OnnxPolicy(onnx_bytes(fp32)), lambda: make_env(spec.env_id), spec, seed, steps)
+
+    calibration, states = visited(0, 2048), torch.from_numpy(visited(1, 1000))
+    action_range = torch.tensor(spec.action_high) - torch.tensor(spec.action_low)
+    minmax = {"calibration": "minmax", "percentile": 99.999}
+    for int8, _ in (
+        quantize_dynamic_policy(fp32, calibration, reduce_range=False),
+        quantize_static_policy(fp32, calibration, reduce_range=False, **minmax),
+    ):
+        error = ((int8(states) - fp32(states)) / action_range).square().mean().sqrt()
+        assert error < 0.012
 
 
 def test_all_of_them_are_small_and_two_have_their_agents() -> None:

@@ -23,11 +23,6 @@ class Standardize(nn.Module):
         return (x - self.mean) * self.inverse_std
 
 
-def standard_deviation(variance: Tensor) -> Tensor:
-    """Its root, and 1 where an input never moved."""
-    return torch.where(variance > 0, variance, 1.0).sqrt()
-
-
 class Clamp(nn.Module):
     """Every entry between `low` and `high`, which are scalars or have one number per column."""
 

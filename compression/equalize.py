@@ -1,0 +1,43 @@
+"""Ranges made alike before quantisation, without changing the function (SmoothQuant, arXiv 2211.10438, section 4).
+
+ONNX Runtime has one activation grid per layer and one weight scale per output. What an input is divided by, its
+column of the weights is multiplied by: s = max|x|^a / max|w|^(1-a) shares the spread between the two.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from trainers.networks import plain_linear
+from trainers.policy import Policy, input_standardized
+from trainers.rollout import FloatArray
+
+MIGRATION_STRENGTH = 0.5
+
+
+def equalized(policy: Policy, observations: FloatArray) -> Policy:
+    """The same function with alike ranges at every linear layer that allows it.
+
+    Those are a first layer that reads raw observations, which gets a float stage in front of it, and layers behind
+    a ReLU, whose scales move into the layer before. Ranges are those on `observations` [n, obs_dim].
+    """
+    with torch.no_grad():
+        x = torch.from_numpy(observations)
+        if isinstance(policy[0], nn.Linear):
+            mean = x.double().mean(0)
+            policy = input_standardized(policy, mean, _scales((x - mean).abs().amax(0), policy[0]).float())
+        stages = list(policy)
+        for i in range(len(stages) - 2):
+            layer, activation, following = stages[i : i + 3]
+            if isinstance(layer, nn.Linear) and isinstance(activation, nn.ReLU) and isinstance(following, nn.Linear):
+                scales = _scales(activation(layer(x)).amax(0), following)
+                stages[i] = plain_linear(layer.weight / scales[:, None], layer.bias / scales)
+                stages[i + 2] = plain_linear(following.weight * scales, following.bias)
+            x = stages[i](x)
+    return Policy(policy.spec, stages)
+
+
+def _scales(largest: Tensor, layer: nn.Linear) -> Tensor:
+    """The divisor of each input of a layer [in], in float64; 1 for an input that never moves or is not used."""
+    weight = layer.weight.double().abs().amax(0)
+    scales = largest.double() ** MIGRATION_STRENGTH * weight ** (MIGRATION_STRENGTH - 1)
+    return torch.where((largest > 0) & (weight > 0), scales, 1.0)
