@@ -111,7 +111,7 @@ def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tup
 
     Optimisers, memory and temperature begin anew, off-policy behind random steps.
     """
-    algo = _second(run.settings.algo)
+    algo = second_training(run.settings.algo)
     settings = run.settings.model_copy(update={"algo": algo})
     spec, heads = envs.spec_of(settings.env.id), 2 if isinstance(algo, SACSettings) else 1
     quantize = functools.partial(prepare_qat_as_published, heads=heads)
@@ -122,7 +122,8 @@ def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tup
     return agent.policy(0), trained.figures(0)
 
 
-def _second(algo: AlgoSettings) -> AlgoSettings:
+def second_training(algo: AlgoSettings) -> AlgoSettings:
+    """The settings of an algorithm that trains a finished agent further."""
     changes: dict[str, Any] = {}
     if isinstance(algo, OffPolicySettings):
         changes["learning_starts"] = min(algo.learning_starts, QAT_LEARNING_STARTS)
