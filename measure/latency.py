@@ -1,9 +1,9 @@
 """Inference time of one policy call: one observation in, one action out, the simulator left out."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from trainers.rollout import FloatArray
 
 Call = Callable[[FloatArray], Any]
 Clock = Callable[[], int]
+Key = TypeVar("Key", bound=Hashable)
 
 WARMUP_CALLS = 500
 BLOCK = 200
@@ -33,8 +34,8 @@ class Latency:
 
 
 def interleaved(
-    calls: Mapping[str, Call], observations: FloatArray, count: int, clock: Clock = time.perf_counter_ns
-) -> dict[str, Latency]:
+    calls: Mapping[Key, Call], observations: FloatArray, count: int, clock: Clock = time.perf_counter_ns
+) -> dict[Key, Latency]:
     """Time every call `count` times on observations [n, obs_dim], taken in turn.
 
     In one process, in blocks by turns and after a warm-up, so that what else the machine does meets all of them

@@ -12,7 +12,7 @@ import numpy as np
 COPIES = 60
 # numpy and onnxruntime, and nothing else of this project or of torch.
 PROBE = """
-import json, resource, sys
+import json, pathlib, resource, sys
 import numpy, onnxruntime, psutil
 path, copies = sys.argv[1], int(sys.argv[2])
 options = onnxruntime.SessionOptions()
@@ -25,7 +25,13 @@ for _ in range(copies):
     session.run(None, {"observation": numpy.zeros((1, width), "float32")})
     sessions.append(session)
     held.append(process.memory_full_info().uss)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+status = pathlib.Path("/proc/self/status")
+if status.exists():
+    # Not ru_maxrss: on Linux that of a child begins with its parent's.
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    peak = 1024 * int(line.split()[1])
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps({"uss": held, "peak": peak, "rss": process.memory_info().rss}))
 """
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from measure.statistics import paired_difference
 from trainers.rollout import EnvFactory, FloatArray, finite
 from trainers.spec import Spec, Stream, env_seed, numpy_stream
 
@@ -40,6 +41,23 @@ def evaluate(act: Act, make_env: EnvFactory, spec: Spec, *, episodes: int, seed:
         played = [_episode(act, env, spec, reset_seed) for reset_seed in seeds]
     returns, lengths = zip(*played, strict=True)
     return Returns(returns, lengths)
+
+
+def summary(returns: Returns, time_limit: int, fp32: Returns | None) -> dict[str, Any]:
+    """What is said of a policy's episodes; `fp32` played the same start states, None where there is none to pair."""
+    difference = None
+    if fp32 is not None:
+        difference = paired_difference(np.array(returns.returns), np.array(fp32.returns))
+    return {
+        "episodes": len(returns.returns),
+        "return_mean": returns.mean,
+        "return_std": returns.std,
+        "return_median": float(np.median(returns.returns)),
+        "early_end_share": float(np.mean(np.array(returns.lengths) < time_limit)),
+        "return_difference_to_fp32_mean": None if difference is None else difference.value,
+        "return_difference_to_fp32_low": None if difference is None else difference.low,
+        "return_difference_to_fp32_high": None if difference is None else difference.high,
+    }
 
 
 def random_policy(spec: Spec, seed: int) -> Act:

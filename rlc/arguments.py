@@ -2,10 +2,15 @@
 
 import sys
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from compression.artifact import ArtifactError
 from compression.pruning import PruningError
-from rlc.messages import say
+from rlc.messages import closest, say
 from rlc.settings import SettingsError
 
 
@@ -33,6 +38,24 @@ def only(arguments: Sequence[str], own: Collection[str], required: Collection[st
         if not values.get(key):
             raise SettingsError(f"{key}: none given; add {key}=...")
     return values
+
+
+def configured(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
+    """The values of a file of defaults, changed by key=value. Raises SettingsError for a key it does not have."""
+    config = OmegaConf.load(defaults)
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        parent, _, leaf = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        if not equals or not isinstance(node, DictConfig) or leaf not in node or isinstance(node[leaf], DictConfig):
+            siblings = [str(name) for name in (node if isinstance(node, DictConfig) else config)]
+            raise SettingsError(f"{argument}: no such key{closest(leaf, siblings)}")
+    try:
+        merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(arguments))), resolve=True)
+    except OmegaConfBaseException as error:
+        raise SettingsError(str(error)) from error
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
 
 
 def run_command(command: Callable[[list[str]], None]) -> None:

@@ -2,16 +2,23 @@
 
 import functools
 import logging
+import os
 import warnings
 
 import gymnasium as gym
-import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 
 from rlc.settings import SettingsError
 from trainers.rollout import Env
 from trainers.spec import Spec
+
+# MuJoCo loads the renderer that MUJOCO_GL names at once, and fails without it: who trains needs none.
+_renderer = os.environ.pop("MUJOCO_GL", None)
+import mujoco  # noqa: E402
+
+if _renderer is not None:
+    os.environ["MUJOCO_GL"] = _renderer
 
 
 def _log_mujoco_warning(message: str) -> None:
@@ -24,12 +31,12 @@ def _log_mujoco_warning(message: str) -> None:
 mujoco.set_mju_user_warning(_log_mujoco_warning)
 
 
-def make_env(env_id: str) -> Env:
+def make_env(env_id: str, render_mode: str | None = None) -> Env:
     """An environment with its time limit and without gymnasium's checker, which costs time at every step."""
     with warnings.catch_warnings():
         # gymnasium calls the v4 environments of the paper out of date.
         warnings.simplefilter("ignore", DeprecationWarning)
-        env: Env = gym.make(env_id, disable_env_checker=True)
+        env: Env = gym.make(env_id, disable_env_checker=True, render_mode=render_mode)
     if isinstance(env.observation_space, Box) and len(env.observation_space.shape) != 1:
         env = gym.wrappers.FlattenObservation(env)
     shape = env.action_space.shape
@@ -37,6 +44,15 @@ def make_env(env_id: str) -> Env:
         low, high = env.action_space.low.ravel(), env.action_space.high.ravel()
         env = gym.wrappers.TransformAction(env, lambda a: a.reshape(shape), Box(low, high, dtype=np.float32))
     return env
+
+
+def time_limit(env_id: str) -> int:
+    """Steps after which an episode is truncated."""
+    env = make_env(env_id)
+    env.close()
+    assert env.spec is not None
+    assert env.spec.max_episode_steps is not None  # `spec_of` asks for one
+    return env.spec.max_episode_steps
 
 
 @functools.cache

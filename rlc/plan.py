@@ -1,6 +1,5 @@
 """From a command line to the checked list of jobs it stands for, before anything is run or written."""
 
-import difflib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlc.messages import closest
 from rlc.settings import DERIVED_METHODS, Settings, SettingsError, parse_settings
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -180,7 +180,7 @@ def _check_groups(overrides: list[Override]) -> None:
             offered = choices(group)
             for value in _values(override):
                 if value not in offered:
-                    raise SettingsError(f"{group}={value}: unknown{_closest(value, offered)}")
+                    raise SettingsError(f"{group}={value}: unknown{closest(value, offered)}")
             if override.get_key_element() != f"{plus}{group}":
                 raise SettingsError(f"{override.input_line}: write {plus}{group}={_values(override)[0]}")
 
@@ -205,13 +205,7 @@ def _check_keys(overrides: list[Override]) -> None:
             if not isinstance(node, DictConfig) or leaf not in node:
                 siblings = [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else []
                 within = f" for {' '.join(task)}" if "." in key else ""
-                raise SettingsError(f"{override.input_line}: no such key{within}{_closest(leaf, siblings)}")
-
-
-def _closest(word: str, offered: list[str]) -> str:
-    close = difflib.get_close_matches(word, offered, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{hint}; allowed: {', '.join(offered)}" if offered else hint
+                raise SettingsError(f"{override.input_line}: no such key{within}{closest(leaf, siblings)}")
 
 
 def _preset_last(overrides: list[Override]) -> list[Override]:

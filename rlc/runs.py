@@ -21,12 +21,13 @@ from torch import Tensor
 
 from compression.artifact import intact, write_atomic
 from rlc.checkpoint import Checkpoints
-from rlc.messages import one_line
+from rlc.messages import one_line, say
 from rlc.plan import Job
-from rlc.settings import PruneSettings, Settings, SettingsError
+from rlc.settings import PruneSettings, Settings, SettingsError, parse_settings
 
 OUTPUTS = Path("outputs")
 ARTIFACT = "artifact"
+MEASUREMENT_FILE = "measurement.json"
 AGENT_FILE = "agent.safetensors"
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
 # directory, and of the environment only the id counts.
@@ -64,18 +65,12 @@ def algorithm_directory(settings: Settings) -> Path:
     return OUTPUTS / settings.study / settings.env.id.replace("/", "_") / settings.algo.name
 
 
-class Run:
-    """The directory of one seed of one job."""
+class RunDirectory:
+    """What the directory of a run holds, and who it is."""
 
-    def __init__(self, job: Job, seed: int) -> None:
-        self.job, self.settings, self.seed = job, job.settings, seed
-        self.label = label(job)
-        self.identity = identity(job.settings)
-        self.path = algorithm_directory(job.settings) / self.label / f"seed{seed}"
-        self.artifact = self.path / ARTIFACT
-        self._checkpoint_folder = self.path / "checkpoint"
-        self._agent_file = self.path / AGENT_FILE
-        self._status: dict[str, Any] = {}
+    def __init__(self, path: Path, settings: Settings, seed: int, label: str, identity: str) -> None:
+        self.path, self.settings, self.seed, self.label, self.identity = path, settings, seed, label, identity
+        self.artifact = path / ARTIFACT
 
     @property
     def name(self) -> str:
@@ -87,6 +82,62 @@ class Run:
         done = status.get("state") == "done" and status.get("identity") == self.identity
         return done and "return_mean" in (self.result() or {}) and intact(self.artifact)
 
+    def result(self) -> dict[str, Any] | None:
+        return _read_json(self.path / "result.json")
+
+    def measurement(self) -> dict[str, Any] | None:
+        return _read_json(self.path / MEASUREMENT_FILE)
+
+    def figures(self) -> dict[str, Any]:
+        """result.json and measurement.json as one: the source of every table."""
+        return (self.result() or {}) | {"measurement": self.measurement()}
+
+    def write_measurement(self, measurement: dict[str, Any]) -> None:
+        write_atomic(self.path / MEASUREMENT_FILE, json.dumps(measurement, indent=1).encode())
+
+    def log(self, text: str) -> None:
+        with (self.path / "run.log").open("a") as file:
+            file.write(f"{_now()} {text}\n")
+
+
+def stored_run(path: Path) -> RunDirectory:
+    """The run in a directory. Raises SettingsError where there is none that can be read."""
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        settings = parse_settings(config["settings"])
+        return RunDirectory(path, settings, settings.seed[0], path.parent.name, config["identity"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path} holds no run: {error}") from error
+
+
+def stored_runs(study: str) -> list[RunDirectory]:
+    """All finished runs of a study, by environment, algorithm, label and seed; says which it cannot read."""
+    found = []
+    for file in sorted(OUTPUTS.glob(f"{study}/*/*/*/seed*/config.yaml")):
+        if ".old-" in file.parent.name:
+            continue
+        try:
+            run = stored_run(file.parent)
+        except SettingsError as error:
+            say(f"left out: {error}")
+            continue
+        if run.finished():
+            found.append(run)
+    return found
+
+
+class Run(RunDirectory):
+    """The directory of one seed of one job."""
+
+    def __init__(self, job: Job, seed: int) -> None:
+        own = label(job)
+        path = algorithm_directory(job.settings) / own / f"seed{seed}"
+        super().__init__(path, job.settings, seed, own, identity(job.settings))
+        self.job = job
+        self._checkpoint_folder = self.path / "checkpoint"
+        self._agent_file = self.path / AGENT_FILE
+        self._status: dict[str, Any] = {}
+
     def check_identity(self) -> None:
         """Raises SettingsError where the directory holds a run of other settings."""
         status = _read_json(self.path / "status.json")
@@ -97,9 +148,6 @@ class Run:
         """Why the run is not finished."""
         status = _read_json(self.path / "status.json") or {}
         return status.get("error") or f"its state is {status.get('state', 'not begun')}"
-
-    def result(self) -> dict[str, Any] | None:
-        return _read_json(self.path / "result.json")
 
     def begin(self) -> None:
         """Take the directory for this run. An unfinished attempt is kept as far as a training can go on from it.
@@ -179,10 +227,6 @@ class Run:
         with safetensors.safe_open(self._agent_file, "pt") as file:
             return dict(file.metadata() or {})
 
-    def log(self, text: str) -> None:
-        with (self.path / "run.log").open("a") as file:
-            file.write(f"{_now()} {text}\n")
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold this directory against other processes; says so when it has to wait for one."""
@@ -229,8 +273,21 @@ class MetricsFile:
 
 def finished_fp32_run(job: Job, seed: int) -> Path | None:
     """Directory of a finished fp32 run of this seed with the same training settings, however it was evaluated."""
-    training = training_identity(job.settings.with_fp32())
-    for path in sorted(algorithm_directory(job.settings).glob(f"fp32*/seed{seed}")):
+    return _finished_fp32(algorithm_directory(job.settings), job.settings, seed)
+
+
+def fp32_beside(path: Path) -> Path | None:
+    """Directory of the finished fp32 run that the run in a directory is to be compared with."""
+    try:
+        run = stored_run(path)
+    except SettingsError:
+        return None
+    return _finished_fp32(path.parent.parent, run.settings, run.seed)
+
+
+def _finished_fp32(folder: Path, settings: Settings, seed: int) -> Path | None:
+    training = training_identity(settings.with_fp32())
+    for path in sorted(folder.glob(f"fp32*/seed{seed}")):
         if path.parent.name.partition("~")[0] != "fp32":
             continue  # by another protocol
         result, status = _read_json(path / "result.json") or {}, _read_json(path / "status.json") or {}

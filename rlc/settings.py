@@ -360,6 +360,45 @@ class CompressRequest(Strict):
         return self
 
 
+class EnergySettings(Strict):
+    window_s: Rate
+    longest_s: Rate
+    rounds: Count
+
+
+class MeasureSettings(Strict):
+    """What is measured of which runs; the values stand in conf/measure.yaml."""
+
+    study: Name
+    env: str | None
+    algo: str | None
+    label: str | None
+    seed: str | int | None
+    episodes: Count
+    calls: Annotated[int, Field(ge=10_000, multiple_of=200)]
+    copies: Annotated[int, Field(ge=2)]
+    energy: EnergySettings
+
+
+class EvaluateSettings(Strict):
+    """Which policy is evaluated how; the values stand in conf/evaluate.yaml."""
+
+    run: Annotated[str, Field(min_length=1)]
+    episodes: Count
+    seed: Seed
+    video: bool
+
+
+def parse_evaluation(data: dict[str, Any]) -> EvaluateSettings:
+    """As `parse_settings`, for the settings of an evaluation."""
+    return _parse(EvaluateSettings, data)
+
+
+def parse_measure(data: dict[str, Any]) -> MeasureSettings:
+    """As `parse_settings`, for the settings of a measurement."""
+    return _parse(MeasureSettings, data)
+
+
 def parse_settings(data: dict[str, Any]) -> Settings:
     """Check a resolved configuration. Raises SettingsError with one line: key, value, what is allowed."""
     return _parse(Settings, data)

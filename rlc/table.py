@@ -6,9 +6,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from rlc.runs import Run
+from rlc.runs import Run, RunDirectory
 
 
 def show(finished: Iterable[Run]) -> None:
@@ -16,7 +16,7 @@ def show(finished: Iterable[Run]) -> None:
     ordered = sorted(finished, key=lambda run: (run.settings.env.id, run.settings.algo.name, run.label, run.seed))
     if not ordered:
         return
-    table = Table("environment", "policy", box=box.SIMPLE)
+    table = Table("environment", Column("policy", no_wrap=True), box=box.SIMPLE)
     for header in ("seed", "return", "fp32 return", "file KB", "weights KB"):
         table.add_column(header, justify="right")
     for env_id, group in groupby(ordered, key=lambda run: run.settings.env.id):
@@ -28,9 +28,75 @@ def show(finished: Iterable[Run]) -> None:
             row = _spread(result[f"{name}_return_mean"], result[f"{name}_return_std"])
             table.add_row(env_id, f"{name} action", "", row)
         table.add_section()
+    _print(table)
+
+
+def show_returns(env_id: str, rows: dict[str, dict[str, Any]]) -> None:
+    """Summaries of episodes by policy."""
+    table = Table("environment", "policy", box=box.SIMPLE)
+    for header in ("episodes", "return", "median", "end early", "difference to fp32"):
+        table.add_column(header, justify="right")
+    for name, row in rows.items():
+        difference, low, high = (row[f"return_difference_to_fp32_{part}"] for part in ("mean", "low", "high"))
+        table.add_row(
+            env_id,
+            name,
+            str(row["episodes"]),
+            _spread(row["return_mean"], row["return_std"]),
+            f"{row['return_median']:.1f}",
+            f"{100 * row['early_end_share']:.0f} %",
+            "-" if difference is None else f"{difference:.1f} [{low:.1f}, {high:.1f}]",
+        )
+    _print(table)
+
+
+def show_measurements(runs: Iterable[RunDirectory]) -> None:
+    """What was measured of runs, with ratios to the fp32 run in front of them."""
+    table = Table("environment", Column("policy", no_wrap=True), box=box.SIMPLE)
+    for header in ("seed", "return", "run us", "binding us", "eager us", "file KB", "copy KB", "J/1000"):
+        table.add_column(header, justify="right")
+    reasons = set()
+    for _, group in groupby(runs, key=lambda run: (run.settings.env.id, run.settings.algo.name, run.seed)):
+        fp32: dict[str, Any] | None = None
+        for run in group:
+            own = run.figures()["measurement"]
+            if run.settings.compress.method == "fp32" and run.settings.protocol == "ours":
+                fp32 = own
+            cells = [_ratio(own, fp32, *place) for place in MEASURED]
+            name = f"{run.settings.algo.name} {run.label}"
+            table.add_row(run.settings.env.id, name, str(run.seed), *cells)
+            reasons.add(own["energy"].get("missing_reason"))
+        table.add_section()
+    _print(table)
+    print("in brackets: times the fp32 figure; p50 of a call; copy: memory that one more loaded copy takes")
+    for reason in sorted(filter(None, reasons)):
+        print(f"no energy: {reason}")
+
+
+# Section, figure and unit of a measurement, by column.
+MEASURED = (
+    ("eval", "return_mean", 1),
+    ("infer", "onnx_run_p50_us", 1),
+    ("infer", "onnx_io_binding_p50_us", 1),
+    ("infer", "torch_eager_p50_us", 1),
+    ("mem", "onnx_file_bytes", 1000),
+    ("mem", "bytes_per_copy", 1000),
+    ("energy", "joules_per_1000_actions", 1),
+)
+
+
+def _ratio(own: dict[str, Any], fp32: dict[str, Any] | None, section: str, figure: str, unit: float) -> str:
+    value = own[section][figure]
+    if value is None:
+        return "-"
+    reference = None if fp32 is None else fp32[section][figure]
+    return f"{value / unit:.4g}" + ("" if reference is None else f" ({value / reference:.2f})")
+
+
+def _print(table: Table) -> None:
     # Without a terminal rich assumes 80 columns, too few for the table.
     console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=120)
+    console = console if console.is_terminal else Console(highlight=False, width=150)
     console.print(table)
 
 

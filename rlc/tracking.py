@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from rlc.messages import one_line, say
-from rlc.runs import Run
+from rlc.runs import RunDirectory
 
 
 class Tracker:
     """The W&B run of a run directory. Where W&B fails, one line says so and the training goes on."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunDirectory) -> None:
         settings = run.settings
         self.run = run
         self.wandb_run: Any = None
@@ -54,7 +54,7 @@ class Tracker:
             self.run.log(text)
 
 
-def _init(run: Run, group: str, tags: list[str]) -> Any:
+def _init(run: RunDirectory, group: str, tags: list[str]) -> Any:
     import wandb
 
     settings = run.settings

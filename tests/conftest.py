@@ -1,16 +1,21 @@
 """Shared by all tests: one torch thread, small agents, batches on the random stream of each seed."""
 
 import functools
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from compression.qat import prepare_qat
 from rlc.build import build_agent
-from rlc.plan import make_plan
+from rlc.plan import Job, make_plan
+from rlc.runs import Run, training_identity
+from rlc.settings import parse_settings
 from trainers.actor_critic import ActorCritic
 from trainers.replay import Batch
 from trainers.rollout import Rollout
@@ -92,3 +97,24 @@ def batches(of: Spec, seeds: Sequence[int], batch_size: int, device: str = "cpu"
         return Batch(*(x.to(device) for x in batch))
 
     return draw
+
+
+def as_run(policy: str, **changes: Any) -> Run:
+    """A trained policy of tests/data as the finished run it came from, in outputs/ of the working directory."""
+    folder = POLICIES / policy
+    settings = parse_settings(yaml.safe_load((folder / "config.yaml").read_text())["settings"] | changes)
+    defaults = make_plan([f"+algo={settings.algo.name}", f"env.id={settings.env.id}"]).jobs[0].settings
+    job = Job(settings, defaults)
+    run = Run(job, settings.seed[0])
+    run.artifact.mkdir(parents=True)
+    for name in ("policy.onnx", "policy.safetensors", "policy.json"):
+        shutil.copy(folder / name, run.artifact)
+    if (folder / "agent.safetensors").exists():
+        shutil.copy(folder / "agent.safetensors", run.path)
+    result = json.loads((folder / "result.json").read_text())
+    result |= {"identity": run.identity, "training_identity": training_identity(settings), "label": run.label}
+    (run.path / "result.json").write_text(json.dumps(result))
+    config = {"settings": settings.model_dump(), "identity": run.identity}
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+    (run.path / "status.json").write_text(json.dumps({"state": "done", "identity": run.identity}))
+    return run

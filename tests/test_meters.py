@@ -90,7 +90,7 @@ def test_memory_of_one_more_copy_follows_the_size_of_the_model(tmp_path: Path) -
     weights = {width: 4 * (3 * width + width * width + 2 * width) for width in found}
     added = found[512].bytes_per_copy - found[64].bytes_per_copy
     assert weights[512] - weights[64] <= added < 4 * (weights[512] - weights[64])
-    assert found[512].peak_process_bytes > found[512].first_copy_bytes > found[512].bytes_per_copy
+    assert 200e6 > found[512].peak_process_bytes > found[512].first_copy_bytes > found[512].bytes_per_copy
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:

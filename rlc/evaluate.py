@@ -1,0 +1,55 @@
+"""Evaluate a policy beside its fp32 policy: python -m rlc.evaluate run=outputs/.../seed0 episodes=20 video=true"""
+
+from pathlib import Path
+
+from compression.artifact import CONTRACT_FILE, ONNX_FILE, OnnxPolicy, check_artifact, load_policy
+from measure.returns import Act, Returns, evaluate, random_policy, summary, zero_policy
+from rlc import envs, table, video
+from rlc.arguments import configured, run_command
+from rlc.plan import CONF
+from rlc.runs import ARTIFACT, fp32_beside
+from rlc.settings import EvaluateSettings, SettingsError, parse_evaluation
+from trainers.spec import Spec, Stream, env_seed
+
+VIDEO_FILE = "video.mp4"
+
+
+def evaluate_run(arguments: list[str]) -> None:
+    """Print returns of a run's policy, of the fp32 policy it comes from, of random and of zero actions."""
+    values = configured(arguments, CONF / "evaluate.yaml")
+    if not values["run"]:
+        raise SettingsError("run: none given; add run=<directory of a run, or folder of an artifact>")
+    settings = parse_evaluation(values)
+    folder = Path(settings.run)
+    artifact = folder if (folder / CONTRACT_FILE).exists() else folder / ARTIFACT
+    contract = check_artifact(artifact)
+    spec = load_policy(artifact).spec
+    if contract["compression"].get("protocol") == "paper":
+        raise SettingsError(f"run={folder}: was made by protocol=paper, and its result.json holds the paper's scores")
+    envs.spec_of(spec.env_id)
+    if settings.video:
+        video.choose_backend(spec.env_id)
+    policies: dict[str, Act] = {}
+    source = fp32_beside(folder)
+    if source is not None and source.resolve() != folder.resolve():
+        policies["fp32"] = OnnxPolicy(source / ARTIFACT / ONNX_FILE)
+    policies[contract["compression"]["method"]] = OnnxPolicy(artifact / ONNX_FILE)
+    references = {"random action": random_policy(spec, settings.seed), "zero action": zero_policy(spec)}
+    played = {name: _play(act, spec, settings) for name, act in (policies | references).items()}
+    limit = envs.time_limit(spec.env_id)
+    fp32 = played.get("fp32")
+    rows = {name: summary(own, limit, None if name == "fp32" else fp32) for name, own in played.items()}
+    table.show_returns(spec.env_id, rows)
+    if settings.video:
+        target = folder / VIDEO_FILE
+        print(f"filming {' | '.join(policies)}", flush=True)
+        video.film(target, spec.env_id, list(policies.values()), env_seed(Stream.EVALUATE, settings.seed))
+        print(target)
+
+
+def _play(act: Act, spec: Spec, settings: EvaluateSettings) -> Returns:
+    return evaluate(act, lambda: envs.make_env(spec.env_id), spec, episodes=settings.episodes, seed=settings.seed)
+
+
+if __name__ == "__main__":
+    run_command(evaluate_run)

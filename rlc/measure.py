@@ -1,0 +1,240 @@
+"""Measure finished runs on a quiet machine: python -m rlc.measure study=default
+
+Return, inference time, memory and energy of every policy, fp32 and compressed by turns on one pinned thread.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from rich.progress import track
+
+from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, quantized_layers
+from measure import latency
+from measure.energy import Meter, NoMeterError, measure_energy, open_meter
+from measure.episodes import paper_episodes
+from measure.machine import BUSY_PERCENT, load, machine, one_pinned_thread
+from measure.memory import measure_memory
+from measure.returns import Returns, summary
+from rlc import envs, table
+from rlc.arguments import configured, run_command
+from rlc.messages import say
+from rlc.plan import CONF
+from rlc.record import PROTOCOLS, provenance
+from rlc.runs import OUTPUTS, RunDirectory, stored_runs, training_identity
+from rlc.settings import MeasureSettings, SettingsError, parse_measure
+from rlc.tracking import Tracker
+from trainers.rollout import FloatArray, visited_observations
+
+STATES = 512
+PAPER_EPISODES = 10
+
+
+def measure(arguments: list[str]) -> None:
+    """Measure the runs that the arguments choose and write measurement.json beside each result.json."""
+    settings = parse_measure(configured(arguments, CONF / "measure.yaml"))
+    runs = chosen_runs(settings)
+    with _alone(), one_pinned_thread() as core:
+        state = {"machine": machine() | {"pinned_core": core}, "load": _quiet(), "provenance": provenance()}
+        groups = [list(group) for _, group in itertools.groupby(runs, key=_task)]
+        for group in track(groups, "return, time, memory"):
+            for run, figures in zip(group, _figures(group, settings), strict=True):
+                # Should the stage be stopped before energy, the rest is there.
+                run.write_measurement(state | figures | _no_energy("not measured: the stage was stopped before"))
+        _add_energy(groups, settings)
+    for run in runs:
+        tracker = Tracker(run)
+        tracker.summary(_flat(run.measurement() or {}))
+        tracker.finish()
+    table.show_measurements(runs)
+
+
+def chosen_runs(settings: MeasureSettings) -> list[RunDirectory]:
+    """The finished runs that the settings choose, those of one task side by side, fp32 first.
+
+    Raises SettingsError where there are none.
+    """
+    stored = stored_runs(settings.study)
+    if not stored:
+        raise SettingsError(f"study={settings.study}: there is no finished run in {OUTPUTS / settings.study}")
+
+    def wanted(run: RunDirectory) -> bool:
+        own = (run.settings.env.id, run.settings.algo.name, run.label, str(run.seed))
+        given = (settings.env, settings.algo, settings.label, settings.seed)
+        return all(
+            patterns is None or any(fnmatch(name, pattern) for pattern in str(patterns).split(","))
+            for name, patterns in zip(own, given, strict=True)
+        )
+
+    runs = sorted(filter(wanted, stored), key=lambda run: (_task(run), not _is_fp32(run), run.label))
+    if not runs:
+        raise SettingsError(
+            f"study={settings.study}: env, algo, label and seed choose none of its {len(stored)} finished runs"
+        )
+    return runs
+
+
+def _task(run: RunDirectory) -> tuple[str, str, int, str]:
+    """What policies that are compared have in common: environment, algorithm, seed and fp32 training."""
+    return run.settings.env.id, run.settings.algo.name, run.seed, training_identity(run.settings.with_fp32())
+
+
+def _is_fp32(run: RunDirectory) -> bool:
+    return run.settings.compress.method == "fp32" and run.settings.protocol == "ours"
+
+
+def _figures(group: Sequence[RunDirectory], settings: MeasureSettings) -> list[dict[str, Any]]:
+    """Everything but energy of the runs of one task."""
+    observations = _observations(group[0])
+    times = _times(group, observations, settings.calls)
+    returns = [_returns(run, settings.episodes) for run in group]
+    fp32 = returns[0] if _is_fp32(group[0]) else None
+    found = []
+    for run, own in zip(group, returns, strict=True):
+        model = run.artifact / ONNX_FILE
+        result = run.result() or {}
+        # By the paper's protocol start states are others: nothing to pair.
+        paired = fp32 if run.settings.protocol == "ours" else None
+        memory = dataclasses.asdict(measure_memory(model, settings.copies))
+        memory |= {
+            "artifact_bytes": sum(path.stat().st_size for path in run.artifact.iterdir()),
+            "onnx_file_bytes": model.stat().st_size,
+            "weight_bytes": result["weight_bytes"],
+        }
+        found.append(
+            {
+                "eval": summary(own, envs.time_limit(run.settings.env.id), paired),
+                "infer": times[run.path],
+                "mem": memory,
+                "paper": _as_the_paper_measured(run),
+            }
+        )
+    return found
+
+
+def _observations(run: RunDirectory) -> FloatArray:
+    """States that the policy visits."""
+    act, env_id = OnnxPolicy(run.artifact / ONNX_FILE), run.settings.env.id
+    return visited_observations(act, lambda: envs.make_env(env_id), envs.spec_of(env_id), run.seed, STATES)
+
+
+def _times(group: Sequence[RunDirectory], observations: FloatArray, count: int) -> dict[Path, dict[str, Any]]:
+    identity = latency.floor(observations.shape[1])
+    calls: dict[tuple[Path | None, str], latency.Call] = {
+        (None, "onnx_run"): latency.onnx_run(identity),
+        (None, "onnx_io_binding"): latency.onnx_io_binding(identity),
+    }
+    for run in group:
+        model, policy = (run.artifact / ONNX_FILE).read_bytes(), load_policy(run.artifact)
+        calls[run.path, "onnx_run"] = latency.onnx_run(model)
+        calls[run.path, "onnx_io_binding"] = latency.onnx_io_binding(model)
+        if not quantized_layers(policy):
+            calls[run.path, "torch_eager"] = latency.torch_eager(policy)
+    measured = latency.interleaved(calls, observations, count)
+
+    def named(path: Path | None, prefix: str) -> dict[str, Any]:
+        return {
+            f"{prefix}{way}_{figure}": value
+            for (owner, way), times in measured.items()
+            if owner == path
+            for figure, value in dataclasses.asdict(times).items()
+        }
+
+    floor = named(None, "floor_")
+    reason = "the torch twin of an int8 policy only emulates it"
+    return {
+        run.path: named(run.path, "")
+        | floor
+        | ({} if (run.path, "torch_eager") in calls else {"torch_eager_p50_us": None, "torch_eager_reason": reason})
+        for run in group
+    }
+
+
+def _returns(run: RunDirectory, episodes: int) -> Returns:
+    evaluation = run.settings.eval.model_copy(update={"episodes": episodes})
+    settings = run.settings.model_copy(update={"eval": evaluation})
+    return PROTOCOLS[settings.protocol].evaluate(OnnxPolicy(run.artifact / ONNX_FILE), settings)
+
+
+def _as_the_paper_measured(run: RunDirectory) -> dict[str, Any]:
+    try:
+        episodes = paper_episodes(run.artifact / ONNX_FILE, run.settings.env.id, PAPER_EPISODES)
+    except RuntimeError as error:
+        return {"episode_s": None, "process_rss_bytes": None, "missing_reason": str(error)}
+    return dataclasses.asdict(episodes)
+
+
+def _add_energy(groups: Sequence[Sequence[RunDirectory]], settings: MeasureSettings) -> None:
+    """The last stage: the helpers of a meter would disturb the others."""
+    try:
+        meter = open_meter()
+    except NoMeterError as error:
+        say(f"energy is not measured: {error}")
+        for run in itertools.chain.from_iterable(groups):
+            run.write_measurement((run.measurement() or {}) | _no_energy(str(error)))
+        return
+    for group in track(groups, f"energy ({meter.source})"):
+        _energy_of(group, meter, settings)
+
+
+def _energy_of(group: Sequence[RunDirectory], meter: Meter, settings: MeasureSettings) -> None:
+    calls = {str(run.path): latency.onnx_run((run.artifact / ONNX_FILE).read_bytes()) for run in group}
+    try:
+        found = measure_energy(calls, _observations(group[0]), meter, **settings.energy.model_dump())
+    except NoMeterError as error:
+        say(f"energy is not measured: {error}")
+        figures = [_no_energy(str(error)) for _ in group]
+    else:
+        figures = [{"energy": dataclasses.asdict(found[str(run.path)])} for run in group]
+    for run, own in zip(group, figures, strict=True):
+        measurement = run.measurement() or {}
+        per_1000 = own["energy"]["joules_per_1000_actions"]
+        steps = float(np.mean((run.result() or {})["episode_lengths"]))
+        own["energy"]["joules_per_episode"] = None if per_1000 is None else per_1000 * steps / 1000
+        run.write_measurement(measurement | own)
+
+
+def _no_energy(reason: str) -> dict[str, Any]:
+    missing = dict.fromkeys(("joules_per_1000_actions", "joules_per_episode", "idle_watts"))
+    return {"energy": {"source": None, **missing, "missing_reason": reason}}
+
+
+def _flat(measurement: dict[str, Any]) -> dict[str, float | str]:
+    """Names and figures for W&B: infer/..., mem/..., energy/..."""
+    return {
+        f"{section}/{name}": value
+        for section in ("infer", "mem", "energy")
+        for name, value in measurement.get(section, {}).items()
+        if isinstance(value, int | float | str)
+    }
+
+
+def _quiet() -> dict[str, float]:
+    busy = load()
+    if busy["busy_percent"] > BUSY_PERCENT:
+        say(f"the machine is busy ({busy['busy_percent']:.0f} % of its cores): trust ratios, not times")
+    return busy
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Raises SettingsError where another measurement runs here."""
+    lock = FileLock(OUTPUTS / ".measure.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SettingsError("another rlc.measure is running in this directory: wait for it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+if __name__ == "__main__":
+    run_command(measure)

@@ -1,0 +1,72 @@
+"""A film of policies side by side, rendered without a screen."""
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+from numpy.typing import NDArray
+
+from measure.returns import Act
+from rlc import envs
+from rlc.settings import SettingsError
+from trainers.rollout import Env
+
+BACKENDS = ("egl", "osmesa")
+# A backend that fails leaves OpenGL unusable in its process: each is tried in one of its own.
+PROBE = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import gymnasium
+env = gymnasium.make(sys.argv[1], render_mode="rgb_array")
+env.reset(seed=0)
+assert env.render().max() > 0
+"""
+
+
+def choose_backend(env_id: str) -> None:
+    """Set MUJOCO_GL to what renders here. Raises SettingsError where nothing does."""
+    chosen = os.environ.get("MUJOCO_GL")
+    for backend in (chosen,) if chosen else BACKENDS:
+        environment = os.environ | {"MUJOCO_GL": backend}
+        command = [sys.executable, "-c", PROBE, env_id]
+        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0:
+            os.environ["MUJOCO_GL"] = backend
+            return
+    tried = f"MUJOCO_GL={chosen} cannot" if chosen else "neither EGL nor OSMesa can"
+    raise SettingsError(f"video=true: {tried} render {env_id} here; install libegl1 and a driver, or libosmesa6")
+
+
+def film(path: Path, env_id: str, policies: Sequence[Act], seed: int) -> None:
+    """Write an mp4 of an episode of every policy from the same start state, side by side in their order."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with ExitStack() as stack:
+        worlds = [stack.enter_context(envs.make_env(env_id, render_mode="rgb_array")) for _ in policies]
+        episodes = [_frames(env, act, seed) for env, act in zip(worlds, policies, strict=True)]
+        stack.callback(temporary.unlink, missing_ok=True)
+        writer: Any = imageio.get_writer(temporary, fps=worlds[0].metadata["render_fps"], macro_block_size=2)
+        stack.enter_context(writer)
+        shown: list[NDArray[np.uint8] | None] = [None for _ in episodes]
+        for frames in itertools.zip_longest(*episodes):
+            # Who has fallen lies still.
+            shown = [new if new is not None else old for new, old in zip(frames, shown, strict=True)]
+            writer.append_data(np.hstack([picture for picture in shown if picture is not None]))
+        writer.close()
+        temporary.replace(path)
+
+
+def _frames(env: Env, act: Act, seed: int) -> Iterator[NDArray[np.uint8]]:
+    obs, _ = env.reset(seed=seed)
+    done = False
+    while not done:
+        picture = env.render()
+        assert isinstance(picture, np.ndarray)
+        yield picture
+        obs, _, terminated, truncated, _ = env.step(act(np.asarray(obs, np.float32)))
+        done = terminated or truncated
