@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 
 from measure.latency import BLOCK, Call
 from trainers.rollout import FloatArray
@@ -74,6 +75,7 @@ class ZeusMeter:
         parts = self.end()
         if "total" not in parts:
             raise NoMeterError(_why_not())
+        _wait_for_children()
         self.source = "zeus: " + ", ".join(sorted(name for name in parts if name != "total"))
         self.step_joules = RAPL_STEP_JOULES
 
@@ -231,6 +233,17 @@ def _summary(source: str, windows: list[tuple[int, float, dict[str, float], floa
             if part != "total"
         },
     )
+
+
+def _wait_for_children() -> None:
+    """Until the pollers have started: what they import then would be counted with the policy."""
+    children, before = psutil.Process().children(), -1.0
+    for _ in range(60):
+        spent = sum(sum(child.cpu_times()[:2]) for child in children if child.is_running())
+        if spent - before < 0.05:
+            return
+        before = spent
+        time.sleep(0.5)
 
 
 def _why_not() -> str:

@@ -1,0 +1,238 @@
+"""rlc.measure and rlc.evaluate on real runs: the trained policies, as finished runs in a folder of their own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from compression.artifact import ArtifactError
+from measure.energy import NoMeterError
+from measure.machine import machine, one_pinned_thread
+from measure.returns import Returns, summary
+from rlc import measure, video
+from rlc.evaluate import evaluate_run
+from rlc.jobs import run_job
+from rlc.plan import make_plan
+from rlc.runs import OUTPUTS, Run, stored_runs
+from rlc.settings import SettingsError
+from tests.conftest import POLICIES, as_run
+
+QUIET = {"mode": "disabled", "project": "rlc", "entity": None}
+FEW = ["study=fixtures", "episodes=2", "copies=4"]
+DERIVED = (
+    "+algo=trpo +compress=ptdq env=halfcheetah total_steps=300000 eval.along=10 study=fixtures wandb.mode=disabled"
+)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """An fp32 run and its PTDQ run."""
+    monkeypatch.chdir(tmp_path)
+    fp32 = as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
+    (job,) = make_plan(DERIVED.split()).jobs
+    run_job(job)
+    derived = Run(job, 0)
+    assert derived.finished(), derived.error()
+    return [fp32, derived]
+
+
+class Steady:
+    """Twenty watts for ever."""
+
+    source = "fake"
+    step_joules = 1e-9
+
+    def begin(self) -> None:
+        import time
+
+        self.began = time.perf_counter()
+
+    def end(self) -> dict[str, float]:
+        import time
+
+        joules = 20 * (time.perf_counter() - self.began)
+        return {"cpu": joules, "total": joules}
+
+
+def no_meter() -> None:
+    raise NoMeterError("no counter here; plug one in")
+
+
+def test_everything_is_measured_and_what_cannot_be_says_why(
+    runs: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measure, "open_meter", no_meter)
+    results = [run.result() for run in runs]
+    measure.measure(FEW)
+    fp32, int8 = (run.measurement() or {} for run in runs)
+    for own in (fp32, int8):
+        assert own["energy"]["joules_per_1000_actions"] is None
+        assert own["energy"]["missing_reason"] == "no counter here; plug one in"
+        assert own["infer"]["onnx_run_calls"] == 10_000
+        assert 0 < own["infer"]["floor_onnx_run_p50_us"] < own["infer"]["onnx_run_p50_us"]
+        assert own["infer"]["onnx_run_p50_us"] <= own["infer"]["onnx_run_p95_us"] <= own["infer"]["onnx_run_p99_us"]
+        assert own["machine"]["threads"] == 1
+        assert own["paper"]["episode_steps"] == 1000
+        assert own["paper"]["process_rss_bytes"] > own["mem"]["bytes_per_copy"] > 0
+        assert own["eval"]["early_end_share"] == 0
+        assert own["load"]["busy_percent"] >= 0
+    assert fp32["infer"]["torch_eager_p50_us"] > fp32["infer"]["onnx_run_p50_us"]
+    assert int8["infer"]["torch_eager_p50_us"] is None
+    assert "emulates" in int8["infer"]["torch_eager_reason"]
+    assert fp32["eval"]["return_difference_to_fp32_mean"] == 0
+    pairs = int8["eval"]
+    assert pairs["return_difference_to_fp32_mean"] == pytest.approx(pairs["return_mean"] - fp32["eval"]["return_mean"])
+    assert int8["mem"]["weight_bytes"] < fp32["mem"]["weight_bytes"]
+    assert [run.result() for run in runs] == results
+    assert runs[0].figures()["measurement"] == fp32
+    shown = capsys.readouterr()
+    assert "no counter here" in shown.out
+    assert "energy is not measured: no counter here; plug one in" in shown.err
+
+
+def test_measuring_again_replaces_the_measurement_and_keeps_the_choice(
+    runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "open_meter", Steady)
+    only = [*FEW, f"label={runs[1].label}", "energy.window_s=0.05", "energy.rounds=2"]
+    measure.measure(only)
+    assert runs[0].measurement() is None
+    first = runs[1].measurement() or {}
+    assert first["energy"]["source"] == "fake"
+    assert first["energy"]["joules_per_episode"] == pytest.approx(first["energy"]["joules_per_1000_actions"])
+    assert first["energy"]["idle_watts"] == pytest.approx(20, rel=0.2)
+    assert first["eval"]["return_difference_to_fp32_mean"] is None
+    monkeypatch.setattr(measure, "open_meter", no_meter)
+    measure.measure(only)
+    assert (runs[1].measurement() or {})["energy"]["joules_per_1000_actions"] is None
+
+
+def test_figures_reach_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET | {"mode": "offline"})
+    monkeypatch.setattr(measure, "open_meter", no_meter)
+    measure.measure(FEW)
+    files = list((run.path / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(files) == 1
+    content = files[0].read_bytes()
+    assert all(name in content for name in (b"infer", b"onnx_run_p50_us", b"mem", b"bytes_per_copy"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["study=nowhere"], "study=nowhere: there is no finished run in outputs/nowhere"),
+        (
+            ["study=fixtures", "env=Ant-v4"],
+            "study=fixtures: env, algo, label and seed choose none of its 1 finished runs",
+        ),
+        (["cals=3"], "cals=3: no such key; did you mean calls?"),
+        (["energy.windows=3"], "energy.windows=3: no such key; did you mean window_s?"),
+        (["energy=3"], "energy=3: no such key"),
+        (["calls=9000"], "calls=9000: must be greater than or equal to 10000"),
+        (["calls=many"], "calls=many: must be a valid integer"),
+    ],
+)
+def test_bad_requests_are_one_line(
+    arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
+    with pytest.raises(SettingsError, match=words):
+        measure.measure(arguments)
+
+
+def test_two_measurements_do_not_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
+    with FileLock(OUTPUTS / ".measure.lock"), pytest.raises(SettingsError, match="another rlc.measure is running"):
+        measure.measure(FEW)
+
+
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(measure, "load", lambda: {"busy_percent": 63.0, "load_average_1min": 1.0})
+    assert measure._quiet()["busy_percent"] == 63.0
+    assert "the machine is busy (63 % of its cores)" in capsys.readouterr().err
+
+
+def test_the_machine_is_described() -> None:
+    found = machine()
+    assert found["cores"] >= 1
+    assert found["memory_bytes"] > 1e8
+    with one_pinned_thread() as core:
+        assert core is None or core >= 0
+
+
+def test_summary_of_episodes() -> None:
+    fp32 = Returns((10.0, 20.0, 30.0, 40.0), (5, 5, 5, 5))
+    own = Returns((9.0, 19.0, 29.0, 3.0), (5, 5, 5, 2))
+    found = summary(own, 5, fp32)
+    assert (found["return_median"], found["early_end_share"]) == (14.0, 0.25)
+    assert found["return_difference_to_fp32_mean"] == -10.0
+    assert found["return_difference_to_fp32_low"] < -10 < found["return_difference_to_fp32_high"] < 0
+    assert summary(own, 5, None)["return_difference_to_fp32_mean"] is None
+
+
+def test_evaluate_shows_a_policy_beside_fp32(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate_run([f"run={runs[1].path}", "episodes=2"])
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[1] for line in lines if line.strip().startswith("HalfCheetah")]
+    assert names == ["fp32", "ptdq", "random", "zero"]
+    evaluate_run([f"run={POLICIES / 'ppo-hopper'}", "episodes=2"])
+    assert "Hopper-v4" in capsys.readouterr().out
+
+
+def test_evaluate_refuses_what_is_no_artifact(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="run: none given"):
+        evaluate_run([])
+    with pytest.raises(ArtifactError, match="is no artifact"):
+        evaluate_run([f"run={tmp_path}"])
+
+
+def test_without_a_renderer_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    with pytest.raises(SettingsError, match="video=true: MUJOCO_GL=nonsense cannot render Hopper-v4 here"):
+        video.choose_backend("Hopper-v4")
+
+
+def test_a_film_shows_policies_side_by_side(tmp_path: Path) -> None:
+    """In a process of its own: it keeps the renderer that it chose."""
+    script = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from rlc import video\n"
+        "from rlc.settings import SettingsError\n"
+        "try:\n    video.choose_backend('Hopper-v4')\n"
+        "except SettingsError as error:\n    sys.exit(str(error))\n"
+        "still, push = np.zeros(3, 'float32'), np.ones(3, 'float32')\n"
+        "video.film(Path('film.mp4'), 'Hopper-v4', [lambda o: push, lambda o: push], 3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    if "neither EGL nor OSMesa" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    import imageio.v3 as iio
+
+    first = iio.imread(tmp_path / "film.mp4", index=0)
+    assert first.shape == (480, 960, 3)
+    assert np.abs(first[:, :480].astype(int) - first[:, 480:]).mean() < 2
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_stored_runs_leaves_out_what_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
+    other = as_run("ppo-hopper", study="fixtures", wandb=QUIET)
+    (other.path / "config.yaml").write_text("settings: {}\n")
+    assert [found.path for found in stored_runs("fixtures")] == [run.path]
+    assert "left out" in capsys.readouterr().err
+    status: dict[str, Any] = json.loads((run.path / "status.json").read_text())
+    (run.path / "status.json").write_text(json.dumps(status | {"state": "running"}))
+    assert stored_runs("fixtures") == []
