@@ -150,7 +150,7 @@ def test_bad_requests_are_one_line(
 def test_two_measurements_do_not_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
-    with FileLock(OUTPUTS / ".measure.lock"), pytest.raises(SettingsError, match="another rlc.measure is running"):
+    with FileLock(OUTPUTS / ".measure.lock"), pytest.raises(SettingsError, match="is running in this directory"):
         measure.measure(FEW)
 
 
