@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import warnings
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -36,7 +37,9 @@ def make_env(env_id: str, render_mode: str | None = None) -> Env:
     with warnings.catch_warnings():
         # gymnasium calls the v4 environments of the paper out of date.
         warnings.simplefilter("ignore", DeprecationWarning)
-        env: Env = gym.make(env_id, disable_env_checker=True, render_mode=render_mode)
+        # Not every environment knows the word.
+        rendering: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        env: Env = gym.make(env_id, disable_env_checker=True, **rendering)
     if isinstance(env.observation_space, Box) and len(env.observation_space.shape) != 1:
         env = gym.wrappers.FlattenObservation(env)
     shape = env.action_space.shape
