@@ -96,7 +96,7 @@ def _ratio(own: dict[str, Any], fp32: dict[str, Any] | None, section: str, figur
 def _print(table: Table) -> None:
     # Without a terminal rich assumes 80 columns, too few for the table.
     console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=150)
+    console = console if console.is_terminal else Console(highlight=False, width=170)
     console.print(table)
 
 
