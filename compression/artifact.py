@@ -190,8 +190,19 @@ def check_artifact(folder: Path) -> dict[str, Any]:
     contract: dict[str, Any] = json.loads((folder / CONTRACT_FILE).read_text())
     if not intact(folder):
         raise ArtifactError(f"{folder / ONNX_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
+    try:
+        _check_golden(folder, contract, policy)
+        contract["algorithm"], contract["compression"]["method"]
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise ArtifactError(f"{folder / CONTRACT_FILE} lacks or mistakes {error}") from error
+    return contract
+
+
+def _check_golden(folder: Path, contract: dict[str, Any], policy: Policy) -> None:
     golden = contract["golden"]
     observations, actions = (np.array(golden[name], np.float32) for name in ("observations", "actions"))
+    if observations.shape != (len(actions), policy.spec.obs_dim):
+        raise ValueError(f"golden observations of shape {observations.shape}")
     _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
     runner = OnnxPolicy(folder / ONNX_FILE)
     for name, found in {
@@ -201,7 +212,6 @@ def check_artifact(folder: Path) -> dict[str, Any]:
         difference = float((np.abs(found - actions) / half_range.numpy()).max())
         if difference > golden["tolerance"]:
             raise ArtifactError(f"{folder / name} differs from its golden actions by {difference:.2g} half ranges")
-    return contract
 
 
 def check_parity(policy: Policy, runner: OnnxPolicy, observations: FloatArray, tolerance: float) -> Parity:

@@ -37,14 +37,14 @@ def equalized(policy: Policy, observations: FloatArray) -> Policy:
 
 
 def _scales(largest: Tensor, layer: nn.Linear) -> Tensor:
-    """The divisor of each input of a layer [in], in float64; 1 for an input that is not used.
+    """The divisor of each input of a layer [in], in float64; its own range for an input that is not used.
 
-    An input that never moved counts as the one that moved least: its weights must not set the scale of the others.
+    An input that never moved counts as a common one: its weights must not set the scale of the others.
     """
     moving = largest > 0
     if not moving.any():
         return torch.ones_like(largest, dtype=torch.float64)
-    largest = torch.where(moving, largest, largest[moving].min())
+    largest = torch.where(moving, largest, largest[moving].median())
     weight = layer.weight.double().abs().amax(0)
     scales = largest.double() ** MIGRATION_STRENGTH * weight ** (MIGRATION_STRENGTH - 1)
-    return torch.where(weight > 0, scales, 1.0)
+    return torch.where(weight > 0, scales, largest.double())

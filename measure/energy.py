@@ -70,7 +70,7 @@ class ZeusMeter:
         from zeus.monitor import ZeusMonitor
 
         # Its pollers of counter overflows are processes of their own: open it after time and memory are measured.
-        self.monitor = ZeusMonitor()
+        self.monitor = ZeusMonitor(cpu_indices=_packages())
         self.begin()
         parts = self.end()
         if "total" not in parts:
@@ -114,11 +114,15 @@ class BatteryMeter:
 
     def __init__(self, folder: Path = POWER_SUPPLY) -> None:
         """Raises NoMeterError where there is no battery or it is not discharging."""
-        batteries = [path for path in sorted(folder.glob("*")) if _read(path / "type") == "Battery"]
-        if not batteries:
+        self.batteries = [
+            path
+            for path in sorted(folder.glob("*"))
+            # Of scope Device are those of mice and keyboards.
+            if _read(path / "type") == "Battery" and _read(path / "scope") != "Device"
+        ]
+        if not self.batteries:
             raise NoMeterError("there is no battery")
-        self.battery = batteries[0]
-        self.source = f"battery: {self.battery.name}"
+        self.source = "battery: " + ", ".join(battery.name for battery in self.batteries)
         self._joules()
 
     def begin(self) -> None:
@@ -128,16 +132,23 @@ class BatteryMeter:
         return {"total": self._began - self._joules()}
 
     def _joules(self) -> float:
-        status = _read(self.battery / "status")
-        if status != "Discharging":
-            raise NoMeterError(f"the battery {self.battery.name} is not discharging but {status}: unplug the charger")
-        micro_watt_hours = _read(self.battery / "energy_now")
-        if micro_watt_hours is not None:
-            return float(micro_watt_hours) * 3600 / 1e6
-        charge, voltage = _read(self.battery / "charge_now"), _read(self.battery / "voltage_min_design")
-        if charge is None or voltage is None:
-            raise NoMeterError(f"the battery {self.battery.name} reports neither energy_now nor charge_now")
-        return float(charge) * 3600 / 1e6 * float(voltage) / 1e6
+        states = [_read(battery / "status") for battery in self.batteries]
+        # Of two batteries one waits while the other discharges.
+        if "Discharging" not in states or "Charging" in states:
+            raise NoMeterError(
+                f"{self.source} is not discharging but {', '.join(map(str, states))}: unplug the charger"
+            )
+        return sum(_stored_joules(battery) for battery in self.batteries)
+
+
+def _stored_joules(battery: Path) -> float:
+    micro_watt_hours = _read(battery / "energy_now")
+    if micro_watt_hours is not None:
+        return float(micro_watt_hours) * 3600 / 1e6
+    charge, voltage = _read(battery / "charge_now"), _read(battery / "voltage_min_design")
+    if charge is None or voltage is None:
+        raise NoMeterError(f"the battery {battery.name} reports neither energy_now nor charge_now")
+    return float(charge) * 3600 / 1e6 * float(voltage) / 1e6
 
 
 def open_meter(power_supply: Path = POWER_SUPPLY) -> Meter:
@@ -206,12 +217,12 @@ def _window(
         parts, elapsed = meter.end(), clock() - began
         if parts["total"] >= STEPS_PER_WINDOW * meter.step_joules:
             return done, elapsed, parts
-        seconds *= 2
-        if seconds > longest_s:
+        if seconds >= longest_s:
             raise NoMeterError(
                 f"{meter.source}: only {parts['total']:.3g} J in {elapsed:.0f} s, too few for its steps of "
-                f"{meter.step_joules:g} J; allow longer windows"
+                f"{meter.step_joules:g} J; allow longer windows (energy.longest_s)"
             )
+        seconds = min(2 * seconds, longest_s)
 
 
 def _summary(source: str, windows: list[tuple[int, float, dict[str, float], float]]) -> Energy:
@@ -233,6 +244,17 @@ def _summary(source: str, windows: list[tuple[int, float, dict[str, float], floa
             if part != "total"
         },
     )
+
+
+def _packages() -> list[int] | None:
+    """Places of the processor packages among RAPL's zones: a zone `psys` beside them holds them once more."""
+    for folder in POWERCAP:
+        zones = sorted(Path(folder).glob("intel-rapl:*"), key=lambda path: int(path.name.split(":")[1]))
+        names = [_read(zone / "name") or "" for zone in zones]
+        packages = [i for i, name in enumerate(names) if name.startswith("package")]
+        if packages:
+            return packages
+    return None
 
 
 def _wait_for_children() -> None:

@@ -6,18 +6,27 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-# Python with gymnasium and ONNX Runtime at its default options, as the published scripts ran; no warm-up.
+from measure.memory import last_words
+
+# Python with gymnasium and ONNX Runtime at its default options, on all cores, as the published scripts ran: no
+# warm-up, one seed for all episodes.
 PROBE = """
-import json, sys, time, warnings
+import json, os, sys, time, warnings
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, range(os.cpu_count()))
 import gymnasium, numpy, onnxruntime, psutil
 warnings.simplefilter("ignore")
 path, env_id, episodes = sys.argv[1], sys.argv[2], int(sys.argv[3])
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 env, process = gymnasium.make(env_id), psutil.Process()
+if sys.argv[4] == "normalize":
+    env = gymnasium.wrappers.NormalizeObservation(gymnasium.wrappers.ClipAction(env))
+    env = gymnasium.wrappers.TransformObservation(env, lambda obs: obs.clip(-10, 10), env.observation_space)
+env.reset(seed=102)
 seconds, steps, rss = [], [], []
 for episode in range(episodes):
     began = time.perf_counter()
-    obs, _ = env.reset(seed=episode)
+    obs, _ = env.reset()
     done, count = False, 0
     while not done:
         action = session.run(None, {"observation": numpy.asarray(obs, "float32").reshape(1, -1)})[0][0]
@@ -41,12 +50,15 @@ class PaperEpisodes:
     """Resident size of interpreter, libraries, simulator and policy."""
 
 
-def paper_episodes(model: Path, env_id: str, episodes: int) -> PaperEpisodes:
-    """Play episodes in a fresh process. Raises RuntimeError where it fails."""
-    command = [sys.executable, "-c", PROBE, str(model), env_id, str(episodes)]
+def paper_episodes(model: Path, env_id: str, episodes: int, normalize: bool) -> PaperEpisodes:
+    """Play episodes in a fresh process, `normalize` behind fresh observation statistics.
+
+    Raises RuntimeError where it fails.
+    """
+    command = [sys.executable, "-c", PROBE, str(model), env_id, str(episodes), "normalize" if normalize else "plain"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{env_id} cannot be played in a process of its own: {done.stderr.splitlines()[-1]}")
+        raise RuntimeError(f"{env_id} cannot be played in a process of its own: {last_words(done)}")
     # MuJoCo and gymnasium may print lines of their own before.
     found = json.loads(done.stdout.splitlines()[-1])
     means = {name: sum(values) / len(values) for name, values in found.items()}

@@ -46,7 +46,7 @@ def evaluate(act: Act, make_env: EnvFactory, spec: Spec, *, episodes: int, seed:
 def summary(returns: Returns, time_limit: int, fp32: Returns | None) -> dict[str, Any]:
     """What is said of a policy's episodes; `fp32` played the same start states, None where there is none to pair."""
     difference = None
-    if fp32 is not None:
+    if fp32 is not None and len(fp32.returns) > 1:  # one pair has no interval
         difference = paired_difference(np.array(returns.returns), np.array(fp32.returns))
     return {
         "episodes": len(returns.returns),

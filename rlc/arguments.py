@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -52,7 +53,7 @@ def configured(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
             raise SettingsError(f"{argument}: no such key{closest(leaf, siblings)}")
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(arguments))), resolve=True)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise SettingsError(str(error)) from error
     assert isinstance(merged, dict)
     return {str(key): value for key, value in merged.items()}
@@ -62,6 +63,9 @@ def run_command(command: Callable[[list[str]], None]) -> None:
     """Run a command on the arguments of the process. Bad input is one line and exit code 2."""
     try:
         command(sys.argv[1:])
-    except (SettingsError, ArtifactError, PruningError) as error:
+    except (SettingsError, ArtifactError, PruningError, OSError) as error:
         say(str(error))
         sys.exit(2)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(130)

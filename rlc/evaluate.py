@@ -20,7 +20,7 @@ def evaluate_run(arguments: list[str]) -> None:
     if not values["run"]:
         raise SettingsError("run: none given; add run=<directory of a run, or folder of an artifact>")
     settings = parse_evaluation(values)
-    folder = Path(settings.run)
+    folder = Path(settings.run).resolve()
     artifact = folder if (folder / CONTRACT_FILE).exists() else folder / ARTIFACT
     contract = check_artifact(artifact)
     spec = load_policy(artifact).spec
@@ -31,7 +31,7 @@ def evaluate_run(arguments: list[str]) -> None:
         video.choose_backend(spec.env_id)
     policies: dict[str, Act] = {}
     source = fp32_beside(folder)
-    if source is not None and source.resolve() != folder.resolve():
+    if source is not None and source != folder:
         policies["fp32"] = OnnxPolicy(source / ARTIFACT / ONNX_FILE)
     policies[contract["compression"]["method"]] = OnnxPolicy(artifact / ONNX_FILE)
     references = {"random action": random_policy(spec, settings.seed), "zero action": zero_policy(spec)}
@@ -41,7 +41,8 @@ def evaluate_run(arguments: list[str]) -> None:
     rows = {name: summary(own, limit, None if name == "fp32" else fp32) for name, own in played.items()}
     table.show_returns(spec.env_id, rows)
     if settings.video:
-        target = folder / VIDEO_FILE
+        # Not into an artifact: that is exported as it is.
+        target = folder.with_name(f"{folder.name}-{VIDEO_FILE}") if artifact == folder else folder / VIDEO_FILE
         print(f"filming {' | '.join(policies)}", flush=True)
         video.film(target, spec.env_id, list(policies.values()), env_seed(Stream.EVALUATE, settings.seed))
         print(target)

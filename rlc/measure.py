@@ -5,7 +5,7 @@ Return, inference time, memory and energy of every policy, fp32 and compressed b
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,7 +15,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.progress import track
 
-from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, quantized_layers
+from compression.artifact import (
+    CONTRACT_FILE,
+    ONNX_FILE,
+    TENSOR_FILE,
+    OnnxPolicy,
+    load_policy,
+    quantized_layers,
+    weight_bytes,
+)
 from measure import latency
 from measure.energy import Meter, NoMeterError, measure_energy, open_meter
 from measure.episodes import paper_episodes
@@ -27,12 +35,19 @@ from rlc.arguments import configured, run_command
 from rlc.messages import say
 from rlc.plan import CONF
 from rlc.record import PROTOCOLS, provenance
-from rlc.runs import OUTPUTS, RunDirectory, stored_runs, training_identity
-from rlc.settings import MeasureSettings, SettingsError, parse_measure
+from rlc.runs import ARTIFACT, OUTPUTS, RunDirectory, fp32_beside, stored_runs, task_of
+from rlc.settings import EvalSettings, MeasureSettings, Settings, SettingsError, parse_measure
 from rlc.tracking import Tracker
 from trainers.rollout import FloatArray, visited_observations
 
 STATES = 512
+# Words of the command line that choose among runs, and what they are compared with.
+CHOICES: dict[str, Callable[[RunDirectory], str]] = {
+    "env": lambda run: run.settings.env.id,
+    "algo": lambda run: run.settings.algo.name,
+    "label": lambda run: run.label,
+    "seed": lambda run: str(run.seed),
+}
 PAPER_EPISODES = 10
 
 
@@ -42,11 +57,12 @@ def measure(arguments: list[str]) -> None:
     runs = chosen_runs(settings)
     with _alone(), one_pinned_thread() as core:
         state = {"machine": machine() | {"pinned_core": core}, "load": _quiet(), "provenance": provenance()}
-        groups = [list(group) for _, group in itertools.groupby(runs, key=_task)]
+        groups = [list(group) for _, group in itertools.groupby(runs, key=task_of)]
         for group in track(groups, "return, time, memory"):
             for run, figures in zip(group, _figures(group, settings), strict=True):
-                # Should the stage be stopped before energy, the rest is there.
-                run.write_measurement(state | figures | _no_energy("not measured: the stage was stopped before"))
+                # Should the stage be stopped before energy, the rest is there, and the energy of before.
+                before = (run.measurement() or _no_energy("not measured: the stage was stopped before"))["energy"]
+                run.write_measurement(state | figures | {"energy": before})
         _add_energy(groups, settings)
     for run in runs:
         tracker = Tracker(run)
@@ -64,25 +80,20 @@ def chosen_runs(settings: MeasureSettings) -> list[RunDirectory]:
     if not stored:
         raise SettingsError(f"study={settings.study}: there is no finished run in {OUTPUTS / settings.study}")
 
-    def wanted(run: RunDirectory) -> bool:
-        own = (run.settings.env.id, run.settings.algo.name, run.label, str(run.seed))
-        given = (settings.env, settings.algo, settings.label, settings.seed)
-        return all(
-            patterns is None or any(fnmatch(name, pattern) for pattern in str(patterns).split(","))
-            for name, patterns in zip(own, given, strict=True)
-        )
-
-    runs = sorted(filter(wanted, stored), key=lambda run: (_task(run), not _is_fp32(run), run.label))
-    if not runs:
-        raise SettingsError(
-            f"study={settings.study}: env, algo, label and seed choose none of its {len(stored)} finished runs"
-        )
-    return runs
-
-
-def _task(run: RunDirectory) -> tuple[str, str, int, str]:
-    """What policies that are compared have in common: environment, algorithm, seed and fp32 training."""
-    return run.settings.env.id, run.settings.algo.name, run.seed, training_identity(run.settings.with_fp32())
+    runs = stored
+    for key, name_of in CHOICES.items():
+        patterns = getattr(settings, key)
+        if patterns is None:
+            continue
+        chosen = []
+        for pattern in (part.strip() for part in str(patterns).split(",")):
+            matching = [run for run in runs if fnmatch(name_of(run), pattern)]
+            if not matching:
+                names = ", ".join(sorted({name_of(run) for run in runs}))
+                raise SettingsError(f"{key}={patterns}: no finished run is called {pattern}; there are: {names}")
+            chosen += matching
+        runs = [run for run in runs if run in chosen]
+    return sorted(runs, key=lambda run: (task_of(run), not _is_fp32(run), run.label))
 
 
 def _is_fp32(run: RunDirectory) -> bool:
@@ -93,29 +104,39 @@ def _figures(group: Sequence[RunDirectory], settings: MeasureSettings) -> list[d
     """Everything but energy of the runs of one task."""
     observations = _observations(group[0])
     times = _times(group, observations, settings.calls)
-    returns = [_returns(run, settings.episodes) for run in group]
+    evaluation = group[0].settings.eval.model_copy(update={"episodes": settings.episodes})
+    returns = [_returns(run.settings, run.artifact, evaluation) for run in group]
     fp32 = returns[0] if _is_fp32(group[0]) else None
+    source = None if fp32 is not None else fp32_beside(group[0].path)
+    if source is not None:  # not to be measured, but there
+        fp32 = _returns(group[0].settings.with_fp32(), source / ARTIFACT, evaluation)
     found = []
     for run, own in zip(group, returns, strict=True):
-        model = run.artifact / ONNX_FILE
-        result = run.result() or {}
         # By the paper's protocol start states are others: nothing to pair.
         paired = fp32 if run.settings.protocol == "ours" else None
-        memory = dataclasses.asdict(measure_memory(model, settings.copies))
-        memory |= {
-            "artifact_bytes": sum(path.stat().st_size for path in run.artifact.iterdir()),
-            "onnx_file_bytes": model.stat().st_size,
-            "weight_bytes": result["weight_bytes"],
-        }
         found.append(
             {
                 "eval": summary(own, envs.time_limit(run.settings.env.id), paired),
                 "infer": times[run.path],
-                "mem": memory,
+                "mem": _memory(run, settings.copies),
                 "paper": _as_the_paper_measured(run),
             }
         )
     return found
+
+
+def _memory(run: RunDirectory, copies: int) -> dict[str, Any]:
+    model = run.artifact / ONNX_FILE
+    sizes = {
+        "artifact_bytes": sum((run.artifact / name).stat().st_size for name in (ONNX_FILE, TENSOR_FILE, CONTRACT_FILE)),
+        "onnx_file_bytes": model.stat().st_size,
+        "weight_bytes": weight_bytes(model.read_bytes()),
+    }
+    try:
+        return sizes | dataclasses.asdict(measure_memory(model, copies))
+    except RuntimeError as error:
+        missing = dict.fromkeys(("bytes_per_copy", "first_copy_bytes", "peak_process_bytes"))
+        return sizes | missing | {"missing_reason": str(error)}
 
 
 def _observations(run: RunDirectory) -> FloatArray:
@@ -156,15 +177,16 @@ def _times(group: Sequence[RunDirectory], observations: FloatArray, count: int) 
     }
 
 
-def _returns(run: RunDirectory, episodes: int) -> Returns:
-    evaluation = run.settings.eval.model_copy(update={"episodes": episodes})
-    settings = run.settings.model_copy(update={"eval": evaluation})
-    return PROTOCOLS[settings.protocol].evaluate(OnnxPolicy(run.artifact / ONNX_FILE), settings)
+def _returns(settings: Settings, artifact: Path, evaluation: EvalSettings) -> Returns:
+    settings = settings.model_copy(update={"eval": evaluation})
+    return PROTOCOLS[settings.protocol].evaluate(OnnxPolicy(artifact / ONNX_FILE), settings)
 
 
 def _as_the_paper_measured(run: RunDirectory) -> dict[str, Any]:
     try:
-        episodes = paper_episodes(run.artifact / ONNX_FILE, run.settings.env.id, PAPER_EPISODES)
+        # The published PPO policies were run behind a normaliser of the evaluation's own.
+        normalize = run.settings.protocol == "paper" and run.settings.algo.name == "ppo"
+        episodes = paper_episodes(run.artifact / ONNX_FILE, run.settings.env.id, PAPER_EPISODES, normalize)
     except RuntimeError as error:
         return {"episode_s": None, "process_rss_bytes": None, "missing_reason": str(error)}
     return dataclasses.asdict(episodes)

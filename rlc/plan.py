@@ -22,6 +22,8 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 # `env` has a default and is replaced; the others start empty and are added with a plus.
 ADDED_GROUPS = ("algo", "compress", "experiment")
 GROUPS = ("env", *ADDED_GROUPS)
+# Settings of methods that the published code had none of.
+NOT_OF_THE_PAPER = ("calibration_steps", "calibration", "percentile", "reduce_range")
 MULTIRUN_FLAGS = ("-m", "--multirun")
 
 
@@ -43,8 +45,11 @@ class Job:
 @dataclass(frozen=True)
 class Plan:
     jobs: list[Job]
-    hydra_arguments: list[str]
-    """The command line for Hydra: the compressions that train before those that derive, its flag last."""
+    lines: list[list[str]]
+    """The overrides of each job."""
+    hydra: list[str]
+    """Overrides of Hydra's own settings."""
+    multirun: bool
 
 
 def make_plan(arguments: Sequence[str]) -> Plan:
@@ -78,6 +83,11 @@ def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
         raise SettingsError(str(error)) from error
 
 
+def default_settings() -> dict[str, Any]:
+    """What conf/train.yaml says, without an algorithm."""
+    return _composed((), without=("algo",))
+
+
 def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
@@ -100,15 +110,24 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
         for override in overrides:
             if override.is_sweep_override():
                 raise SettingsError(f"{override.input_line}: several values make several jobs: add -m")
-        return Plan([_job(everything)], [str(o.input_line) for o in everything])
+        line = [str(o.input_line) for o in everything if not _is_hydra(o)]
+        return Plan([_job(everything)], [line], [], multirun=False)
     tasks = _training_first([o for o in everything if not _is_hydra(o)])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
-    # Hydra would put the sweep of conf/ in front of all others: give it the whole list in our order instead.
-    settled = [*(str(o.input_line) for o in overrides if _is_hydra(o)), "hydra.sweeper.params=null"]
-    hydra_arguments = [*(str(o.input_line) for o in tasks), *settled, "--multirun"]
     if not lines:
         raise SettingsError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
-    return Plan([job_of(line) for line in lines], hydra_arguments)
+    own = [str(o.input_line) for o in overrides if _is_hydra(o)]
+    return Plan([job_of(line) for line in lines], [list(line) for line in lines], own, multirun=True)
+
+
+def base_line(line: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """The overrides of the fp32 job that a job with these overrides builds on, for some of its seeds."""
+
+    def kept(override: Override) -> bool:
+        return override.key_or_group.split(".")[0] not in ("compress", "protocol", "overwrite", "seed")
+
+    chosen = seeds[0] if len(seeds) == 1 else list(seeds)
+    return [*(str(o.input_line) for o in _parse(line) if kept(o)), f"seed={chosen}".replace(" ", "")]
 
 
 def _job(overrides: list[Override]) -> Job:
@@ -119,7 +138,13 @@ def _job(overrides: list[Override]) -> Job:
             data = data | {"seed": override.value()}
     chosen = [o for o in overrides if _is_group(o) or o.key_or_group.startswith("env.")]
     plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
-    return Job(parse_settings(data), parse_settings(_composed(plain)))
+    job = Job(parse_settings(data), parse_settings(_composed(plain)))
+    if job.settings.protocol == "paper":
+        for key in NOT_OF_THE_PAPER:
+            value = getattr(job.settings.compress, key, None)
+            if value != getattr(job.defaults.compress, key, None):
+                raise SettingsError(f"compress.{key}={value}: protocol=paper has its own; leave it out")
+    return job
 
 
 def _by_env(default: Any, by_name: dict[str, Any], *, _root_: DictConfig) -> Any:

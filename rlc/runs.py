@@ -22,7 +22,7 @@ from torch import Tensor
 from compression.artifact import intact, write_atomic
 from rlc.checkpoint import Checkpoints
 from rlc.messages import one_line, say
-from rlc.plan import Job
+from rlc.plan import Job, default_settings
 from rlc.settings import PruneSettings, Settings, SettingsError, parse_settings
 
 OUTPUTS = Path("outputs")
@@ -31,7 +31,7 @@ MEASUREMENT_FILE = "measurement.json"
 AGENT_FILE = "agent.safetensors"
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
 # directory, and of the environment only the id counts.
-NOT_IDENTITY = {"study", "seed", "device", "threads", "checkpoint_every", "overwrite", "wandb", "env"}
+NOT_IDENTITY = {"study", "seed", "device", "threads", "checkpoint_every", "overwrite", "fail_fast", "wandb", "env"}
 # Settings that do not change what is trained.
 NOT_TRAINING = frozenset({"eval"})
 LABEL_HASH_LENGTH = 6
@@ -78,9 +78,12 @@ class RunDirectory:
 
     def finished(self) -> bool:
         """Whether status, result and artifact of a run of these settings are all there and whole."""
-        status = _read_json(self.path / "status.json") or {}
+        status = self.status() or {}
         done = status.get("state") == "done" and status.get("identity") == self.identity
         return done and "return_mean" in (self.result() or {}) and intact(self.artifact)
+
+    def status(self) -> dict[str, Any] | None:
+        return _read_json(self.path / "status.json")
 
     def result(self) -> dict[str, Any] | None:
         return _read_json(self.path / "result.json")
@@ -101,28 +104,40 @@ class RunDirectory:
 
 
 def stored_run(path: Path) -> RunDirectory:
-    """The run in a directory. Raises SettingsError where there is none that can be read."""
+    """The run in a directory. Raises SettingsError where there is none that can be read.
+
+    A setting that is younger than the run has its default.
+    """
+    path = path.resolve() if path.name in ("", "..") else path
     try:
         config = yaml.safe_load((path / "config.yaml").read_text())
-        settings = parse_settings(config["settings"])
+        settings = parse_settings(default_settings() | config["settings"])
         return RunDirectory(path, settings, settings.seed[0], path.parent.name, config["identity"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise SettingsError(f"{path} holds no run: {error}") from error
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, SettingsError) as error:
+        raise SettingsError(f"{path} holds no run that can be read: {error}") from error
 
 
 def stored_runs(study: str) -> list[RunDirectory]:
     """All finished runs of a study, by environment, algorithm, label and seed; says which it cannot read."""
     found = []
+    for run in all_runs(study):
+        if run.finished():
+            found.append(run)
+        elif (run.status() or {}).get("state") == "done":
+            say(f"left out: {run.path}: a file of it is missing or damaged")
+    return found
+
+
+def all_runs(study: str) -> list[RunDirectory]:
+    """All runs of a study that were begun."""
+    found = []
     for file in sorted(OUTPUTS.glob(f"{study}/*/*/*/seed*/config.yaml")):
         if ".old-" in file.parent.name:
             continue
         try:
-            run = stored_run(file.parent)
+            found.append(stored_run(file.parent))
         except SettingsError as error:
             say(f"left out: {error}")
-            continue
-        if run.finished():
-            found.append(run)
     return found
 
 
@@ -140,13 +155,13 @@ class Run(RunDirectory):
 
     def check_identity(self) -> None:
         """Raises SettingsError where the directory holds a run of other settings."""
-        status = _read_json(self.path / "status.json")
+        status = self.status()
         if status is not None and status.get("identity") != self.identity:
             raise SettingsError(f"{self.path} holds a run of other settings: choose another study=<name>")
 
     def error(self) -> str:
         """Why the run is not finished."""
-        status = _read_json(self.path / "status.json") or {}
+        status = self.status() or {}
         return status.get("error") or f"its state is {status.get('state', 'not begun')}"
 
     def begin(self) -> None:
@@ -197,6 +212,14 @@ class Run(RunDirectory):
         self._status |= {"state": "failed", "error": text, "heartbeat": _now()}
         self._write_status()
         self.log("".join(traceback.format_exception(error)))
+
+    def note_death(self, pid: int, reason: str) -> None:
+        """Mark the run as failed where its status says that a process runs it which does not any more."""
+        status = self.status() or {}
+        if status.get("state") == "running" and status.get("pid") == pid:
+            self._status = status | {"state": "failed", "error": reason}
+            self._write_status()
+            self.log(reason)
 
     def state(self) -> str | None:
         """running, failed or done, as this process knows it."""
@@ -278,11 +301,15 @@ def finished_fp32_run(job: Job, seed: int) -> Path | None:
 
 def fp32_beside(path: Path) -> Path | None:
     """Directory of the finished fp32 run that the run in a directory is to be compared with."""
-    try:
-        run = stored_run(path)
-    except SettingsError:
+    if not (path / "config.yaml").exists():  # an artifact alone
         return None
+    run = stored_run(path)
     return _finished_fp32(path.parent.parent, run.settings, run.seed)
+
+
+def task_of(run: RunDirectory) -> tuple[str, str, int, str]:
+    """What policies that are compared have in common: environment, algorithm, seed and fp32 training."""
+    return run.settings.env.id, run.settings.algo.name, run.seed, training_identity(run.settings.with_fp32())
 
 
 def _finished_fp32(folder: Path, settings: Settings, seed: int) -> Path | None:

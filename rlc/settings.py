@@ -266,6 +266,7 @@ class Settings(Strict):
     threads: Annotated[int, Field(ge=1, le=1024)]
     checkpoint_every: Count | None
     overwrite: bool
+    fail_fast: bool
     eval: EvalSettings
     wandb: WandbSettings
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from rlc.runs import Run, RunDirectory
+from rlc.runs import Run, RunDirectory, task_of
 
 
 def show(finished: Iterable[Run]) -> None:
@@ -20,12 +20,14 @@ def show(finished: Iterable[Run]) -> None:
     for header in ("seed", "return", "fp32 return", "file KB", "weights KB"):
         table.add_column(header, justify="right")
     for env_id, group in groupby(ordered, key=lambda run: run.settings.env.id):
-        result: dict[str, Any] = {}
+        references: dict[str, Any] = {}
         for run in group:
             result = run.result() or {}
+            # Scores by our protocol, where there are both.
+            references = references if references.get("protocol") == "ours" else result
             table.add_row(env_id, f"{result['algo']} {run.label}", str(run.seed), *_figures(run, result))
         for name in ("random", "zero"):
-            row = _spread(result[f"{name}_return_mean"], result[f"{name}_return_std"])
+            row = _spread(references[f"{name}_return_mean"], result[f"{name}_return_std"])
             table.add_row(env_id, f"{name} action", "", row)
         table.add_section()
     _print(table)
@@ -56,13 +58,17 @@ def show_measurements(runs: Iterable[RunDirectory]) -> None:
     for header in ("seed", "return", "run us", "binding us", "eager us", "file KB", "copy KB", "J/1000"):
         table.add_column(header, justify="right")
     reasons = set()
-    for _, group in groupby(runs, key=lambda run: (run.settings.env.id, run.settings.algo.name, run.seed)):
+    for _, group in groupby(runs, key=task_of):
         fp32: dict[str, Any] | None = None
         for run in group:
             own = run.figures()["measurement"]
             if run.settings.compress.method == "fp32" and run.settings.protocol == "ours":
                 fp32 = own
-            cells = [_ratio(own, fp32, *place) for place in MEASURED]
+            # Returns by two protocols are no ratio.
+            cells = [
+                _ratio(own, None if place[0] == "eval" and run.settings.protocol == "paper" else fp32, *place)
+                for place in MEASURED
+            ]
             name = f"{run.settings.algo.name} {run.label}"
             table.add_row(run.settings.env.id, name, str(run.seed), *cells)
             reasons.add(own["energy"].get("missing_reason"))
@@ -90,7 +96,7 @@ def _ratio(own: dict[str, Any], fp32: dict[str, Any] | None, section: str, figur
     if value is None:
         return "-"
     reference = None if fp32 is None else fp32[section][figure]
-    return f"{value / unit:.4g}" + ("" if reference is None else f" ({value / reference:.2f})")
+    return f"{value / unit:.4g}" + (f" ({value / reference:.2f})" if reference else "")
 
 
 def _print(table: Table) -> None:
@@ -102,7 +108,9 @@ def _print(table: Table) -> None:
 
 def _figures(run: Run, result: dict[str, Any]) -> list[str]:
     baseline = Run(run.job.with_fp32(), run.seed)
-    fp32 = (baseline.result() or {}).get("return_mean") if baseline.finished() else result["fp32_return_mean"]
+    fp32 = result["fp32_return_mean"]
+    if result.get("protocol") != "paper" and baseline.finished():
+        fp32 = (baseline.result() or {}).get("return_mean")
     return [
         _spread(result["return_mean"], result["return_std"]),
         "-" if fp32 is None else f"{fp32:.1f}",

@@ -1,26 +1,24 @@
 """Train, compress, evaluate and record: python -m rlc.train +algo=sac +compress=qat env=hopper seed=0,1 -m"""
 
-import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from rlc.messages import say
+
+if TYPE_CHECKING:
+    from rlc.plan import Plan
+    from rlc.runs import Run
 
 PASSED_TO_HYDRA = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info")
 
 
 @hydra.main(config_path="../conf", config_name="train", version_base="1.3")
 def hydra_main(config: DictConfig) -> None:
-    """One job of a run or a multirun."""
-    from rlc.jobs import run_job
-    from rlc.plan import job_of
-
-    run_job(job_of(HydraConfig.get().overrides.task))
+    """Only for --help, --cfg and their like: jobs are run by the plan."""
 
 
 def main() -> None:
@@ -42,7 +40,7 @@ def main() -> None:
 def plan_and_run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit code."""
     from rlc import table
-    from rlc.jobs import check_runs
+    from rlc.jobs import check_runs, run_job
     from rlc.plan import make_plan
     from rlc.settings import SettingsError
 
@@ -57,20 +55,28 @@ def plan_and_run(arguments: list[str]) -> int:
     print(f"{len(runs)} runs, {finished} of them finished already", flush=True)
     if finished < len(runs):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        sys.argv[1:] = plan.hydra_arguments
-        # Hydra would print its own lines around an exception and exit by itself.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        try:
-            hydra_main()
-        except HydraException as error:  # a launcher or another of Hydra's own settings
-            say(str(error))
-            return 2
+        if plan.multirun:
+            launch_and_watch(plan, runs)
+        else:
+            run_job(plan.jobs[0])
     done = [run for run in runs if run.finished()]
     table.show(done)
     for run in runs:
         if run not in done:
             say(f"failed: {run.name}: {run.error()}; see {run.path}/run.log")
     return 0 if len(done) == len(runs) else 1
+
+
+def launch_and_watch(plan: "Plan", runs: "list[Run]") -> None:
+    """Run a multirun, and say how far it is. What the launcher itself suffers is one line: the files tell the rest."""
+    from rlc.launch import launch
+    from rlc.status import Watch
+
+    with Watch(runs):
+        try:
+            launch(plan)
+        except Exception as error:
+            say(f"the launcher ended with {type(error).__name__}: {error}; the same command goes on with what is left")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
+from measure.memory import last_words
 from measure.returns import Act
 from rlc import envs
 from rlc.settings import SettingsError
@@ -33,14 +34,19 @@ assert env.render().max() > 0
 def choose_backend(env_id: str) -> None:
     """Set MUJOCO_GL to what renders here. Raises SettingsError where nothing does."""
     chosen = os.environ.get("MUJOCO_GL")
+    reason = ""
     for backend in (chosen,) if chosen else BACKENDS:
         environment = os.environ | {"MUJOCO_GL": backend}
         command = [sys.executable, "-c", PROBE, env_id]
-        if subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
             os.environ["MUJOCO_GL"] = backend
             return
+        reason = last_words(done)
     tried = f"MUJOCO_GL={chosen} cannot" if chosen else "neither EGL nor OSMesa can"
-    raise SettingsError(f"video=true: {tried} render {env_id} here; install libegl1 and a driver, or libosmesa6")
+    raise SettingsError(
+        f"video=true: {tried} render {env_id} here ({reason}); MuJoCo needs libegl1 and a driver, or libosmesa6"
+    )
 
 
 def film(path: Path, env_id: str, policies: Sequence[Act], seed: int) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from compression.qat import prepare_qat
 from rlc.build import build_agent
-from rlc.plan import Job, make_plan
+from rlc.plan import Job, default_settings, make_plan
 from rlc.runs import Run, training_identity
 from rlc.settings import parse_settings
 from trainers.actor_critic import ActorCritic
@@ -102,7 +102,8 @@ def batches(of: Spec, seeds: Sequence[int], batch_size: int, device: str = "cpu"
 def as_run(policy: str, **changes: Any) -> Run:
     """A trained policy of tests/data as the finished run it came from, in outputs/ of the working directory."""
     folder = POLICIES / policy
-    settings = parse_settings(yaml.safe_load((folder / "config.yaml").read_text())["settings"] | changes)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    settings = parse_settings(default_settings() | config["settings"] | changes)
     defaults = make_plan([f"+algo={settings.algo.name}", f"env.id={settings.env.id}"]).jobs[0].settings
     job = Job(settings, defaults)
     run = Run(job, settings.seed[0])

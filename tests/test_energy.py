@@ -87,7 +87,7 @@ def test_a_window_grows_until_the_counter_can_resolve_it() -> None:
 def test_a_counter_that_is_too_coarse_is_given_up() -> None:
     world = World()
     world.step_joules = 100.0
-    with pytest.raises(NoMeterError, match=r"fake: only 320 J in 32 s, too few for its steps of 100 J"):
+    with pytest.raises(NoMeterError, match=r"fake: only 600 J in 60 s, too few for its steps of 100 J"):
         measured(world)
 
 
@@ -177,19 +177,25 @@ ROOT = Path("{root}")
 WRAP = 60_000_000
 
 class Player(threading.Thread):
-    """20 W of the package, 35 W while calls run; DRAM a fifth of it. The counters overflow at 60 J."""
+    """20 W of the package, 35 W while calls run; DRAM a fifth of it; psys is both and more. 60 J are an overflow."""
     def __init__(self):
         super().__init__(daemon=True)
         self.files, self.joules, self.last_call, self.running = {{}}, 0.0, 0.0, False
-        for name, zone in (("package-0", ""), ("core", "intel-rapl:0:0"), ("dram", "intel-rapl:0:1")):
-            folder = ROOT / "intel-rapl:0" / zone
+        zones = {{
+            "psys": "intel-rapl:0",
+            "package-0": "intel-rapl:1",
+            "core": "intel-rapl:1/intel-rapl:1:0",
+            "dram": "intel-rapl:1/intel-rapl:1:1",
+        }}
+        for name, zone in zones.items():
+            folder = ROOT / zone
             folder.mkdir(parents=True)
             (folder / "name").write_text(name)
             (folder / "max_energy_range_uj").write_text(str(WRAP))
             self.files[name] = os.open(folder / "energy_uj", os.O_CREAT | os.O_WRONLY)
         self.write()
     def write(self):
-        for name, share in (("package-0", 1.0), ("core", 0.5), ("dram", 0.2)):
+        for name, share in (("psys", 1.9), ("package-0", 1.0), ("core", 0.5), ("dram", 0.2)):
             os.pwrite(self.files[name], b"%012d" % (int(self.joules * share * 1e6) % WRAP), 0)
     def run(self):
         before = time.monotonic()

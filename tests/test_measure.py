@@ -106,7 +106,9 @@ def test_measuring_again_replaces_the_measurement_and_keeps_the_choice(
     assert first["energy"]["source"] == "fake"
     assert first["energy"]["joules_per_episode"] == pytest.approx(first["energy"]["joules_per_1000_actions"])
     assert first["energy"]["idle_watts"] == pytest.approx(20, rel=0.2)
-    assert first["eval"]["return_difference_to_fp32_mean"] is None
+    # fp32 is not measured, but played, from the start states of its own settings.
+    fp32 = np.mean((runs[0].result() or {})["episode_returns"][:2])
+    assert first["eval"]["return_mean"] - first["eval"]["return_difference_to_fp32_mean"] == pytest.approx(fp32)
     monkeypatch.setattr(measure, "open_meter", no_meter)
     measure.measure(only)
     assert (runs[1].measurement() or {})["energy"]["joules_per_1000_actions"] is None
@@ -129,7 +131,7 @@ def test_figures_reach_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["study=nowhere"], "study=nowhere: there is no finished run in outputs/nowhere"),
         (
             ["study=fixtures", "env=Ant-v4"],
-            "study=fixtures: env, algo, label and seed choose none of its 1 finished runs",
+            "env=Ant-v4: no finished run is called Ant-v4; there are: HalfCheetah-v4",
         ),
         (["cals=3"], "cals=3: no such key; did you mean calls?"),
         (["energy.windows=3"], "energy.windows=3: no such key; did you mean window_s?"),
@@ -233,6 +235,9 @@ def test_stored_runs_leaves_out_what_it_cannot_read(
     (other.path / "config.yaml").write_text("settings: {}\n")
     assert [found.path for found in stored_runs("fixtures")] == [run.path]
     assert "left out" in capsys.readouterr().err
+    (run.artifact / "policy.onnx").write_bytes(b"")
+    assert stored_runs("fixtures") == []
+    assert f"left out: {run.path}: a file of it is missing or damaged" in capsys.readouterr().err
     status: dict[str, Any] = json.loads((run.path / "status.json").read_text())
     (run.path / "status.json").write_text(json.dumps(status | {"state": "running"}))
     assert stored_runs("fixtures") == []

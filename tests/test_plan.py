@@ -147,7 +147,7 @@ def test_a_preset_wins_over_the_defaults_of_a_group_wherever_it_stands() -> None
     for arguments in ("+experiment=quickstart +algo=sac", "+algo=sac +experiment=quickstart"):
         plan = make_plan(arguments.split())
         assert {job.settings.algo.learning_starts for job in plan.jobs} == {5000}
-        assert plan.hydra_arguments.index("+experiment=quickstart") > plan.hydra_arguments.index("+algo=sac")
+        assert all(line.index("+experiment=quickstart") > line.index("+algo=sac") for line in plan.lines)
 
 
 def test_an_environment_id_replaces_the_sweep_over_environments_and_a_version_does_not() -> None:

@@ -14,6 +14,7 @@ from compression.ptsq import quantize_static_policy
 from measure.returns import evaluate, random_policy, zero_policy
 from rlc.build import build_agent
 from rlc.envs import make_env, spec_of
+from rlc.plan import default_settings
 from rlc.settings import parse_settings
 from tests.conftest import POLICIES
 from trainers.rollout import FloatArray, visited_observations
@@ -53,7 +54,8 @@ def test_an_agent_gives_its_policy(folder: Path) -> None:
     import safetensors.torch
     import yaml
 
-    settings = parse_settings(yaml.safe_load((folder / "config.yaml").read_text())["settings"])
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    settings = parse_settings(default_settings() | config["settings"])
     spec = spec_of(settings.env.id)
     agent = build_agent(settings.algo, settings.compress, spec, settings.seed, torch.device("cpu"))
     agent.load_state(0, safetensors.torch.load_file(folder / "agent.safetensors"))

@@ -1,0 +1,251 @@
+"""Multiruns with real launchers and processes: order, failures, kills, full disks, status."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlc.launch import stages
+from rlc.plan import make_plan
+from rlc.runs import Run
+from rlc.status import State, Watch, repeated, state_of, status
+from tests.conftest import as_run
+
+ONE = "+algo=sac env=hopper total_steps=800 algo.learning_starts=200 algo.hidden=[16,16] algo.batch_size=16"
+QUIET = "eval.episodes=1 eval.along=1 wandb.mode=disabled"
+GRID = f"{ONE} {QUIET} +compress=fp32,ptdq seed=0,1 checkpoint_every=100 -m"
+
+
+def rlc_train(arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "rlc.train", *arguments.split()]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=cwd, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload,no-any-return]
+
+
+def finish(arguments: str, cwd: Path, expect: int = 0) -> tuple[str, str]:
+    with rlc_train(arguments, cwd) as process:
+        out, err = process.communicate(timeout=400)
+    assert process.returncode == expect, out + err
+    return out, err
+
+
+def artifacts(cwd: Path) -> dict[str, str]:
+    files = sorted(cwd.glob("outputs/default/*/*/*/seed*/artifact/policy.*"))
+    return {str(path.relative_to(cwd)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid that nothing disturbed."""
+    cwd = tmp_path_factory.mktemp("whole")
+    out, err = finish(GRID, cwd)
+    assert "4 runs, 0 of them finished already" in out
+    assert err == ""
+    return cwd
+
+
+def test_training_comes_first_and_missing_baselines_are_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = make_plan(f"{ONE} +compress=ptsq,qat,ptdq compress.reduce_range=false seed=0,1 -m".split())
+    training, derived = stages(plan)
+    assert [line for line in training if "+compress=qat" not in line] == [
+        [*ONE.split(), "seed=0"],
+        [*ONE.split(), "seed=1"],
+    ]
+    assert len(training) == 4
+    assert {line[0] for line in derived} == {"+compress=ptsq", "+compress=ptdq"}
+    packs = stages(make_plan(f"{ONE} +compress=ptdq protocol=ours,paper seed=[0,1],[2,3] -m".split()))
+    assert [line[-1] for line in packs[0]] == ["seed=[0,1]", "seed=[2,3]"]
+    assert len(packs[1]) == 4
+
+
+def test_what_is_finished_is_not_launched_again(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(whole)
+    assert stages(make_plan(GRID.split())) == []
+    more = stages(make_plan(GRID.replace("seed=0,1", "seed=1,2").split()))
+    assert [line[-2:] for stage in more for line in stage] == [["seed=2", "checkpoint_every=100"]] * 2
+
+
+def kill_and_resume(whole: Path, cwd: Path, kills: int) -> None:
+    chance = random.Random(kills)
+    for _ in range(kills):
+        process = rlc_train(GRID, cwd)
+        time.sleep(chance.uniform(4, 14))
+        try:
+            tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        except psutil.NoSuchProcess:  # it was quicker
+            process.communicate()
+            continue
+        victim = chance.choice(tree)
+        if victim.is_running():
+            victim.kill()
+        time.sleep(chance.uniform(0, 2))
+        # Then all the others at once.
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    finish(GRID, cwd)
+    assert artifacts(cwd) == artifacts(whole)
+    assert len(artifacts(cwd)) == 12
+
+
+def test_three_kills_change_no_bit(whole: Path, tmp_path: Path) -> None:
+    kill_and_resume(whole, tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_no_bit(whole: Path, tmp_path: Path) -> None:
+    kill_and_resume(whole, tmp_path, 20)
+
+
+def test_a_failed_job_costs_no_other_and_is_named_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "outputs/default/Hopper-v4/sac").mkdir(parents=True)
+    (tmp_path / "outputs/default/Hopper-v4/td3").write_text("in the way\n")
+    both = GRID.replace("+algo=sac", "+algo=td3,sac").replace("+compress=fp32,ptdq seed=0,1", "seed=0")
+    _, err = finish(both, tmp_path, expect=1)
+    assert "failed: td3 Hopper-v4 fp32" in err
+    assert len(artifacts(tmp_path)) == 3
+
+
+def test_a_killed_job_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
+    process = rlc_train(GRID.replace("total_steps=800", "total_steps=4000"), tmp_path)
+    killed = None
+    while killed is None and process.poll() is None:
+        time.sleep(0.2)
+        for path in tmp_path.glob("outputs/default/*/*/fp32*/seed0/status.json"):
+            running = json.loads(path.read_text())
+            if running["state"] == "running":
+                killed = path
+                os.kill(running["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=400)
+    assert killed is not None
+    assert "its process was killed by SIGKILL" in err
+    # The run that builds on it has trained it again, from its checkpoint.
+    assert process.returncode == 0, out + err
+    assert len(artifacts(tmp_path)) == 12
+
+
+def test_fail_fast_starts_no_more_jobs(tmp_path: Path) -> None:
+    folder = tmp_path / "outputs/default/Hopper-v4"
+    folder.mkdir(parents=True)
+    (folder / "sac").write_text("in the way\n")
+    _, err = finish(f"{GRID} fail_fast=true hydra/launcher=basic", tmp_path, expect=1)
+    assert err.count("NotADirectoryError") + err.count("FileExistsError") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    """A file system of two megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    return disk
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(small_disk: Path, tmp_path: Path) -> None:
+    try:
+        finish(f"{ONE} {QUIET} seed=0", small_disk)
+        before = artifacts(small_disk)
+        filler = small_disk / "filler"
+        with filler.open("wb") as file:
+            try:
+                while True:
+                    file.write(b"x" * 4096)
+                    file.flush()
+            except OSError:
+                pass
+        _, err = finish(f"{ONE} {QUIET} seed=0,1 -m", small_disk, expect=1)
+        assert "No space left on device" in err
+        assert artifacts(small_disk) == before
+        filler.unlink()
+        finish(f"{ONE} {QUIET} seed=0,1 -m", small_disk)
+        assert len(artifacts(small_disk)) == 6
+    finally:
+        subprocess.run(["umount", str(small_disk)], check=False)
+
+
+@pytest.mark.parametrize("damage", ["result", "artifact", "checkpoint"])
+def test_damaged_files_are_done_again(damage: str, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "outputs", tmp_path / "outputs")
+    run = next(tmp_path.glob("outputs/default/*/*/ptdq*/seed1"))
+    if damage == "result":
+        (run / "result.json").write_text((run / "result.json").read_text()[:100])
+    elif damage == "artifact":
+        shutil.rmtree(run / "artifact")
+    else:
+        (run / "checkpoint").mkdir()
+        (run / "checkpoint" / "manifest-100.json").write_text("{")
+        (run / "status.json").unlink()
+    out, _ = finish(GRID, tmp_path)
+    assert "4 runs, 3 of them finished already" in out
+    assert artifacts(tmp_path) == artifacts(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
+def test_other_launchers_end_in_the_same_bits(launcher: str, whole: Path, tmp_path: Path) -> None:
+    plugin = {"submitit_local": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher"}
+    pytest.importorskip(plugin[launcher], reason=f"install the extra {launcher.partition('_')[0]}")
+    finish(f"{GRID} hydra/launcher={launcher}", tmp_path)
+    assert artifacts(tmp_path) == artifacts(whole)
+
+
+def test_a_missing_launcher_is_one_line(tmp_path: Path) -> None:
+    _, err = finish(f"{GRID} hydra/launcher=nomad", tmp_path, expect=2)
+    assert err.count("\n") == 1
+    assert "nomad" in err
+
+
+def test_status_tells_of_every_run(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(whole / "outputs", tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    runs = [Run(job, seed) for job in make_plan(GRID.split()).jobs for seed in job.settings.seed]
+    now = {"host": os.uname().nodename, "heartbeat": "2020-01-01T00:00:00Z", "started": "2020-01-01T00:00:00Z"}
+    for run, change in zip(
+        runs,
+        (
+            now | {"state": "running", "pid": os.getpid(), "step": 200},
+            now | {"state": "running", "pid": 2**22 + 1, "step": 200},
+            now | {"state": "failed", "error": "OSError: no"},
+            {},
+        ),
+        strict=True,
+    ):
+        path = run.path / "status.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    (runs[3].path / "artifact" / "policy.onnx").unlink()
+    found = [state_of(run) for run in runs]
+    assert [one.state for one in found] == ["running", "lost", "failed", "failed"]
+    assert found[2].error == "OSError: no"
+    assert found[3].error == "a file of it is missing or damaged"
+    status([*GRID.replace("seed=0,1", "seed=0,1,2").split(), "--json"])
+    listed = [State(**one).state for one in json.loads(capsys.readouterr().out)]
+    assert listed.count("missing") == 2
+    assert Watch(runs).line() == "0 done, 2 failed, 1 running, 1 left"
+    status(["study=default"])
+    assert "2 failed, 1 lost, 1 running" in capsys.readouterr().out
+
+
+def test_two_seeds_that_began_alike_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = as_run("trpo-halfcheetah", study="fixtures")
+    twin = tmp_path / run.path.parent / "seed1"
+    shutil.copytree(run.path, twin)
+    from rlc.runs import all_runs
+
+    assert [(a.path.name, b.path.name) for a, b in repeated(all_runs("fixtures"))] == [("seed0", "seed1")]
