@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -91,8 +92,7 @@ def kill_and_resume(whole: Path, cwd: Path, kills: int) -> None:
         if victim.is_running():
             victim.kill()
         time.sleep(chance.uniform(0, 2))
-        # Then all the others at once.
-        if process.poll() is None:
+        with suppress(ProcessLookupError):  # then all the others at once
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     finish(GRID, cwd)
