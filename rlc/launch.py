@@ -51,7 +51,7 @@ def stages(plan: Plan) -> list[list[list[str]]]:
         (training_identity(job.settings), seed)
         for job in plan.jobs
         for seed in job.settings.seed
-        if job.settings.trains and job.settings.compress.method == "fp32"
+        if job.settings.is_fp32
     }
     for job, line in zip(plan.jobs, plan.lines, strict=True):
         if not job.settings.overwrite and all(Run(job, seed).finished() for seed in job.settings.seed):

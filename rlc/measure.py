@@ -93,11 +93,7 @@ def chosen_runs(settings: MeasureSettings) -> list[RunDirectory]:
                 raise SettingsError(f"{key}={patterns}: no finished run is called {pattern}; there are: {names}")
             chosen += matching
         runs = [run for run in runs if run in chosen]
-    return sorted(runs, key=lambda run: (task_of(run), not _is_fp32(run), run.label))
-
-
-def _is_fp32(run: RunDirectory) -> bool:
-    return run.settings.compress.method == "fp32" and run.settings.protocol == "ours"
+    return sorted(runs, key=lambda run: (task_of(run), not run.settings.is_fp32, run.label))
 
 
 def _figures(group: Sequence[RunDirectory], settings: MeasureSettings) -> list[dict[str, Any]]:
@@ -106,17 +102,18 @@ def _figures(group: Sequence[RunDirectory], settings: MeasureSettings) -> list[d
     times = _times(group, observations, settings.calls)
     evaluation = group[0].settings.eval.model_copy(update={"episodes": settings.episodes})
     returns = [_returns(run.settings, run.artifact, evaluation) for run in group]
-    fp32 = returns[0] if _is_fp32(group[0]) else None
+    fp32 = returns[0] if group[0].settings.is_fp32 else None
     source = None if fp32 is not None else fp32_beside(group[0].path)
     if source is not None:  # not to be measured, but there
         fp32 = _returns(group[0].settings.with_fp32(), source / ARTIFACT, evaluation)
+    limit = envs.time_limit(group[0].settings.env.id)
     found = []
     for run, own in zip(group, returns, strict=True):
         # By the paper's protocol start states are others: nothing to pair.
         paired = fp32 if run.settings.protocol == "ours" else None
         found.append(
             {
-                "eval": summary(own, envs.time_limit(run.settings.env.id), paired),
+                "eval": summary(own, limit, paired),
                 "infer": times[run.path],
                 "mem": _memory(run, settings.copies),
                 "paper": _as_the_paper_measured(run),

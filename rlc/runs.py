@@ -108,7 +108,6 @@ def stored_run(path: Path) -> RunDirectory:
 
     A setting that is younger than the run has its default.
     """
-    path = path.resolve() if path.name in ("", "..") else path
     try:
         config = yaml.safe_load((path / "config.yaml").read_text())
         settings = parse_settings(default_settings() | config["settings"])

@@ -326,6 +326,11 @@ class Settings(Strict):
         return self.protocol == "ours" and self.compress.method not in DERIVED_METHODS
 
     @property
+    def is_fp32(self) -> bool:
+        """Whether this is the baseline that other runs build on or are compared with."""
+        return self.protocol == "ours" and self.compress.method == "fp32"
+
+    @property
     def training_steps(self) -> int:
         """Environment steps of training in this job, from the start or further."""
         if isinstance(self.compress, PruneSettings) and self.compress.finetune == "rl":

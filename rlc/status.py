@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 
 from rlc.arguments import only, run_command
@@ -20,6 +19,7 @@ from rlc.messages import say
 from rlc.plan import make_plan
 from rlc.runs import OUTPUTS, Run, RunDirectory, all_runs
 from rlc.settings import SettingsError
+from rlc.table import print_table
 
 # A run without a heartbeat for so long is lost, unless its process is seen alive on this machine.
 LOST_SECONDS = 120
@@ -142,9 +142,7 @@ def _show(states: Sequence[State]) -> None:
         age = "" if one.heartbeat_age_s is None else f"{one.heartbeat_age_s:.0f} s ago"
         left = "" if one.left_s is None else str(timedelta(seconds=round(one.left_s)))
         table.add_row(one.run, one.state, f"{one.step}/{one.total_steps}", age, left, one.error or "")
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=170)
-    console.print(table)
+    print_table(table)
     counts = Counter(state.state for state in states)
     print(", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
 

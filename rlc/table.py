@@ -27,10 +27,10 @@ def show(finished: Iterable[Run]) -> None:
             references = references if references.get("protocol") == "ours" else result
             table.add_row(env_id, f"{result['algo']} {run.label}", str(run.seed), *_figures(run, result))
         for name in ("random", "zero"):
-            row = _spread(references[f"{name}_return_mean"], result[f"{name}_return_std"])
+            row = _spread(references[f"{name}_return_mean"], references[f"{name}_return_std"])
             table.add_row(env_id, f"{name} action", "", row)
         table.add_section()
-    _print(table)
+    print_table(table)
 
 
 def show_returns(env_id: str, rows: dict[str, dict[str, Any]]) -> None:
@@ -49,7 +49,7 @@ def show_returns(env_id: str, rows: dict[str, dict[str, Any]]) -> None:
             f"{100 * row['early_end_share']:.0f} %",
             "-" if difference is None else f"{difference:.1f} [{low:.1f}, {high:.1f}]",
         )
-    _print(table)
+    print_table(table)
 
 
 def show_measurements(runs: Iterable[RunDirectory]) -> None:
@@ -62,7 +62,7 @@ def show_measurements(runs: Iterable[RunDirectory]) -> None:
         fp32: dict[str, Any] | None = None
         for run in group:
             own = run.figures()["measurement"]
-            if run.settings.compress.method == "fp32" and run.settings.protocol == "ours":
+            if run.settings.is_fp32:
                 fp32 = own
             # Returns by two protocols are no ratio.
             cells = [
@@ -73,7 +73,7 @@ def show_measurements(runs: Iterable[RunDirectory]) -> None:
             table.add_row(run.settings.env.id, name, str(run.seed), *cells)
             reasons.add(own["energy"].get("missing_reason"))
         table.add_section()
-    _print(table)
+    print_table(table)
     print("in brackets: times the fp32 figure; p50 of a call; copy: memory that one more loaded copy takes")
     for reason in sorted(filter(None, reasons)):
         print(f"no energy: {reason}")
@@ -99,7 +99,8 @@ def _ratio(own: dict[str, Any], fp32: dict[str, Any] | None, section: str, figur
     return f"{value / unit:.4g}" + (f" ({value / reference:.2f})" if reference else "")
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table) -> None:
+    """On a terminal as wide as it is, elsewhere wide enough."""
     # Without a terminal rich assumes 80 columns, too few for the table.
     console = Console(highlight=False)
     console = console if console.is_terminal else Console(highlight=False, width=170)
