@@ -14,7 +14,7 @@ from compression.onnx_graph import onnx_bytes
 from compression.pruning import Importance, Size, prune, size_of, sparsify
 from rlc import build, envs, paper
 from rlc.fit import evaluate_policy, fit
-from rlc.runs import AGENT_FILE, ARTIFACT, Run, finished_fp32_run
+from rlc.runs import AGENT_FILE, ARTIFACT, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run, finished_fp32_run, stored_run
 from rlc.settings import FP32Settings, PruneSettings, QATSettings
 from rlc.tracking import Tracker
 from trainers.actor_critic import ActorCritic
@@ -33,7 +33,12 @@ def derive(run: Run, tracker: Tracker) -> tuple[Policy, dict[str, Any]]:
         raise RuntimeError(f"the fp32 run of seed {run.seed} it builds on did not finish")
     run.log(f"derived from {source}")
     compress = run.settings.compress
-    figures = {"train_seconds": None, "train_seconds_reason": f"not trained: derived from {source}"}
+    beginning = stored_run(source).result() or {}
+    figures = {
+        "train_seconds": None,
+        "train_seconds_reason": f"not trained: derived from {source}",
+        **{key: beginning.get(key) for key in (FIRST_OBSERVATIONS, INITIAL_WEIGHTS)},
+    }
     if isinstance(compress, QATSettings):
         return paper.train_further(run, tracker, safetensors.torch.load_file(source / AGENT_FILE))
     if not isinstance(compress, PruneSettings):
@@ -65,8 +70,9 @@ def _prune_and_recover(
         steps = compress.rl_steps
         student = _with_pruned_actor(run, compress, pruned, tensors)
         further = settings.model_copy(update={"total_steps": steps})
+        saved = run.checkpoints().newest()
         # Off-policy it begins with an empty memory, which the student's own actions fill.
-        seconds = fit([run], [tracker], student, further, random_warmup=False).seconds
+        seconds = fit([run], [tracker], student, further, [saved], random_warmup=False).seconds
         policy = student.policy(0)
     after = evaluate_policy(OnnxPolicy(onnx_bytes(policy)), settings)
     return policy, {

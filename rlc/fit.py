@@ -17,7 +17,7 @@ from measure.returns import Act, Returns, evaluate
 from rlc import build, envs
 from rlc.checkpoint import Checkpoints, Saved
 from rlc.progress import TrainingProgress
-from rlc.runs import MetricsFile, Run
+from rlc.runs import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, MetricsFile, Run
 from rlc.settings import OffPolicySettings, Settings
 from rlc.tracking import Tracker
 from trainers.actor_critic import ActorCritic
@@ -36,19 +36,21 @@ EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std")
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained agent, the seconds it took (evaluations along the run included) and where it began."""
+    """A trained agent, the seconds it took (evaluations along the run included) and where each seed began."""
 
     agent: ActorCritic
     seconds: float
-    initial_fingerprints: list[str]
+    cpu_seconds: float
+    beginnings: list[dict[str, str]]
 
     def figures(self, i: int) -> dict[str, Any]:
         """What result.json says of the training of seed number i."""
         return {
             "train_seconds": self.seconds,
-            "lockstep_seeds": len(self.initial_fingerprints),
-            "initial_weights_sha256": self.initial_fingerprints[i],
-            "final_weights_sha256": fingerprint(self.agent.state(i)),
+            "train_cpu_seconds": self.cpu_seconds,
+            "lockstep_seeds": len(self.beginnings),
+            **self.beginnings[i],
+            FINAL_WEIGHTS: fingerprint(self.agent.state(i)),
         }
 
 
@@ -73,9 +75,10 @@ def fit(
     trackers: Sequence[Tracker],
     agent: ActorCritic,
     settings: Settings,
+    saved: Sequence[Saved | None],
     random_warmup: bool = True,
 ) -> Trained:
-    """Train the runs' seeds in lockstep, from their newest checkpoints, which are of one step, or from the agent.
+    """Train the runs' seeds in lockstep, from their checkpoints, which are of one step, or from the agent.
 
     Off-policy it begins with random actions, or without `random_warmup` with the agent's own.
     """
@@ -84,29 +87,29 @@ def fit(
     pool = SeedEnvs(lambda: envs.make_env(settings.env.id), agent.spec, seeds, algo.num_envs)
     training = Training(settings, agent, pool)
     checkpoints = [run.checkpoints() for run in runs]
-    past: dict[str, Any] = {"step": 0, "seconds": 0.0}
-    initial = [fingerprint(agent.state(i)) for i in range(len(seeds))]
-    for i, own in enumerate(checkpoints):
-        saved = own.newest()
-        if saved is not None:
-            past = training.restore(i, saved, own)
-            runs[i].log(f"goes on from the checkpoint of step {saved.step}")
+    past: dict[str, Any] = {"step": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+    beginnings = training.beginnings()
+    for i, (run, one) in enumerate(zip(runs, saved, strict=True)):
+        if one is not None:
+            past = training.restore(i, one, checkpoints[i])
+            run.log(f"goes on from the checkpoint of step {one.step}")
     reporter = Reporter(runs, trackers, training, settings, past["step"])
     every = settings.checkpoint_every
-    began = time.monotonic() - past["seconds"]
+    began, cpu_began = time.monotonic() - past["seconds"], time.process_time() - past["cpu_seconds"]
     try:
         with reporter.progress:
             before = past["step"]
             for step, figures in training.run(before, random_warmup):
                 reporter.report(step, figures)
                 if every is not None and step // every > before // every and step < settings.total_steps:
+                    taken = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
                     for i, own in enumerate(checkpoints):
-                        training.save(i, own, {"step": step, "seconds": time.monotonic() - began})
+                        training.save(i, own, {"step": step, **taken})
                 before = step
     finally:
         reporter.close()
         training.envs.close()
-    return Trained(agent, time.monotonic() - began, initial)
+    return Trained(agent, time.monotonic() - began, time.process_time() - cpu_began, beginnings)
 
 
 class Training:
@@ -120,6 +123,17 @@ class Training:
             capacity = min(algo.buffer_size, settings.total_steps)
             shape = (agent.spec, agent.seeds, algo.num_envs)
             self.replay = Replay(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
+
+    def beginnings(self) -> list[dict[str, str]]:
+        """Fingerprints of what each seed begins with."""
+        self.envs.reset()
+        return [
+            {
+                FIRST_OBSERVATIONS: fingerprint({"obs": torch.from_numpy(self.envs.obs[i])}),
+                INITIAL_WEIGHTS: fingerprint(self.agent.state(i)),
+            }
+            for i in range(len(self.agent.seeds))
+        ]
 
     def run(self, steps: int, random_warmup: bool) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The loop of the algorithm, from `steps` on."""

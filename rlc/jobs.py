@@ -72,12 +72,14 @@ def _run(runs: Sequence[Run]) -> None:
             run.begin()
             trackers.append(Tracker(run))
         untrained = [i for i, run in enumerate(runs) if run.settings.trains and not run.trained()]
-        at = {i: 0 if (saved := runs[i].checkpoints().newest()) is None else saved.step for i in untrained}
+        saved = {i: runs[i].checkpoints().newest() for i in untrained}
+        at = {i: 0 if one is None else one.step for i, one in saved.items()}
         # Seeds of a pack may have stopped at different steps: those at the same step go on in lockstep.
         for step in sorted(set(at.values())):
             pack = [i for i in untrained if at[i] == step]
             mine = [runs[i] for i in pack]
-            trained = fit(mine, [trackers[i] for i in pack], fresh_agent(mine), runs[0].settings)
+            settings, beginning = runs[0].settings, [saved.pop(i) for i in pack]
+            trained = fit(mine, [trackers[i] for i in pack], fresh_agent(mine), settings, beginning)
             for place, i in enumerate(pack):
                 runs[i].save_agent(trained.agent.state(place), trained.figures(place))
     for run, tracker in zip(runs, trackers, strict=False):

@@ -27,7 +27,7 @@ from rlc.plan import CONF, Job, Plan, base_line, job_of
 from rlc.runs import OUTPUTS, Run, algorithm_directory, finished_fp32_run, training_identity
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-# Names a file that appears when a job has failed under fail_fast; inherited by every worker.
+# Names a file that appears when a job has failed under fail_fast; every launcher sets it where the job runs.
 STOP_VARIABLE = "RLC_STOP_FILE"
 PR_SET_PDEATHSIG = 1
 
@@ -35,10 +35,9 @@ PR_SET_PDEATHSIG = 1
 def launch(plan: Plan) -> None:
     """Run what is not finished. Failures stand in the runs' status files; raises what the launcher raises."""
     stop = OUTPUTS / ".multirun" / f"stop-{os.getpid()}"
-    os.environ[STOP_VARIABLE] = str(stop.resolve())
     try:
         for stage in stages(plan):
-            _launch(stage, plan.hydra)
+            _launch(stage, [*plan.hydra, f"+hydra.job.env_set.{STOP_VARIABLE}='{stop.resolve()}'"])
     finally:
         stop.unlink(missing_ok=True)
 
@@ -88,10 +87,11 @@ def _launch(lines: Sequence[Sequence[str]], hydra_overrides: list[str]) -> None:
 
 def task(config: DictConfig) -> None:
     """One job of a multirun, in whatever process its launcher gives it. Never raises: the runs' files tell."""
+    os.chdir(HydraConfig.get().runtime.cwd)
     line = list(HydraConfig.get().overrides.task)
     alone = "BasicLauncher" in HydraConfig.get().launcher._target_
     job = job_of(line)
-    stop = Path(os.environ.get(STOP_VARIABLE, os.devnull))
+    stop = Path(os.environ[STOP_VARIABLE])
     if job.settings.fail_fast and stop.is_file():
         return
     if job.settings.training_steps or any(finished_fp32_run(job, seed) is None for seed in job.settings.seed):
@@ -106,8 +106,13 @@ def _in_child(job: Job, line: Sequence[str], show: bool) -> None:
     """Run a job in a process of its own; a death that it could not note itself is noted for it."""
     threads = dict.fromkeys(THREAD_VARIABLES, str(job.settings.threads))
     command = [sys.executable, "-m", "rlc.launch", *line]
-    with subprocess.Popen(command, env=os.environ | threads, stdout=None if show else subprocess.DEVNULL) as child:
+    child = subprocess.Popen(command, env=os.environ | threads, stdout=None if show else subprocess.DEVNULL)
+    try:
         code = child.wait()
+    except BaseException:  # a scheduler takes the worker's place away: what it holds is let go of
+        child.terminate()
+        child.wait()
+        raise
     if code < 0:
         reason = f"its process was killed by {signal.Signals(-code).name}"
         for seed in job.settings.seed:

@@ -118,7 +118,7 @@ def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tup
     agent = build.build_agent(algo, settings.compress, spec, [run.seed], torch.device("cpu"), quantize=quantize)
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("log_alpha")}
     agent.load_state(0, agent.state(0) | kept)
-    trained = fit([run], [tracker], agent, settings)
+    trained = fit([run], [tracker], agent, settings, [run.checkpoints().newest()])
     return agent.policy(0), trained.figures(0)
 
 

@@ -1,6 +1,7 @@
 """From a command line to the checked list of jobs it stands for, before anything is run or written."""
 
 import functools
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,14 @@ ADDED_GROUPS = ("algo", "compress", "experiment")
 GROUPS = ("env", *ADDED_GROUPS)
 # Settings of methods that the published code had none of.
 NOT_OF_THE_PAPER = ("calibration_steps", "calibration", "percentile", "reduce_range")
+# Launchers that are not installed with everything else: their extra and their module.
+LAUNCHERS = {
+    "slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+    "submitit_slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+    "submitit_local": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+    "ray": ("ray", "hydra_plugins.hydra_ray_launcher"),
+    "ray_cluster": ("ray", "hydra_plugins.hydra_ray_launcher"),
+}
 MULTIRUN_FLAGS = ("-m", "--multirun")
 
 
@@ -95,6 +104,7 @@ def choices(group: str) -> list[str]:
 def _make_plan(given: list[str], multirun: bool) -> Plan:
     overrides = _parse(given)
     _check_groups(overrides)
+    _check_launcher(overrides)
     base = _compose(tuple(_first_value(o) for o in overrides if _is_group(o) or _is_hydra(o)))
     if base.hydra.job.chdir:
         raise SettingsError("hydra.job.chdir=true: runs lie in outputs/ of the current directory; allowed: false")
@@ -208,6 +218,13 @@ def _check_groups(overrides: list[Override]) -> None:
                     raise SettingsError(f"{group}={value}: unknown{closest(value, offered)}")
             if override.get_key_element() != f"{plus}{group}":
                 raise SettingsError(f"{override.input_line}: write {plus}{group}={_values(override)[0]}")
+
+
+def _check_launcher(overrides: list[Override]) -> None:
+    for override in overrides:
+        extra, module = LAUNCHERS.get(str(override.value()), (None, ""))
+        if override.key_or_group == "hydra/launcher" and extra and importlib.util.find_spec(module) is None:
+            raise SettingsError(f"{override.input_line}: not installed; pip install --editable '.[{extra}]'")
 
 
 def _check_algorithm(overrides: list[Override]) -> None:

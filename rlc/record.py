@@ -15,8 +15,8 @@ from compression.onnx_graph import onnx_bytes
 from measure.returns import Act, Returns, random_policy, zero_policy
 from rlc import build, envs, paper
 from rlc.derive import derive
-from rlc.fit import evaluate_policy
-from rlc.runs import ARTIFACT, Run, finished_fp32_run, training_identity
+from rlc.fit import evaluate_policy, fingerprint
+from rlc.runs import ARTIFACT, FINAL_WEIGHTS, Run, finished_fp32_run, identity, stored_run, training_identity
 from rlc.settings import CompressSettings, Settings
 from rlc.tracking import Tracker
 from trainers.policy import Policy
@@ -51,19 +51,32 @@ def record(run: Run, tracker: Tracker) -> None:
         "return_std": returns.std,
         "episode_returns": returns.returns,
         "episode_lengths": returns.lengths,
-        **_fp32_returns(run, returns),
+        **_fp32_returns(run),
         **_reference_returns(run),
         "onnx_file_bytes": len(model),
         "weight_bytes": weight_bytes(model),
         "parity": contract["parity"],
+        FINAL_WEIGHTS: fingerprint(dict(policy.state_dict())),
         **training,
         "device": settings.device,
         "provenance": provenance(),
     }
     tracker.log({"global_step": settings.total_steps, "eval/final_return_mean": returns.mean})
+    if settings.is_fp32:
+        result |= _as_fp32(result)
     tracker.summary({k: v for k, v in result.items() if isinstance(v, int | float | str)})
+    tracker.artifact()
     run.log(f"finished: return {returns.mean:.2f} +- {returns.std:.2f}, {len(model)} bytes")
     run.finish(result)
+
+
+def join_fp32(run: Run) -> None:
+    """Add the fp32 return to the result of a run that finished before the fp32 training beside it."""
+    result = run.result() or {}
+    if result["fp32_return_mean"] is None:
+        late = _fp32_returns(run)
+        if late["fp32_return_mean"] is not None:
+            run.write_result(result | late)
 
 
 def export_policy(
@@ -126,18 +139,24 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def _fp32_returns(run: Run, own: Returns) -> dict[str, Any]:
+def _fp32_returns(run: Run) -> dict[str, Any]:
     """Return of the fp32 policy of the same seed and training settings, by the same protocol."""
-    if run.settings.compress.method == "fp32":
-        return {"fp32_return_mean": own.mean, "fp32_return_std": own.std, "fp32_missing_reason": None}
     source = finished_fp32_run(run.job, run.seed)
     if source is None:
         reason = f"no fp32 run of seed {run.seed} with these training settings was finished before"
         return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
+    result = stored_run(source).result() or {}
+    if run.settings.protocol == "ours" and result["identity"] == identity(run.settings.with_fp32()):
+        return _as_fp32(result)  # the same policy on the same start states
     protocol = PROTOCOLS[run.settings.protocol]
     fp32 = protocol.deployed(load_policy(source / ARTIFACT), run.settings.algo.name)
     returns = protocol.evaluate(OnnxPolicy(onnx_bytes(fp32)), run.settings)
-    return {"fp32_return_mean": returns.mean, "fp32_return_std": returns.std, "fp32_missing_reason": None}
+    return _as_fp32({"return_mean": returns.mean, "return_std": returns.std})
+
+
+def _as_fp32(result: dict[str, Any]) -> dict[str, Any]:
+    figures = {f"fp32_return_{part}": result[f"return_{part}"] for part in ("mean", "std")}
+    return {**figures, "fp32_missing_reason": None}
 
 
 def _git(*arguments: str) -> str | None:

@@ -29,6 +29,10 @@ OUTPUTS = Path("outputs")
 ARTIFACT = "artifact"
 MEASUREMENT_FILE = "measurement.json"
 AGENT_FILE = "agent.safetensors"
+# Fingerprints in result.json: two seeds that share one are not independent.
+FIRST_OBSERVATIONS = "first_observations_sha256"
+INITIAL_WEIGHTS = "initial_weights_sha256"
+FINAL_WEIGHTS = "final_weights_sha256"
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
 # directory, and of the environment only the id counts.
 NOT_IDENTITY = {"study", "seed", "device", "threads", "checkpoint_every", "overwrite", "fail_fast", "wandb", "env"}
@@ -94,6 +98,9 @@ class RunDirectory:
     def figures(self) -> dict[str, Any]:
         """result.json and measurement.json as one: the source of every table."""
         return (self.result() or {}) | {"measurement": self.measurement()}
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_atomic(self.path / "result.json", json.dumps(result, indent=1).encode())
 
     def write_measurement(self, measurement: dict[str, Any]) -> None:
         write_atomic(self.path / MEASUREMENT_FILE, json.dumps(measurement, indent=1).encode())
@@ -200,7 +207,7 @@ class Run(RunDirectory):
             self._write_status()
 
     def finish(self, result: dict[str, Any]) -> None:
-        write_atomic(self.path / "result.json", json.dumps(result, indent=1).encode())
+        self.write_result(result)
         self.checkpoints().delete()
         self._status |= {"state": "done", "heartbeat": _now(), "step": self._status["total_steps"]}
         self._write_status()

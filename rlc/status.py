@@ -6,18 +6,18 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 
 from rich import box
 from rich.table import Column, Table
 
 from rlc.arguments import only, run_command
-from rlc.messages import say
 from rlc.plan import make_plan
-from rlc.runs import OUTPUTS, Run, RunDirectory, all_runs
+from rlc.runs import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, OUTPUTS, Run, RunDirectory, all_runs
 from rlc.settings import SettingsError
 from rlc.table import print_table
 
@@ -76,21 +76,20 @@ def status(arguments: list[str]) -> None:
         print(json.dumps([asdict(state) for state in states], indent=1))
     else:
         _show(states)
-    for pair in repeated(runs):
-        say(f"{pair[0].path} and {pair[1].path} began with the same weights: their seeds are not independent")
+    refuse_repeated(runs)
 
 
-def repeated(runs: Sequence[RunDirectory]) -> list[tuple[RunDirectory, RunDirectory]]:
-    """Pairs of runs of different seeds, the same label and the same beginning."""
-    seen: dict[tuple[str, str], RunDirectory] = {}
-    pairs = []
+def refuse_repeated(runs: Iterable[RunDirectory]) -> None:
+    """Raises SettingsError where runs of different seeds began, or ended, the same."""
+    seen: dict[tuple[Path, str, str], RunDirectory] = {}
     for run in runs:
-        beginning = (run.result() or {}).get("initial_weights_sha256")
-        if beginning is not None:
-            other = seen.setdefault((str(run.path.parent), beginning), run)
+        for kind in (FIRST_OBSERVATIONS, INITIAL_WEIGHTS, FINAL_WEIGHTS):
+            fingerprint = (run.result() or {}).get(kind)
+            if fingerprint is None:
+                continue
+            other = seen.setdefault((run.path.parent, kind, fingerprint), run)
             if other is not run:
-                pairs.append((other, run))
-    return pairs
+                raise SettingsError(f"{other.path} and {run.path} have the same {kind}: they are no two seeds")
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,17 @@ class Tracker:
         if self.wandb_run is not None:
             with self._guard():
                 self.wandb_run.summary.update(figures)
+
+    def artifact(self) -> None:
+        """Log the run's artifact under the name of the run."""
+        if self.wandb_run is not None:
+            with self._guard():
+                import wandb
+
+                files = wandb.Artifact(re.sub(r"[^\w.-]", ".", str(self.wandb_run.name)), type="policy")
+                for path in sorted(self.run.artifact.iterdir()):
+                    files.add_file(str(path), policy="immutable")  # as it lies there, without a copy in the home
+                self.wandb_run.log_artifact(files)
 
     def finish(self, failed: bool = False) -> None:
         if self.wandb_run is not None:

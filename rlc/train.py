@@ -39,7 +39,7 @@ def main() -> None:
 
 def plan_and_run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit code."""
-    from rlc import table
+    from rlc import record, table
     from rlc.jobs import check_runs, run_job
     from rlc.plan import make_plan
     from rlc.settings import SettingsError
@@ -60,6 +60,8 @@ def plan_and_run(arguments: list[str]) -> int:
         else:
             run_job(plan.jobs[0])
     done = [run for run in runs if run.finished()]
+    for run in done:
+        record.join_fp32(run)
     table.show(done)
     for run in runs:
         if run not in done:

@@ -16,9 +16,10 @@ import psutil
 import pytest
 
 from rlc.launch import stages
-from rlc.plan import make_plan
-from rlc.runs import Run
-from rlc.status import State, Watch, repeated, state_of, status
+from rlc.plan import LAUNCHERS, make_plan
+from rlc.runs import Run, all_runs
+from rlc.settings import SettingsError
+from rlc.status import State, Watch, refuse_repeated, state_of, status
 from tests.conftest import as_run
 
 ONE = "+algo=sac env=hopper total_steps=800 algo.learning_starts=200 algo.hidden=[16,16] algo.batch_size=16"
@@ -190,16 +191,66 @@ def test_damaged_files_are_done_again(damage: str, whole: Path, tmp_path: Path) 
     assert artifacts(tmp_path) == artifacts(whole)
 
 
+def worker_of(process: subprocess.Popen[str], mark: str) -> psutil.Process:
+    """A process below the given one whose command line holds a word."""
+    while process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if mark in child.cmdline():
+                    return child
+        time.sleep(0.1)
+    raise AssertionError(f"no {mark} was seen")
+
+
+def needs(extra: str) -> None:
+    pytest.importorskip(LAUNCHERS[extra][1], reason=f"install the extra {extra}")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
 def test_other_launchers_end_in_the_same_bits(launcher: str, whole: Path, tmp_path: Path) -> None:
-    plugin = {"submitit_local": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher"}
-    pytest.importorskip(plugin[launcher], reason=f"install the extra {launcher.partition('_')[0]}")
+    needs(launcher)
     finish(f"{GRID} hydra/launcher={launcher}", tmp_path)
     assert artifacts(tmp_path) == artifacts(whole)
 
 
-def test_a_missing_launcher_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_running_ray_cluster_is_used(whole: Path, tmp_path: Path) -> None:
+    needs("ray")
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    # Not where the grid is started: nothing may depend on where the workers of a cluster happen to be.
+    subprocess.run([*ray, "start", "--head", "--num-cpus=2", "--port=0"], cwd="/", check=True, capture_output=True)
+    try:
+        finish(f"{GRID} hydra/launcher=ray_cluster", tmp_path)
+    finally:
+        subprocess.run([*ray, "stop", "--force"], check=True, capture_output=True)
+    assert artifacts(tmp_path) == artifacts(whole)
+
+
+@pytest.mark.slow
+def test_a_preempted_job_goes_on_when_its_scheduler_starts_it_again(whole: Path, tmp_path: Path) -> None:
+    """Submitit's signal, as Slurm sends it before it takes a node away."""
+    needs("slurm")
+    with rlc_train(f"{GRID.replace('seed=0,1', 'seed=0')} hydra/launcher=submitit_local", tmp_path) as process:
+        worker = worker_of(process, "submitit.core._submit")
+        while not list(tmp_path.glob("outputs/default/*/*/*/seed0/checkpoint/manifest-*.json")):
+            time.sleep(0.05)
+        worker.send_signal(signal.SIGUSR2)
+        out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, out + err
+    log = next(tmp_path.glob("outputs/default/*/*/fp32*/seed0/run.log")).read_text()
+    assert "goes on from the checkpoint of step" in log
+    assert len(artifacts(tmp_path)) == 6
+    assert artifacts(tmp_path).items() <= artifacts(whole).items()
+
+
+def test_a_launcher_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LAUNCHERS, "slurm", ("slurm", "no_such_module"))
+    with pytest.raises(SettingsError, match=r"launcher=slurm: not installed; .* '.\[slurm\]'"):
+        make_plan([*GRID.split(), "hydra/launcher=slurm"])
+
+
+def test_an_unknown_launcher_is_one_line(tmp_path: Path) -> None:
     _, err = finish(f"{GRID} hydra/launcher=nomad", tmp_path, expect=2)
     assert err.count("\n") == 1
     assert "nomad" in err
@@ -242,6 +293,5 @@ def test_two_seeds_that_began_alike_are_named(tmp_path: Path, monkeypatch: pytes
     run = as_run("trpo-halfcheetah", study="fixtures")
     twin = tmp_path / run.path.parent / "seed1"
     shutil.copytree(run.path, twin)
-    from rlc.runs import all_runs
-
-    assert [(a.path.name, b.path.name) for a, b in repeated(all_runs("fixtures"))] == [("seed0", "seed1")]
+    with pytest.raises(SettingsError, match=r"seed0 and .*seed1 have the same initial_weights_sha256"):
+        refuse_repeated(all_runs("fixtures"))

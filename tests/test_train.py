@@ -62,7 +62,7 @@ def test_a_grid_leaves_finished_runs_of_all_and_of_their_baselines(grid: Path) -
         assert result["provenance"]["versions"]["torch"]
         wandb_files = list(folder.glob("wandb/offline-run-*/run-*.wandb"))
         assert len(wandb_files) == 1
-        assert wandb_files[0].stat().st_size > 1000
+        assert b"policy.safetensors" in wandb_files[0].read_bytes()
 
 
 def test_training_is_recorded_and_weights_moved(grid: Path) -> None:
@@ -72,6 +72,7 @@ def test_training_is_recorded_and_weights_moved(grid: Path) -> None:
             assert "derived from outputs/default/Hopper-v4/sac/fp32~" in result["train_seconds_reason"]
             continue
         assert result["train_seconds"] > 0
+        assert result["train_cpu_seconds"] > 0
         assert result["initial_weights_sha256"] != result["final_weights_sha256"]
         assert (folder / "agent.safetensors").is_file()
         rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
@@ -85,7 +86,7 @@ def test_training_is_recorded_and_weights_moved(grid: Path) -> None:
 def test_seeds_differ(grid: Path) -> None:
     done = results(grid)
     for method in ("fp32", "qat"):
-        for key in ("initial_weights_sha256", "final_weights_sha256"):
+        for key in ("first_observations_sha256", "initial_weights_sha256", "final_weights_sha256"):
             assert done[method, 0][1][key] != done[method, 1][1][key]
 
 
