@@ -37,7 +37,9 @@ def pooled(statistic: Callable[[FloatVector], float]) -> Statistic:
     return lambda groups: statistic(np.concatenate(list(groups)))
 
 
-def bootstrap(groups: Sequence[FloatVector], statistic: Statistic, seed: int = 0) -> Interval:
+def bootstrap(
+    groups: Sequence[FloatVector], statistic: Statistic, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
     """Percentile interval of a statistic of groups of runs, resampled with replacement within each group.
 
     `groups`: one vector of independent values per task (or just one). Raises ValueError for an empty group; a
@@ -50,9 +52,18 @@ def bootstrap(groups: Sequence[FloatVector], statistic: Statistic, seed: int = 0
     if all(len(group) == 1 for group in groups):
         return Interval(value, -np.inf, np.inf)
     rng = np.random.default_rng(seed)
-    drawn = [statistic([rng.choice(group, len(group)) for group in groups]) for _ in range(RESAMPLES)]
+    drawn = [statistic([rng.choice(group, len(group)) for group in groups]) for _ in range(resamples)]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(value, float(low), float(high))
+
+
+def mean_interval(x: Sequence[float]) -> Interval:
+    """Mean of independent values with Student's interval; of one value it is infinitely wide."""
+    mean = float(np.mean(x))
+    if len(x) == 1:
+        return Interval(mean, -np.inf, np.inf)
+    half = float(stats.t.ppf(0.975, len(x) - 1) * stats.sem(x))
+    return Interval(mean, mean - half, mean + half)
 
 
 def paired_difference(ours: FloatVector, reference: FloatVector, seed: int = 0) -> Interval:
@@ -69,12 +80,20 @@ def paired_difference(ours: FloatVector, reference: FloatVector, seed: int = 0) 
 def probability_of_improvement(ours: Sequence[FloatVector], others: Sequence[FloatVector]) -> float:
     """Chance that a run of ours beats a run of theirs on the same task, averaged over tasks; a tie counts half.
 
-    The Mann-Whitney statistic over its largest value, per task. Raises ValueError where the tasks differ in number.
+    Per task the Mann-Whitney statistic over its largest value. Raises ValueError where the tasks differ in number.
     """
     if len(ours) != len(others):
         raise ValueError(f"{len(ours)} tasks cannot be compared with {len(others)}")
     chances = [
-        stats.mannwhitneyu(mine, theirs).statistic / (len(mine) * len(theirs))
-        for mine, theirs in zip(ours, others, strict=True)
+        np.mean((np.sign(np.subtract.outer(mine, theirs)) + 1) / 2) for mine, theirs in zip(ours, others, strict=True)
     ]
     return float(np.mean(chances))
+
+
+def improvement(ours: Sequence[FloatVector], others: Sequence[FloatVector], resamples: int = 2000) -> Interval:
+    """`probability_of_improvement` with its interval, resampled over the runs of both sides within each task."""
+
+    def of_both(drawn: Sequence[FloatVector]) -> float:
+        return probability_of_improvement(drawn[: len(ours)], drawn[len(ours) :])
+
+    return bootstrap([*ours, *others], of_both, resamples=resamples)

@@ -74,7 +74,7 @@ def _prune_and_recover(
         # Off-policy it begins with an empty memory, which the student's own actions fill.
         seconds = fit([run], [tracker], student, further, [saved], random_warmup=False).seconds
         policy = student.policy(0)
-    after = evaluate_policy(OnnxPolicy(onnx_bytes(policy)), settings)
+    after = before if policy is narrow else evaluate_policy(OnnxPolicy(onnx_bytes(policy)), settings)
     return policy, {
         **_size("before", size_of(actor_layers(teacher))),
         **_size("after", size_of(pruned)),

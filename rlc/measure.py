@@ -5,9 +5,8 @@ Return, inference time, memory and energy of every policy, fp32 and compressed b
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +34,13 @@ from rlc.arguments import configured, run_command
 from rlc.messages import say
 from rlc.plan import CONF
 from rlc.record import PROTOCOLS, provenance
-from rlc.runs import ARTIFACT, OUTPUTS, RunDirectory, fp32_beside, stored_runs, task_of
+from rlc.runs import ARTIFACT, OUTPUTS, RunDirectory, fp32_beside, task_of
 from rlc.settings import EvalSettings, MeasureSettings, Settings, SettingsError, parse_measure
+from rlc.study import chosen_runs
 from rlc.tracking import Tracker
 from trainers.rollout import FloatArray, visited_observations
 
 STATES = 512
-# Words of the command line that choose among runs, and what they are compared with.
-CHOICES: dict[str, Callable[[RunDirectory], str]] = {
-    "env": lambda run: run.settings.env.id,
-    "algo": lambda run: run.settings.algo.name,
-    "label": lambda run: run.label,
-    "seed": lambda run: str(run.seed),
-}
 PAPER_EPISODES = 10
 
 
@@ -69,31 +62,6 @@ def measure(arguments: list[str]) -> None:
         tracker.summary(_flat(run.measurement() or {}))
         tracker.finish()
     table.show_measurements(runs)
-
-
-def chosen_runs(settings: MeasureSettings) -> list[RunDirectory]:
-    """The finished runs that the settings choose, those of one task side by side, fp32 first.
-
-    Raises SettingsError where there are none.
-    """
-    stored = stored_runs(settings.study)
-    if not stored:
-        raise SettingsError(f"study={settings.study}: there is no finished run in {OUTPUTS / settings.study}")
-
-    runs = stored
-    for key, name_of in CHOICES.items():
-        patterns = getattr(settings, key)
-        if patterns is None:
-            continue
-        chosen = []
-        for pattern in (part.strip() for part in str(patterns).split(",")):
-            matching = [run for run in runs if fnmatch(name_of(run), pattern)]
-            if not matching:
-                names = ", ".join(sorted({name_of(run) for run in runs}))
-                raise SettingsError(f"{key}={patterns}: no finished run is called {pattern}; there are: {names}")
-            chosen += matching
-        runs = [run for run in runs if run in chosen]
-    return sorted(runs, key=lambda run: (task_of(run), not run.settings.is_fp32, run.label))
 
 
 def _figures(group: Sequence[RunDirectory], settings: MeasureSettings) -> list[dict[str, Any]]:

@@ -59,6 +59,8 @@ class Plan:
     hydra: list[str]
     """Overrides of Hydra's own settings."""
     multirun: bool
+    then: tuple[str, ...] = ()
+    """Commands on the study when all jobs are done."""
 
 
 def make_plan(arguments: Sequence[str]) -> Plan:
@@ -68,6 +70,9 @@ def make_plan(arguments: Sequence[str]) -> Plan:
         if argument.startswith("-"):
             raise SettingsError(f"{argument}: unknown option; allowed: -m, --help, --cfg job, key=value")
     try:
+        preset = _preset(given)
+        if "grids" in preset:
+            return _joined(given, preset)
         return _make_plan(given, multirun=len(given) < len(arguments))
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingsError(str(error)) from error
@@ -128,6 +133,54 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
         raise SettingsError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
     own = [str(o.input_line) for o in overrides if _is_hydra(o)]
     return Plan([job_of(line) for line in lines], [list(line) for line in lines], own, multirun=True)
+
+
+def _preset(given: list[str]) -> dict[str, Any]:
+    """What the file of the preset says, if one is given that conf/ has."""
+    for override in _parse(given):
+        path = CONF / "experiment" / f"{override.value()}.yaml"
+        if override.key_or_group == "experiment" and path.is_file():
+            preset = OmegaConf.to_container(OmegaConf.load(path))
+            assert isinstance(preset, dict)
+            return {str(key): value for key, value in preset.items()}
+    return {}
+
+
+def _joined(given: list[str], preset: dict[str, Any]) -> Plan:
+    """The plans of a preset that consists of others; each is narrowed by what is given and fits it."""
+    plans = []
+    for name in preset["grids"]:
+        lines = _fitting(_parse(given), name)
+        if lines is not None:
+            plans.append(_make_plan(lines, multirun=True))
+    if not plans:
+        raise SettingsError(f"{' '.join(given)}: none of {', '.join(preset['grids'])} has these compressions")
+    # The grids may share jobs.
+    jobs = {
+        job.settings.model_dump_json(): (job, line)
+        for plan in plans
+        for job, line in zip(plan.jobs, plan.lines, strict=True)
+    }
+    found, lines_of = [job for job, _ in jobs.values()], [line for _, line in jobs.values()]
+    return Plan(found, lines_of, plans[0].hydra, multirun=True, then=tuple(preset.get("then", ())))
+
+
+def _fitting(overrides: list[Override], grid: str) -> list[str] | None:
+    """Overrides of a preset of grids as one of the grids takes them; None where it has none of the compressions."""
+    sweep = OmegaConf.load(CONF / "experiment" / f"{grid}.yaml").hydra.sweeper.params
+    lines = []
+    for override in overrides:
+        key = override.key_or_group
+        if key == "experiment":
+            lines.append(f"+experiment={grid}")
+        elif key == "compress":
+            kept = [value for value in _values(override) if value in str(sweep["+compress"]).split(",")]
+            if not kept:
+                return None
+            lines.append(f"+compress={','.join(kept)}")
+        elif not key.startswith("compress.") or key in sweep:
+            lines.append(str(override.input_line))
+    return lines
 
 
 def base_line(line: Sequence[str], seeds: Sequence[int]) -> list[str]:

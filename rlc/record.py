@@ -23,6 +23,7 @@ from trainers.policy import Policy
 from trainers.rollout import visited_observations
 
 PARITY_STATES = 1024
+REFERENCES = [(name, part) for name in ("random", "zero") for part in ("mean", "std")]
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "onnx", "onnxruntime", "hydra-core")
 
 
@@ -111,6 +112,8 @@ def _reference_returns(run: Run) -> dict[str, float]:
     settings = run.settings
     spec = envs.spec_of(settings.env.id)
     figures: dict[str, float] = {}
+    if known := _fp32_scores(run):
+        return {f"{name}_return_{part}": known[f"{name}_return_{part}"] for name, part in REFERENCES}
     for name, act in (("random", random_policy(spec, settings.eval.seed)), ("zero", zero_policy(spec))):
         returns = PROTOCOLS[settings.protocol].evaluate(act, settings)
         figures |= {f"{name}_return_mean": returns.mean, f"{name}_return_std": returns.std}
@@ -141,17 +144,25 @@ def provenance() -> dict[str, Any]:
 
 def _fp32_returns(run: Run) -> dict[str, Any]:
     """Return of the fp32 policy of the same seed and training settings, by the same protocol."""
+    if known := _fp32_scores(run):
+        return _as_fp32(known)
     source = finished_fp32_run(run.job, run.seed)
     if source is None:
         reason = f"no fp32 run of seed {run.seed} with these training settings was finished before"
         return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
-    result = stored_run(source).result() or {}
-    if run.settings.protocol == "ours" and result["identity"] == identity(run.settings.with_fp32()):
-        return _as_fp32(result)  # the same policy on the same start states
     protocol = PROTOCOLS[run.settings.protocol]
     fp32 = protocol.deployed(load_policy(source / ARTIFACT), run.settings.algo.name)
     returns = protocol.evaluate(OnnxPolicy(onnx_bytes(fp32)), run.settings)
     return _as_fp32({"return_mean": returns.mean, "return_std": returns.std})
+
+
+def _fp32_scores(run: Run) -> dict[str, Any] | None:
+    """The result of the fp32 run beside a run, where it was scored by the same protocol on the same start states."""
+    source = None if run.settings.is_fp32 else finished_fp32_run(run.job, run.seed)
+    if source is None or run.settings.protocol != "ours":
+        return None
+    result = stored_run(source).result() or {}
+    return result if result["identity"] == identity(run.settings.with_fp32()) else None
 
 
 def _as_fp32(result: dict[str, Any]) -> dict[str, Any]:

@@ -372,14 +372,26 @@ class EnergySettings(Strict):
     rounds: Count
 
 
-class MeasureSettings(Strict):
-    """What is measured of which runs; the values stand in conf/measure.yaml."""
+class Selection(Strict):
+    """Which finished runs: names with * and ?, separated by commas; null for all."""
 
     study: Name
     env: str | None
     algo: str | None
     label: str | None
     seed: str | int | None
+    total_steps: str | int | None
+
+
+class ReportSettings(Selection):
+    """What a report is made of; the values stand in conf/report.yaml."""
+
+    wandb: WandbSettings
+
+
+class MeasureSettings(Selection):
+    """What is measured of which runs; the values stand in conf/measure.yaml."""
+
     episodes: Count
     calls: Annotated[int, Field(ge=10_000, multiple_of=200)]
     copies: Annotated[int, Field(ge=2)]
@@ -398,6 +410,11 @@ class EvaluateSettings(Strict):
 def parse_evaluation(data: dict[str, Any]) -> EvaluateSettings:
     """As `parse_settings`, for the settings of an evaluation."""
     return _parse(EvaluateSettings, data)
+
+
+def parse_report(data: dict[str, Any]) -> ReportSettings:
+    """As `parse_settings`, for the settings of a report."""
+    return _parse(ReportSettings, data)
 
 
 def parse_measure(data: dict[str, Any]) -> MeasureSettings:

@@ -5,10 +5,12 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rlc.messages import one_line, say
 from rlc.runs import RunDirectory
+from rlc.settings import WandbSettings
 
 
 class Tracker:
@@ -64,6 +66,34 @@ class Tracker:
             text = one_line(f"W&B failed, the run goes on without it: {error}")
             say(text)
             self.run.log(text)
+
+
+def log_tables(
+    folder: Path, study: str, settings: WandbSettings, tables: dict[str, tuple[list[str], list[list[str]]]]
+) -> None:
+    """One W&B run with a study's tables, (headers, rows) by name. Where W&B fails, one line says so."""
+    if settings.mode == "disabled":
+        return
+    try:
+        import wandb
+
+        run = wandb.init(
+            mode=settings.mode,
+            project=settings.project,
+            entity=settings.entity,
+            dir=str(folder.resolve()),
+            id=hashlib.sha256(f"report {study}".encode()).hexdigest()[:16],
+            name=f"report-{study}",
+            group=study,
+            job_type="report",
+            reinit="create_new",
+            resume="allow",
+            settings=wandb.Settings(console="off", silent=True),
+        )
+        run.log({name: wandb.Table(columns=[*headers], data=rows) for name, (headers, rows) in tables.items()})
+        run.finish()
+    except Exception as error:
+        say(f"W&B failed, the report stands without it: {error}")
 
 
 def _init(run: RunDirectory, group: str, tags: list[str]) -> Any:

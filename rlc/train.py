@@ -1,5 +1,6 @@
 """Train, compress, evaluate and record: python -m rlc.train +algo=sac +compress=qat env=hopper seed=0,1 -m"""
 
+import importlib
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -66,7 +67,16 @@ def plan_and_run(arguments: list[str]) -> int:
     for run in runs:
         if run not in done:
             say(f"failed: {run.name}: {run.error()}; see {run.path}/run.log")
-    return 0 if len(done) == len(runs) else 1
+    if len(done) < len(runs):
+        return 1
+    for name in plan.then:
+        command = getattr(importlib.import_module(f"rlc.{name}"), name)
+        try:
+            command([f"study={plan.jobs[0].settings.study}"])
+        except (SettingsError, OSError) as error:
+            say(f"{name}: {error}")
+            return 1
+    return 0
 
 
 def launch_and_watch(plan: "Plan", runs: "list[Run]") -> None:

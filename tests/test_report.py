@@ -1,0 +1,331 @@
+"""Tables, findings and the page on small studies with known answers."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from measure.statistics import Interval, improvement, mean_interval
+from rlc import findings as rules
+from rlc import published
+from rlc.findings import FAILS, HOLDS, UNKNOWN, findings, verdict
+from rlc.plan import make_plan
+from rlc.report import report
+from rlc.report_figures import figures
+from rlc.report_tables import (
+    Choice,
+    guidance,
+    largest_kept,
+    number,
+    own_choice,
+    pruning,
+    table1,
+    table2,
+    table3,
+    with_interval,
+)
+from rlc.runs import RunDirectory, label
+from rlc.settings import SettingsError
+from rlc.study import Study, Task, variant
+from tests.conftest import as_run
+
+HOPPER = Task("sac", "Hopper-v4")
+Add = Callable[..., RunDirectory]
+
+
+@pytest.fixture
+def add(tmp_path: Path) -> Add:
+    """Writes the result of a run that never was."""
+
+    def write(words: str, seed: int, score: float, fp32: float | None = None, **figures: Any) -> RunDirectory:
+        job = make_plan(words.split()).jobs[0]
+        own, settings = label(job), job.settings
+        path = tmp_path / settings.env.id / settings.algo.name / own / f"seed{seed}"
+        path.mkdir(parents=True)
+        result = {
+            "return_mean": score,
+            "return_std": 1.0,
+            "fp32_return_mean": score if settings.is_fp32 else fp32,
+            "random_return_mean": 20.0,
+            "zero_return_mean": 0.0,
+            "onnx_file_bytes": 1000,
+            "provenance": {"git_commit": "0123456789", "git_dirty": False},
+        }
+        (path / "result.json").write_text(json.dumps(result | figures))
+        return RunDirectory(path, settings, seed, own, "")
+
+    return write
+
+
+def three_seeds(
+    add: Add, words: str, scores: Sequence[float], fp32: Sequence[float], **figures: Any
+) -> list[RunDirectory]:
+    return [add(words, seed, *pair, **figures) for seed, pair in enumerate(zip(scores, fp32, strict=True))]
+
+
+def test_student_interval_and_improvement_by_hand() -> None:
+    found = mean_interval([1.0, 2.0, 3.0])
+    half = 4.302652729911275 / np.sqrt(3)  # the 97.5 % point of Student's t with two degrees of freedom, s = 1
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half))
+    alone = mean_interval([7.0])
+    assert (alone.value, alone.low, alone.high) == (7, -np.inf, np.inf)
+    sure = improvement([np.array([3.0, 4.0, 5.0])], [np.array([0.0, 1.0, 2.0])])
+    assert (sure.value, sure.low, sure.high) == (1, 1, 1)
+    same = improvement([np.array([1.0, 2.0, 3.0])], [np.array([1.0, 2.0, 3.0])])
+    assert same.value == 0.5
+    assert same.low < 0.5 < same.high
+
+
+def test_the_largest_ratio_that_keeps_the_return() -> None:
+    assert largest_kept(100, {0.1: 95, 0.2: 90, 0.3: 89.9}) == Choice(0.2, 90, True)
+    assert largest_kept(100, {0.1: 50, 0.2: 99}) == Choice(0.2, 99, False)
+    assert largest_kept(100, {0.1: 89, 0.2: 10}) == Choice(None, None, True)
+    assert largest_kept(100, {0.0: 100, 0.1: 10}) == Choice(None, None, True)
+
+
+def test_table1_shows_ours_beside_the_papers(add: Add) -> None:
+    runs = three_seeds(add, "+algo=sac env=hopper", [3000, 3100, 3200], [0, 0, 0])
+    runs.append(add("+algo=sac env=hopper +compress=ptdq", 1, 3000, 3100))
+    (row,) = table1(Study(runs)).rows
+    cells = dict(zip(table1(Study(runs)).headers, row, strict=True))
+    assert row[:6] == ["sac", "Hopper-v4", "1,000,000", "20", "0", "3547 (v4)"]
+    assert row[6:8] == ["3100 [2852, 3348] (3)", f"{published.quantized(HOPPER, 'baseline'):.0f} (1.22)"]
+    assert cells["ptdq"] == "3000 (1)"
+    assert (cells["ptsq"], cells["qat"]) == ("-", "-")
+
+
+def test_table2_applies_the_rule_to_means_and_names_every_exception(add: Add) -> None:
+    baseline = [1000.0, 1100.0, 1200.0]
+    runs = three_seeds(add, "+algo=sac env=hopper", baseline, baseline)
+    for ratio, share in ((0.1, 0.5), (0.3, 0.9), (0.5, 0.899)):
+        words = f"+algo=sac env=hopper +compress=prune_l1 compress.ratio={ratio}"
+        runs += three_seeds(add, words, [share * score for score in baseline], baseline)
+    runs += three_seeds(add, "+algo=sac env=hopper +compress=prune_l2 compress.ratio=0.3", [1e3, 1e3, 1e3], baseline)
+    study = Study(runs)
+    (row,) = table2(study).rows
+    assert row[2:5] == ["1100", "30%~", "90 %"]
+    assert row[6:8] == ["30%", "91 %"]
+    assert row[8] == "20%* (25%)"
+    (third,) = table3(study).rows
+    assert third == ["Hopper-v4", "L2 30%", "L2 20%"]
+
+
+def test_a_missing_seed_shifts_no_ratio(add: Add) -> None:
+    runs = three_seeds(add, "+algo=sac env=hopper", [1000, 1000, 4000], [0, 0, 0])
+    runs.append(add("+algo=sac env=hopper +compress=prune_l1 compress.ratio=0.1", 2, 3700, 4000))
+    found = pruning(Study(runs), HOPPER)
+    assert found is not None
+    assert found.choices[1] == Choice(0.1, 0.925, True)
+
+
+@pytest.mark.parametrize("score", [-5.0, 15.0])
+def test_a_baseline_without_skill_has_no_ratio(add: Add, score: float) -> None:
+    runs = three_seeds(add, "+algo=sac env=hopper", [score] * 3, [score] * 3)
+    runs += three_seeds(add, "+algo=sac env=hopper +compress=prune_l2", [score] * 3, [score] * 3)
+    study = Study(runs)
+    assert table2(study).rows[0][6:8] == ["no skill", "-"]
+    assert table3(study).rows[0][1] == "no skill"
+    assert len(study.cells[HOPPER, "fp32"].kept) == 0
+
+
+def test_the_papers_own_data_break_its_rule_in_more_than_half_of_the_cells() -> None:
+    tasks = [Task(row["algo"], f"{row['env']}-v4") for row in published.read("paper/table2.csv")]
+    pairs = [(own_choice(task, norm), published.listed_ratio(task, norm)) for task in tasks for norm in (1, 2)]
+    checked = [(own, f"{listed:.0%}") for own, listed in pairs if own is not None and listed is not None]
+    assert len(checked) == 48  # PPO on HalfCheetah is another run's
+    assert sum(own != listed for own, listed in checked) == 28
+    assert len(published.read("paper/figures2_3_pruning.csv")) == 25 * 2 * 15
+    assert {float(row["ratio"]) for row in published.read("paper/figures2_3_pruning.csv")} == {0, *published.RATIOS}
+
+
+def test_the_paper_stands_beside_its_own_version_only(add: Add) -> None:
+    study = Study([add("+algo=sac env=hopper env.version=v5", 0, 3000)])
+    assert table1(study).rows[0][5:8] == ["-", "3000 (1)", "-"]
+    assert table3(study).rows[0] == ["Hopper-v5", "-", "-"]
+
+
+def test_guidance_takes_the_smallest_file_within_the_tolerance(add: Add) -> None:
+    runs = three_seeds(add, "+algo=sac env=hopper", [1020] * 3, [0] * 3, onnx_file_bytes=1000)
+    sizes = (("ptdq", 1020 - 10, 300), ("prune_l2", 1020 - 40, 200), ("ptsq", 1020 - 90, 100))
+    for method, score, size in sizes:
+        words = f"+algo=sac env=hopper +compress={method}"
+        runs += three_seeds(add, words, [score] * 3, [1020] * 3, onnx_file_bytes=size)
+    assert guidance(Study(runs)).rows[0][3:] == [
+        "ptdq (30% of the size)",
+        "prune_l2-0.30 (20% of the size)",
+        "ptsq (10% of the size)",
+    ]
+
+
+def test_what_must_not_be_pooled_is_refused(add: Add) -> None:
+    first = add("+algo=sac env=hopper", 0, 1.0, first_observations_sha256="a")
+    with pytest.raises(SettingsError, match=r"fp32, fp32~\w+; choose with label=... or total_steps=..."):
+        Study([first, add("+algo=sac env=hopper total_steps=20000", 1, 1.0)])
+    with pytest.raises(SettingsError, match=r"Hopper-v4, Hopper-v5: versions do not mix in a table"):
+        Study([first, add("+algo=sac env=hopper env.version=v5", 0, 1.0)])
+    with pytest.raises(SettingsError, match="have the same first_observations_sha256"):
+        Study([first, add("+algo=sac env=hopper", 1, 1.0, first_observations_sha256="a")])
+
+
+def test_runs_of_other_steps_are_marked(add: Add) -> None:
+    runs = [add("+algo=sac env=hopper", 0, 1e3), add("+algo=sac env=hopper +compress=qat total_steps=20000", 0, 9e2)]
+    assert table1(Study(runs)).rows[0][2] == "20,000 / 1,000,000"
+
+
+def test_recovery_is_a_variant_of_its_own() -> None:
+    words = "+algo=sac env=hopper +compress=prune_l2 compress.finetune=distill"
+    assert variant(make_plan(words.split()).jobs[0].settings) == "prune_l2-0.30+distill"
+
+
+def test_numbers_are_short() -> None:
+    assert [number(x) for x in (12345.6, 99.96, 1.234, -0.4487, None, np.inf)] == [
+        "12346",
+        "100",
+        "1.23",
+        "-0.449",
+        "-",
+        "-",
+    ]
+    assert with_interval(Interval(5.0, -np.inf, np.inf), 1) == "5 (1)"
+
+
+def study_of(add: Add, tasks: Sequence[str], **shares: float) -> Study:
+    """Three seeds per task and method, with the given share of the fp32 return above random."""
+    runs = []
+    for words in tasks:
+        fp32 = [1020.0, 1120.0, 1220.0]
+        runs += three_seeds(add, words, fp32, fp32)
+        for method, share in shares.items():
+            scores = [20 + share * (score - 20) + k for k, score in enumerate(fp32)]
+            runs += three_seeds(add, f"{words} +compress={method.replace('__', ' compress.ratio=0.')}", scores, fp32)
+    return Study(runs)
+
+
+def test_findings_hold_fail_or_wait_for_runs(add: Add) -> None:
+    tasks = ["+algo=sac env=hopper", "+algo=sac env=ant"]
+    study = study_of(add, tasks, ptdq=0.99, ptsq=0.5, qat=0.8, prune_l1__1=0.85, prune_l2__1=0.97, prune_l2__6=0.95)
+    found = {finding.claim: finding.verdict for finding in findings(study)}
+    assert found["PTDQ is the best quantisation"] == HOLDS
+    assert found["PTSQ is the worst quantisation"] == HOLDS
+    assert found["QAT helps SAC"] == FAILS
+    assert found["Pruning by L2 is better than by L1"] == HOLDS
+    assert found["Pruning 10 % by L2 is safe"] == HOLDS
+    assert found["No policy pruned by more than half keeps its return"] == FAILS
+    assert found["Quantisation saves no energy"] == UNKNOWN
+
+
+def test_a_verdict_needs_seeds_tasks_and_an_interval_on_one_side(add: Add) -> None:
+    study = study_of(add, ["+algo=sac env=hopper", "+algo=sac env=ant"], qat=0.5)
+    groups = [[cell] for cell in study.cells.values() if cell.variant == "qat"]
+    assert verdict([Interval(0.7, 0.6, 0.8)], 0.5, groups) == HOLDS
+    assert verdict([Interval(0.7, 0.6, 0.8), Interval(0.3, 0.2, 0.4)], 0.5, groups) == FAILS
+    assert verdict([Interval(0.5, 0.4, 0.6)], 0.5, groups) == UNKNOWN
+    assert verdict([Interval(0.7, 0.6, 0.8)], 0.5, groups[:1]) == UNKNOWN
+    alone = Study([add("+algo=td3 env=hopper", 0, 1e3), add("+algo=td3 env=ant", 0, 1e3)])
+    assert verdict([Interval(0.7, 0.6, 0.8)], 0.5, [[cell] for cell in alone.cells.values()]) == UNKNOWN
+    assert rules.LEAST_SEEDS == 3
+
+
+def test_energy_and_memory_are_judged_by_their_ratio(add: Add, tmp_path: Path) -> None:
+    study = study_of(add, ["+algo=sac env=hopper", "+algo=sac env=ant"], ptdq=0.99)
+    for cell in study.cells.values():
+        joules = 1.1 if cell.variant == "ptdq" else 1.0
+        for figures_of in cell.figures:
+            figures_of["measurement"] = {
+                "energy": {"joules_per_1000_actions": joules},
+                "paper": {"process_rss_bytes": 100 * joules},
+            }
+    found = {finding.claim: finding.verdict for finding in findings(study)}
+    assert found["Quantisation saves no energy"] == HOLDS
+    assert found["Quantisation changes the memory of the process by about 1 %"] == FAILS
+
+
+class Page(HTMLParser):
+    """The structure of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows, self.links, self.images, self.open = 0, [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.rows += tag == "tr"
+        self.links += [given["href"]] if tag == "a" else []
+        self.images += [given["src"]] if tag == "img" else []
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_of_real_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for policy in ("trpo-halfcheetah", "ppo-hopper", "sac-hopper"):
+        run = as_run(policy, study="fixtures")
+        (run.path / "metrics.csv").write_text("global_step,eval/return_mean\n1000,5.0\n2000,\n3000,9.0\n")
+    report(["study=fixtures", "wandb.mode=disabled"])
+    folder = tmp_path / "outputs/fixtures/report"
+    out = capsys.readouterr().out
+    assert "Table 1" in out
+    assert "3 runs; made by" in out
+    page = Page((folder / "index.html").read_text())
+    assert page.open == []
+    assert all(re.match(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+$", image) for image in page.images)
+    assert not re.search(r"(src|href)=.https?:", (folder / "index.html").read_text())
+    linked = [link for link in page.links if link and not link.startswith("#")]
+    assert len(linked) == 3
+    assert all((folder / link / "result.json").is_file() for link in linked)
+    for suffix in ("md", "tex", "csv"):
+        assert (folder / f"table1.{suffix}").stat().st_size > 100
+    assert len((folder / "cells.csv").read_text().splitlines()) == 4
+    for name in ("learning", "pareto", "profiles", "figure1_published", "figure2_published"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_of_a_study_with_everything(add: Add) -> None:
+    study = study_of(add, ["+algo=sac env=hopper", "+algo=ppo env=ant"], ptdq=0.99, prune_l1__1=0.9, prune_l2__3=0.4)
+    for cell in study.cells.values():
+        for figures_of in cell.figures:
+            figures_of["measurement"] = {"infer": {"onnx_run_p50_us": 8.0}, "mem": {"bytes_per_copy": 1e5}}
+    names = [name for name, _, _ in figures(study)]
+    assert names == [
+        "figure1",
+        "figure1_published",
+        "figure2",
+        "figure2_published",
+        "figure3",
+        "figure3_published",
+        "learning",
+        "pareto",
+        "profiles",
+    ]
+
+
+def test_the_tables_reach_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    as_run("ppo-hopper", study="fixtures")
+    report(["study=fixtures"])
+    (file,) = (tmp_path / "outputs/fixtures/report/wandb").glob("offline-run-*/*.wandb")
+    assert b"table1" in file.read_bytes()
+
+
+def test_bad_words_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match="there is no finished run"):
+        report(["study=nowhere"])
+    as_run("ppo-hopper", study="fixtures")
+    with pytest.raises(SettingsError, match="algo=sac: no finished run is called sac; there are: ppo"):
+        report(["study=fixtures", "algo=sac"])
+    with pytest.raises(SettingsError, match="studdy=x: no such key; did you mean study"):
+        report(["studdy=x"])
+    shutil.rmtree(tmp_path / "outputs")
