@@ -41,6 +41,7 @@ def main() -> None:
 def plan_and_run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit code."""
     from rlc import record, table
+    from rlc.estimate import estimate
     from rlc.jobs import check_runs, run_job
     from rlc.plan import make_plan
     from rlc.settings import SettingsError
@@ -52,9 +53,11 @@ def plan_and_run(arguments: list[str]) -> int:
         say(str(error))
         return 2
     overwrite = any(job.settings.overwrite for job in plan.jobs)
-    finished = 0 if overwrite else sum(run.finished() for run in runs)
-    print(f"{len(runs)} runs, {finished} of them finished already", flush=True)
-    if finished < len(runs):
+    left = [run for run in runs if overwrite or not run.finished()]
+    costs = f"; {estimate(left)}" if left and plan.multirun else ""
+    line = f"{len(plan.jobs)} jobs, {len(runs)} runs, {len(runs) - len(left)} of them finished already{costs}"
+    print(line, flush=True)
+    if left:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         if plan.multirun:
             launch_and_watch(plan, runs)

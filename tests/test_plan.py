@@ -1,22 +1,27 @@
 """The command line: what is composed, in which order, and one line for whatever cannot run."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from omegaconf import OmegaConf
 
+from rlc.estimate import estimate
 from rlc.jobs import check_runs
-from rlc.plan import make_plan
+from rlc.plan import CONF, job_of, make_plan
+from rlc.published import RATIOS
 from rlc.runs import Run, label, training_identity
-from rlc.settings import SettingsError
+from rlc.settings import PruneSettings, SettingsError
+from rlc.study import ALGORITHMS
 
 ERRORS = {
     "": "algo: none given; add +algo=<name> with one of: ddpg, ppo, sac, td3, trpo",
     "+algo=sca": "algo=sca: unknown; did you mean sac?; allowed: ddpg, ppo, sac, td3, trpo",
     "+algo=sac env=foo": "env=foo: unknown; allowed: ant, halfcheetah, hopper, humanoid, humanoid_standup",
     "+algo=sac +compress=int4": "compress=int4: unknown; allowed: fp32, prune_l1, prune_l2, ",
-    "+experiment=quik": "experiment=quik: unknown; allowed: quickstart",
+    "+experiment=quik": "experiment=quik: unknown; allowed: figures, paper, published, quickstart, table1, table2",
     "algo=sac": "algo=sac: write +algo=sac",
     "+algo=sac +env=hopper": "+env=hopper: write env=hopper",
     "+algo=sac algo.alpa=1": "algo.alpa=1: no such key for +algo=sac; did you mean alpha?; allowed: ... gamma, ",
@@ -230,3 +235,59 @@ def test_what_is_given_wins_over_what_depends_on_the_environment() -> None:
 def test_the_checkpoint_period_does_not_change_an_identity() -> None:
     often, never = (make_plan(["+algo=sac", f"checkpoint_every={n}"]).jobs[0] for n in ("1000", "null"))
     assert label(often) == label(never) == "fp32"
+
+
+def test_a_preset_of_grids_is_narrowed_where_it_fits() -> None:
+    words = "+experiment=paper +algo=sac env=hopper seed=0,1 total_steps=20000"
+    plan = make_plan(words.split())
+    assert plan.multirun
+    assert plan.then == ("measure", "report")
+    methods = Counter((job.settings.compress.method, job.settings.protocol) for job in plan.jobs)
+    for method in ("fp32", "ptdq", "ptsq", "qat"):
+        assert methods.pop((method, "ours")) == methods.pop((method, "paper")) == 2
+    assert methods == {("prune_l1", "ours"): 28, ("prune_l2", "ours"): 28}
+    assert {job.settings.study for job in plan.jobs} == {"paper"}
+    for job, line in zip(plan.jobs, plan.lines, strict=True):
+        assert job_of(line).settings == job.settings
+
+
+def test_compressions_and_their_settings_reach_the_grids_that_know_them() -> None:
+    words = "+experiment=figures +algo=sac env=hopper seed=0 +compress=ptdq,prune_l2 compress.ratio=0.1,0.3 study=mine"
+    labels = [job.settings.label for job in make_plan(words.split()).jobs]
+    assert sorted(labels) == ["prune_l2-0.10", "prune_l2-0.30", "ptdq"]
+    with pytest.raises(SettingsError, match="none of table1, table2 has these compressions"):
+        make_plan(["+experiment=figures", "+compress=prune_qat"])
+
+
+def test_table_presets_are_the_papers_grids() -> None:
+    narrow = ["+algo=td3", "env=hopper"]
+    assert len(make_plan(["+experiment=table1", *narrow]).jobs) == 4 * 10
+    table2 = make_plan(["+experiment=table2", *narrow, "seed=0"]).jobs
+    ratios = sorted({job.settings.compress.ratio for job in table2 if isinstance(job.settings.compress, PruneSettings)})
+    assert tuple(ratios) == RATIOS
+    for name in ("table1", "table2", "published"):
+        params = OmegaConf.load(CONF / "experiment" / f"{name}.yaml").hydra.sweeper.params
+        assert params["+algo"].split(",") == list(ALGORITHMS)
+        assert len(params["env"].split(",")) == 5
+        assert params["seed"] == "range(0,10)"
+
+
+def test_a_grid_is_counted_with_the_fp32_runs_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlc.estimate.DERIVED_SECONDS", 0.0)
+    speeds = {("ppo", "Hopper", "fp32"): 1000.0, ("ppo", "Hopper", "qat"): 500.0, ("sac", "Humanoid", "fp32"): 100.0}
+    monkeypatch.setattr("rlc.estimate._speeds", lambda: speeds)
+
+    def line(words: str) -> str:
+        jobs = make_plan(words.split()).jobs
+        return estimate([Run(job, seed) for job in jobs for seed in job.settings.seed])
+
+    assert line("+algo=ppo +compress=qat env=hopper seed=0,1 total_steps=3600000 -m").startswith("about 4 core-hours")
+    assert line("+algo=ppo +compress=prune_l1 env=hopper seed=0 total_steps=3600000 -m").startswith(
+        "about 1 core-hours"
+    )
+    assert line("+algo=ppo +compress=fp32,ptdq env=hopper seed=0 total_steps=3600000 -m").startswith(
+        "about 1 core-hours"
+    )
+    assert "not counted: 1 runs" in line("+algo=ppo env=ant seed=0 -m")
+    assert "up to 1.6 GB" in line("+algo=sac env=humanoid seed=0 -m")  # (376 + 17 + 2) x 4 bytes x 1M
