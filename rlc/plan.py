@@ -3,7 +3,7 @@
 import functools
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +42,15 @@ class Job:
 
     settings: Settings
     defaults: Settings
+    overrides: tuple[str, ...] = ()
+    """What was asked for on the command line, of this job or of one that builds on it."""
 
     def with_fp32(self) -> "Job":
         """The job that trains what this one compresses or is compared with."""
-        return Job(self.settings.with_fp32(), self.defaults.with_fp32())
+        return replace(self, settings=self.settings.with_fp32(), defaults=self.defaults.with_fp32())
 
     def with_seeds(self, seeds: list[int]) -> "Job":
-        return Job(self.settings.model_copy(update={"seed": seeds}), self.defaults)
+        return replace(self, settings=self.settings.model_copy(update={"seed": seeds}))
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def _job(overrides: list[Override]) -> Job:
             data = data | {"seed": override.value()}
     chosen = [o for o in overrides if _is_group(o) or o.key_or_group.startswith("env.")]
     plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
-    job = Job(parse_settings(data), parse_settings(_composed(plain)))
+    job = Job(parse_settings(data), parse_settings(_composed(plain)), tuple(str(o.input_line) for o in overrides))
     if job.settings.protocol == "paper":
         for key in NOT_OF_THE_PAPER:
             value = getattr(job.settings.compress, key, None)

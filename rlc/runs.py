@@ -195,6 +195,7 @@ class Run(RunDirectory):
         config = {
             "settings": self.settings.model_copy(update={"seed": [self.seed]}).model_dump(),
             "differs_from_defaults": dict(_differences(self.settings.model_dump(), self.job.defaults.model_dump())),
+            "overrides": list(self.job.overrides),
             "identity": self.identity,
         }
         write_atomic(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
