@@ -1,7 +1,7 @@
 """What the paper claims, and what a study says of it, by rules that are stated with the verdict."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +46,17 @@ def verdict(intervals: Sequence[Interval], threshold: float, groups: Sequence[Ce
 
     Unknown too with fewer than LEAST_TASKS tasks or a cell of fewer than LEAST_SEEDS seeds.
     """
-    if len(groups) < LEAST_TASKS or any(cell.n < LEAST_SEEDS for group in groups for cell in group):
+    if not enough(cell for group in groups for cell in group):
         return UNKNOWN
     if all(interval.low > threshold for interval in intervals):
         return HOLDS
     return FAILS if any(interval.high < threshold for interval in intervals) else UNKNOWN
+
+
+def enough(cells: Iterable[Cell]) -> bool:
+    """Whether there are tasks and seeds to speak of."""
+    cells = list(cells)
+    return len({cell.task for cell in cells}) >= LEAST_TASKS and all(cell.n >= LEAST_SEEDS for cell in cells)
 
 
 def _better(
@@ -77,8 +83,8 @@ def _better(
             f"{_size(pairs)}"
         )
     # Each opponent must be met on enough tasks.
-    enough = min(len(_pairs(study, (method, other), algo)) for other in others) >= LEAST_TASKS
-    return Finding(claim, rule, ". ".join(evidence), verdict(intervals, 0.5, groups) if enough else UNKNOWN)
+    met = all(enough(cell for pair in _pairs(study, (method, other), algo) for cell in pair) for other in others)
+    return Finding(claim, rule, ". ".join(evidence), verdict(intervals, 0.5, groups) if met else UNKNOWN)
 
 
 def _no_energy_gain(study: Study) -> Finding:
@@ -101,8 +107,8 @@ def _ratio_claim(study: Study, claim: str, rule: str, name: str, score: Callable
         return Finding(claim, rule, "not measured (measurement.json says why)", UNKNOWN)
     ratios = [np.array(own.values(name)) / np.mean(fp32.values(name)) for fp32, own in measured]
     interval = bootstrap(ratios, pooled(lambda x: float(np.mean(x))))
-    scores = [score(end) for end in (interval.low, interval.high)]
-    scored = Interval(score(interval.value), min(scores), max(scores))
+    scores = [score(ratio) for ratio in (interval.low, interval.value, interval.high)]
+    scored = Interval(scores[1], min(scores), max(scores))
     return Finding(claim, rule, f"ratio {_show(interval)}; {_size(measured)}", verdict([scored], 1 - 1e-9, measured))
 
 
@@ -150,7 +156,7 @@ def _lottery_ticket(study: Study) -> Finding:
     names = ", ".join(f"{cell.task.algo} {cell.task.env_id} {cell.variant}" for cell in tickets[:4])
     named = f"{len(tickets)} of {len(cells)} cells keep it" + (f": {names}" if names else "")
     evidence = f"{named}; {_size([[cell] for cell in cells])}"
-    if len({cell.task for cell in cells}) < LEAST_TASKS or any(cell.n < LEAST_SEEDS for cell in cells):
+    if not enough(cells):
         return Finding(claim, rule, evidence, UNKNOWN)
     return Finding(claim, rule, evidence, FAILS if tickets else HOLDS)
 

@@ -121,6 +121,18 @@ def test_int8_is_compared_with_the_fp32_policy_of_the_same_seed(grid: Path) -> N
         assert done["qat", seed][1]["fp32_return_mean"] == fp32["return_mean"]
 
 
+def test_a_run_that_ended_before_its_fp32_run_is_compared_later(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(grid / "outputs", tmp_path / "outputs")
+    monkeypatch.chdir(tmp_path)
+    folder, whole = results(tmp_path)["qat", 0]
+    missing = {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": "was not there"}
+    (folder / "result.json").write_text(json.dumps(whole | missing))
+    rlc_train(f"{QUICK} {FEW} +compress=qat seed=0", tmp_path)
+    assert results(tmp_path)["qat", 0][1] == whole
+
+
 def test_the_same_command_again_trains_nothing_and_shows_the_table(grid: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in grid.rglob("*") if path.is_file()}
     done = rlc_train(f"{QUICK} {FEW} +compress=ptdq,qat seed=0,1 -m", grid)
