@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, few_rows, frozen_copy, polyak
+from trainers.networks import FlatAdam, StackedMLP, few_rows, frozen_copy, held, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -71,7 +71,8 @@ class DDPG(ActorCritic):
         self.optimizers["critic"].minimize(critic_loss.sum())
 
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
-        actor_loss = -self._q(self.critic, batch.obs, action).mean(-1)
+        with held(self.critic):
+            actor_loss = -self._q(self.critic, batch.obs, action).mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
 
         polyak(self.target_critic, self.critic, self.tau)

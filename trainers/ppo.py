@@ -113,7 +113,7 @@ class PPO(GaussianActorCritic):
         """Linearly to 0 over `lr_decay_steps`."""
         if self.lr_decay_steps is not None:
             for optimizer in self.optimizers.values():
-                optimizer.set_lr(self.lr * max(0.0, 1 - steps_before / self.lr_decay_steps))
+                optimizer.lr = self.lr * max(0.0, 1 - steps_before / self.lr_decay_steps)
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:

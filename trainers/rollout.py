@@ -204,12 +204,11 @@ def gae(
     """
     delta = reward + gamma * next_value * ~terminated - value
     decay = gamma * gae_lambda * ~ended
-    advantage = torch.empty_like(delta)
-    following = torch.zeros_like(delta[:, 0])
-    for t in reversed(range(delta.shape[1])):
-        following = delta[:, t] + decay[:, t] * following
-        advantage[:, t] = following
-    return advantage
+    # In NumPy, on the CPU: a small operation of torch takes several times longer.
+    advantage, factor = (x.transpose(0, 1).cpu().numpy().copy() for x in (delta, decay))
+    for t in reversed(range(len(advantage) - 1)):
+        advantage[t] += factor[t] * advantage[t + 1]
+    return torch.from_numpy(advantage).transpose(0, 1).contiguous().to(reward.device)
 
 
 def finite(obs: Any, spec: Spec) -> FloatArray:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, StackedScalar, few_rows, frozen_copy, polyak
+from trainers.networks import FlatAdam, StackedMLP, StackedScalar, few_rows, frozen_copy, held, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -86,7 +86,8 @@ class SAC(ActorCritic):
         self.optimizers["critics"].minimize(critic_loss.sum())
 
         action, log_prob = self._sample(self.actor(batch.obs, update_ranges=True), self.update_streams)
-        q_pi = self._q(self.critics, batch.obs, action).amin(1)
+        with held(self.critics):
+            q_pi = self._q(self.critics, batch.obs, action).amin(1)
         actor_loss = (alpha * log_prob - q_pi).mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, few_rows, frozen_copy, polyak
+from trainers.networks import FlatAdam, StackedMLP, few_rows, frozen_copy, held, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -81,7 +81,8 @@ class TD3(ActorCritic):
             return figures
 
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
-        actor_loss = -self._q(self.critics, batch.obs, action)[:, 0].mean(-1)
+        with held(self.critics):
+            actor_loss = -self._q(self.critics, batch.obs, action)[:, 0].mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
 
         polyak(self.target_critics, self.critics, self.tau)

@@ -63,6 +63,7 @@ class TRPO(GaussianActorCritic):
         self.cg_iterations, self.cg_damping = cg_iterations, cg_damping
         self.line_search_steps, self.line_search_decay = line_search_steps, line_search_decay
         self.actor.flatten()
+        self.actor.one_node = False
         self.optimizers = {"critic": FlatAdam(self.critic, critic_lr)}
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
