@@ -9,10 +9,11 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.networks import StackedLinear, StackedMLP, stacked_affine
+from trainers.networks import Acting, FloatArray, StackedLinear, StackedMLP, as_numpy, stacked_affine
 from trainers.policy import Standardize
 
 ACTIVATION_LEVELS = 255
@@ -121,6 +122,26 @@ class QATLinear(StackedLinear):
         if not update_ranges:
             quantized = torch.where(self.batches > 0, quantized, x)
         return stacked_affine(quantized, fake_quantize_weight(weight, self.levels), bias)
+
+    @torch.no_grad()
+    def frozen(self) -> Acting:
+        """As StackedLinear's; the weights are quantised once."""
+        folded, folded_bias = self._folded()
+        weight, bias = as_numpy(fake_quantize_weight(folded, self.levels).mT), as_numpy(folded_bias)
+        grid = activation_grid(self.running_lo, self.running_hi, self.activation_levels)
+        scale, zero_point = (as_numpy(x) for x in grid)
+        seen, levels = as_numpy(self.batches > 0), np.float32(self.activation_levels)
+        if self.standardize:
+            mean, inverse_std = as_numpy(self.running_mean), as_numpy(1 / standard_deviation(self.running_var))
+
+        def act(x: FloatArray) -> FloatArray:
+            if self.standardize:
+                x = (x - mean) * inverse_std
+            level = np.rint(x / scale) + zero_point
+            quantized = (np.minimum(np.maximum(level, 0), levels) - zero_point) * scale
+            return np.where(seen, quantized, x) @ weight + bias
+
+        return act
 
     def _folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias with the inverse of the standardisation in them."""

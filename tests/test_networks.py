@@ -1,5 +1,6 @@
 """The seed axis: S networks in one must behave as S networks."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,8 +9,8 @@ from trainers.networks import (
     FlatAdam,
     StackedMLP,
     clip_row_norms,
-    few_rows,
     frozen_copy,
+    held,
     orthogonal_,
     polyak,
 )
@@ -170,5 +171,25 @@ def test_acting_on_a_few_observations_gives_the_same_bits_alone_and_in_a_pack(
 ) -> None:
     x = torch.randn(3, rows, sizes[0], generator=torch.Generator().manual_seed(0))
     for pack in (2, 3):
-        assert torch.equal(few_rows(stacked(pack, sizes), x[:pack])[0], few_rows(stacked(1, sizes), x[:1])[0])
-    torch.testing.assert_close(few_rows(stacked(3, sizes), x), stacked(3, sizes)(x))
+        together, alone = stacked(pack, sizes).frozen()(x[:pack].numpy()), stacked(1, sizes).frozen()(x[:1].numpy())
+        assert np.array_equal(together[0], alone[0])
+    torch.testing.assert_close(torch.from_numpy(stacked(3, sizes).frozen()(x.numpy())), stacked(3, sizes)(x))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_the_gradients_written_out_are_those_of_autograd(activation: str, outputs: int) -> None:
+    """Of parameters and inputs; and none of parameters that are held."""
+    network = StackedMLP((7, 16, 16, outputs), activation, [torch.Generator().manual_seed(n) for n in range(3)])
+    x = torch.randn(3, 9, 7, requires_grad=True)
+    wanted = [x, *network.parameters()]
+    ours = torch.autograd.grad(network(x).square().sum(), wanted)
+    network.one_node = False
+    for gradient, expected in zip(ours, torch.autograd.grad(network(x).square().sum(), wanted), strict=True):
+        torch.testing.assert_close(gradient, expected)
+    network.one_node = True
+    with held(network):
+        y = network(x).square().sum()
+    first, *none = torch.autograd.grad(y, wanted, allow_unused=True)
+    assert torch.equal(first, ours[0])
+    assert none == [None] * len(none)

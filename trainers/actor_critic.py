@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.networks import FlatAdam, StackedMLP
+from trainers.networks import Acting, FlatAdam, StackedMLP, as_numpy
 from trainers.policy import Policy
 from trainers.rollout import FloatArray
 from trainers.spec import Snapshot, Spec, Stream, numpy_stream, torch_stream, under
@@ -21,6 +21,7 @@ class ActorCritic(ABC):
 
     FIGURES: ClassVar[tuple[str, ...]]
     """Names of what `update` returns."""
+    actor: StackedMLP
     networks: dict[str, nn.Module]
     """Everything trained or followed, by name: networks, temperatures, statistics. Rows are seeds, or seeds x twins."""
     optimizers: dict[str, FlatAdam]
@@ -31,6 +32,8 @@ class ActorCritic(ABC):
         self.seeds = list(seeds)
         self.device = device
         self.action_center, self.action_scale = spec.action_center_and_scale(device)
+        self._bounds = as_numpy(self.action_center), as_numpy(self.action_scale)
+        self._frozen: tuple[int, Acting] | None = None
         self.updates = 0
         self.warmup_streams = [numpy_stream(Stream.WARMUP, seed) for seed in seeds]
         self.explore_streams = [torch_stream(Stream.EXPLORE, seed) for seed in seeds]
@@ -39,6 +42,21 @@ class ActorCritic(ABC):
     @abstractmethod
     def act(self, obs: FloatArray) -> FloatArray:
         """Exploring actions [S, E, act_dim] in environment units for observations [S, E, obs_dim]."""
+
+    def acting(self) -> Acting:
+        """The actor as a NumPy function of observations [S, E, obs_dim], made anew after every update."""
+        if self._frozen is None or self._frozen[0] != self.updates:
+            self._frozen = self.updates, self.frozen_actor()
+        return self._frozen[1]
+
+    def frozen_actor(self) -> Acting:
+        """The actor with its weights of now as a NumPy function."""
+        return self.actor.frozen()
+
+    def in_environment_units(self, unit_action: FloatArray) -> FloatArray:
+        """Actions [..., act_dim] in half ranges of the bounds, scaled and moved to the bounds."""
+        center, scale = self._bounds
+        return unit_action * scale + center
 
     @abstractmethod
     def policy(self, i: int) -> Policy:
@@ -59,6 +77,7 @@ class ActorCritic(ABC):
         views = self._state_views(i)
         if views.keys() != tensors.keys():
             raise KeyError(f"tensors of another agent: {sorted(views.keys() ^ tensors.keys())}")
+        self._frozen = None
         for name, view in views.items():
             view.copy_(tensors[name])
 

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import GaussianMLP, StackedLinear, StackedMLP, few_rows, orthogonal_
+from trainers.networks import Acting, GaussianMLP, StackedLinear, StackedMLP, as_numpy, orthogonal_
 from trainers.normalize import RunningStatistics
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.rollout import FloatArray, Rollout, gae
@@ -21,8 +22,10 @@ class GaussianActorCritic(ActorCritic):
 
     The Gaussian is over actions in half ranges of their bounds and not bounded itself: environments get the clip.
     Observation statistics, return scale and quantisation ranges move at the end of an update, so that the policy
-    that acted is to the bit the old policy of the next update.
+    that acted is the old policy of the next update.
     """
+
+    actor: GaussianMLP
 
     def __init__(
         self,
@@ -55,14 +58,22 @@ class GaussianActorCritic(ActorCritic):
             "returns": self.returns.to(device),
         }
 
-    @torch.no_grad()
     def act(self, obs: FloatArray) -> FloatArray:
         """Actions as drawn; the environment is given their clip to the bounds."""
-        mean = few_rows(self.actor, self.normalized(torch.from_numpy(obs).to(self.device)))
-        noise = stacked_normal(self.explore_streams, *mean.shape[1:]).to(self.device)
-        unit_action = mean + self.actor.log_std.exp() * noise
-        actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
-        return actions
+        mean = self.acting()(obs)
+        noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
+        return self.in_environment_units(mean + np.exp(as_numpy(self.actor.log_std)) * noise)
+
+    def frozen_actor(self) -> Acting:
+        """The mean of the Gaussian, for raw observations."""
+        network, center = self.actor.frozen(), as_numpy(self.observations.mean.float())
+        inverse_std = as_numpy(1 / self.observations.std())
+
+        def mean(obs: FloatArray) -> FloatArray:
+            x = (obs - center) * inverse_std
+            return network(np.minimum(np.maximum(x, -OBSERVATION_LIMIT), OBSERVATION_LIMIT))
+
+        return mean
 
     def policy(self, i: int) -> Policy:
         """The mean action, clipped to the bounds, with the observation statistics of now."""

@@ -179,7 +179,7 @@ def collect(act: Callable[[FloatArray], FloatArray], envs: SeedEnvs, steps: int,
     for _ in range(steps):
         obs = envs.obs
         action = act(obs)
-        step = envs.step(np.clip(action, low, high))
+        step = envs.step(np.minimum(np.maximum(action, low), high))
         next_obs, ended = step.next_obs, step.terminated
         if step.final_obs:
             next_obs, ended = next_obs.copy(), ended.copy()

@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, StackedScalar, few_rows, frozen_copy, held, polyak
+from trainers.networks import FlatAdam, StackedMLP, StackedScalar, frozen_copy, held, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -63,12 +64,11 @@ class SAC(ActorCritic):
         self.entropy_unit = torch.ones_like(self.action_scale)
         self.target_entropy = -float(spec.act_dim)
 
-    @torch.no_grad()
     def act(self, obs: FloatArray) -> FloatArray:
-        out = few_rows(self.actor, torch.from_numpy(obs).to(self.device))
-        unit_action, _ = self._sample(out, self.explore_streams)
-        actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
-        return actions
+        mean, log_std = np.split(self.acting()(obs), 2, axis=-1)
+        noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
+        unit_action = np.tanh(mean + np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)) * noise)
+        return self.in_environment_units(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, gradient steps: critics, actor, temperature, targets."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, few_rows, frozen_copy, held, polyak
+from trainers.networks import FlatAdam, StackedMLP, frozen_copy, held, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -53,13 +54,11 @@ class TD3(ActorCritic):
             "target_critics": self.target_critics,
         }
 
-    @torch.no_grad()
     def act(self, obs: FloatArray) -> FloatArray:
-        unit_action = torch.tanh(few_rows(self.actor, torch.from_numpy(obs).to(self.device)))
-        noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).to(self.device)
-        unit_action = (unit_action + self.exploration_noise * noise).clamp(-1, 1)
-        actions: FloatArray = (unit_action * self.action_scale + self.action_center).cpu().numpy()
-        return actions
+        unit_action = np.tanh(self.acting()(obs))
+        noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
+        unit_action = np.clip(unit_action + self.exploration_noise * noise, -1, 1)
+        return self.in_environment_units(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, gradient steps: critics; every `policy_delay` times actor and targets."""

@@ -1,7 +1,7 @@
 """Training speed beside Stable-Baselines3, SBX and RLtools, and beside what the machine allows. Run by hand:
 
     pip install --editable '.[bench]'
-    python tests/benchmarks/speed.py --algos sac,ppo --envs HalfCheetah-v4,Humanoid-v4 --seeds 1,2,4,8,16 --out speed.csv
+    python tests/benchmarks/speed.py --algos sac,ppo --envs HalfCheetah-v4,Humanoid-v4 --seeds 1,8 --out speed.csv
 
 Every measurement is a fresh child process, pinned to one core and one thread; candidates take turns, so that a noisy
 machine troubles all of them alike: read the ratios. Off-policy: 256-256, batch 256, one update per step, one
