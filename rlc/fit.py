@@ -1,7 +1,9 @@
 """Train the seeds of one job in lockstep, and report on them while they train."""
 
+import ctypes
 import hashlib
 import itertools
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ from trainers.spec import Snapshot, under
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
 METRIC_ROWS = 200
+# Parameters of glibc's mallopt.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 COLUMNS = ("global_step", "charts/episodic_return", "charts/episodic_length", "charts/SPS")
 EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std")
@@ -83,6 +87,7 @@ def fit(
     Off-policy it begins with random actions, or without `random_warmup` with the agent's own.
     """
     torch.set_num_threads(settings.threads)
+    keep_freed_memory()
     seeds, algo = agent.seeds, settings.algo
     pool = SeedEnvs(lambda: envs.make_env(settings.env.id), agent.spec, seeds, algo.num_envs)
     training = Training(settings, agent, pool)
@@ -110,6 +115,14 @@ def fit(
         reporter.close()
         training.envs.close()
     return Trained(agent, time.monotonic() - began, time.process_time() - cpu_began, beginnings)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc use memory again instead of giving it back: the batches of many seeds would fault it in every time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest it takes
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 class Training:

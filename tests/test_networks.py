@@ -10,7 +10,6 @@ from trainers.networks import (
     StackedMLP,
     clip_row_norms,
     frozen_copy,
-    held,
     orthogonal_,
     polyak,
 )
@@ -179,7 +178,7 @@ def test_acting_on_a_few_observations_gives_the_same_bits_alone_and_in_a_pack(
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("outputs", [1, 5])
 def test_the_gradients_written_out_are_those_of_autograd(activation: str, outputs: int) -> None:
-    """Of parameters and inputs; and none of parameters that are held."""
+    """Of parameters and inputs; and none of the parameters of a detached network."""
     network = StackedMLP((7, 16, 16, outputs), activation, [torch.Generator().manual_seed(n) for n in range(3)])
     x = torch.randn(3, 9, 7, requires_grad=True)
     wanted = [x, *network.parameters()]
@@ -188,8 +187,7 @@ def test_the_gradients_written_out_are_those_of_autograd(activation: str, output
     for gradient, expected in zip(ours, torch.autograd.grad(network(x).square().sum(), wanted), strict=True):
         torch.testing.assert_close(gradient, expected)
     network.one_node = True
-    with held(network):
-        y = network(x).square().sum()
-    first, *none = torch.autograd.grad(y, wanted, allow_unused=True)
-    assert torch.equal(first, ours[0])
+    some = network.detached(slice(None, None, 2))(x[::2]).square().sum()
+    first, *none = torch.autograd.grad(some, wanted, allow_unused=True)
+    torch.testing.assert_close(first[::2], ours[0][::2])
     assert none == [None] * len(none)

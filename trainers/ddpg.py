@@ -1,13 +1,13 @@
 """Deep Deterministic Policy Gradient, https://arxiv.org/abs/1509.02971 (Gaussian instead of correlated noise)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, frozen_copy, held, polyak
+from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -70,8 +70,7 @@ class DDPG(ActorCritic):
         self.optimizers["critic"].minimize(critic_loss.sum())
 
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
-        with held(self.critic):
-            actor_loss = -self._q(self.critic, batch.obs, action).mean(-1)
+        actor_loss = -self._q(self.critic.detached(), batch.obs, action).mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
 
         polyak(self.target_critic, self.critic, self.tau)
@@ -87,7 +86,6 @@ class DDPG(ActorCritic):
         stages = self.actor.cut(i, outputs=self.spec.act_dim)
         return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
 
-    def _q(self, critic: StackedMLP, obs: Tensor, unit_action: Tensor) -> Tensor:
+    def _q(self, critic: Callable[[Tensor], Tensor], obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, B]."""
-        q: Tensor = critic(torch.cat([obs, unit_action], -1)).squeeze(-1)
-        return q
+        return critic(torch.cat([obs, unit_action], -1)).squeeze(-1)

@@ -8,8 +8,7 @@ lie in one flat row padded to a multiple of 64 numbers, and the optimiser and th
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,6 +110,12 @@ class PlainMLP(torch.autograd.Function):
         return gradient if ctx.needs_input_grad[0] else None, None, *found
 
 
+def plain_mlp(x: Tensor, activation: str, parameters: Sequence[Tensor]) -> Tensor:
+    """PlainMLP, for parameters in the order weight, bias, weight, ..."""
+    y: Tensor = PlainMLP.apply(x, activation, *parameters)  # type: ignore[no-untyped-call]
+    return y
+
+
 def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """Of [N, out, in], for the gradient of the outputs [N, B, out] and inputs [N, B, in]."""
     if gradient.shape[2] == 1:
@@ -172,17 +177,27 @@ class StackedMLP(Stacked):
 
     def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:
         """`update_ranges` lets quantised layers follow the batch; plain layers do not care."""
-        if self.one_node and all(type(layer) is StackedLinear for layer in self.layers):
-            # Not `parameters()`: its walk over the modules takes longer than a small layer.
-            parameters = itertools.chain.from_iterable((layer.weight, layer.bias) for layer in self.layers)
-            y: Tensor = PlainMLP.apply(x, self.activation_name, *parameters)  # type: ignore[no-untyped-call]
-            return y
+        if self.one_node and self._plain():
+            return plain_mlp(x, self.activation_name, self._layer_parameters())
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             x = layer(x, update_ranges)
             if i < last:
                 x = self.activation(x)
         return x
+
+    def detached(self, rows: slice = slice(None)) -> Callable[[Tensor], Tensor]:
+        """Some rows as a function through which gradients pass, with none for its own parameters; plain layers only."""
+        assert self._plain()
+        parameters = [p.detach()[rows] for p in self._layer_parameters()]
+        return lambda x: plain_mlp(x, self.activation_name, parameters)
+
+    def _plain(self) -> bool:
+        return all(type(layer) is StackedLinear for layer in self.layers)
+
+    def _layer_parameters(self) -> list[Tensor]:
+        # Not `parameters()`: its walk over the modules takes longer than a small layer.
+        return [p for layer in self.layers if isinstance(layer, StackedLinear) for p in (layer.weight, layer.bias)]
 
     def frozen(self) -> Acting:
         """The network with its weights of now as a NumPy function for acting: a tenth of the calls' time in torch."""
@@ -252,7 +267,7 @@ class FlatAdam:
         self.parameters = list(network.parameters())
         self.gradient, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(self.flat) for _ in range(3))
         self.steps = self.flat.new_zeros(len(self.flat))
-        self._views = row_views(self.gradient, self.parameters)
+        self.views = row_views(self.gradient, self.parameters)
         columns = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
         self._rows = list(zip(*(column.unbind() for column in columns), strict=True))
 
@@ -263,9 +278,7 @@ class FlatAdam:
 
     def differentiate(self, loss: Tensor) -> None:
         """Put the gradient of a sum of per-seed losses into `gradient` [N, P]; 0 for what the loss does not use."""
-        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        for view, gradient in zip(self._views, gradients, strict=True):
-            view.copy_(gradient)
+        differentiate(loss, [self])
 
     def step(self, active: Tensor | None = None) -> None:
         """One step down `gradient`; rows that are not active [N] stay as they are, moments included."""
@@ -304,6 +317,14 @@ class FlatAdam:
         return {"step": self.steps, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
 
 
+def differentiate(loss: Tensor, optimizers: Iterable[FlatAdam]) -> None:
+    """As the method, for several networks in one backward pass."""
+    pairs = [pair for optimizer in optimizers for pair in zip(optimizer.parameters, optimizer.views, strict=True)]
+    gradients = torch.autograd.grad(loss, [parameter for parameter, _ in pairs], materialize_grads=True)
+    for (_, view), gradient in zip(pairs, gradients, strict=True):
+        view.copy_(gradient)
+
+
 def clip_row_norms(gradients: Sequence[Tensor], limit: float) -> Tensor:
     """Scale gradients [N, P_k] in place so that each row, over all of them, has at most the norm `limit`.
 
@@ -313,16 +334,6 @@ def clip_row_norms(gradients: Sequence[Tensor], limit: float) -> Tensor:
     for gradient in gradients:
         gradient.mul_((limit / (norm + 1e-6)).clamp(max=1).unsqueeze(1))
     return norm
-
-
-@contextmanager
-def held(network: nn.Module) -> Iterator[None]:
-    """Gradients pass through the network, but none are computed for its parameters."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)
 
 
 def frozen_copy(network: StackedMLP) -> StackedMLP:

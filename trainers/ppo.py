@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainers.actor_critic import ActorTransform
 from trainers.gaussian import GaussianActorCritic, entropy, log_probability, minibatches, standardized
-from trainers.networks import FlatAdam, clip_row_norms
+from trainers.networks import FlatAdam, clip_row_norms, differentiate
 from trainers.rollout import Rollout
 from trainers.spec import Spec
 
@@ -79,8 +79,7 @@ class PPO(GaussianActorCritic):
                 losses, figures = self._losses(*minibatch)
                 if self.target_kl is not None:
                     active &= figures["losses/approx_kl"] <= 1.5 * self.target_kl
-                for name, optimizer in self.optimizers.items():
-                    optimizer.differentiate(losses[name].sum())
+                differentiate(losses.sum(), self.optimizers.values())
                 clip_row_norms([o.gradient for o in self.optimizers.values()], self.max_grad_norm)
                 for optimizer in self.optimizers.values():
                     optimizer.step(active if self.target_kl is not None else None)
@@ -91,21 +90,22 @@ class PPO(GaussianActorCritic):
 
     def _losses(
         self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of actor and critic, [S] each, on a minibatch [S, B, ...] (eq. 7 and 9), and figures to log."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses of actor and critic together, [S], on a minibatch [S, B, ...] (eq. 7 and 9), and figures to log."""
         log_ratio = log_probability(self.actor(obs), self.actor.log_std, action) - old_log_prob
-        surrogate = clipped_surrogate(log_ratio.exp(), standardized(advantage), self.clip).mean(-1)
+        ratio = log_ratio.exp()
+        surrogate = clipped_surrogate(ratio, standardized(advantage), self.clip).mean(-1)
         bonus = entropy(self.actor.log_std).squeeze(-1)
         critic_loss = 0.5 * (self.critic(obs).squeeze(-1) - target).square().mean(-1)
-        losses = {"actor": -surrogate - self.entropy_coef * bonus, "critic": self.value_coef * critic_loss}
+        losses = -surrogate - self.entropy_coef * bonus + self.value_coef * critic_loss
         with torch.no_grad():
             figures = {
                 "losses/actor": -surrogate.detach(),
                 "losses/critic": critic_loss.detach(),
                 "losses/entropy": bonus.detach(),
                 # The low-variance estimator of http://joschu.net/blog/kl-approx.html
-                "losses/approx_kl": (log_ratio.exp() - 1 - log_ratio).mean(-1),
-                "losses/clip_fraction": ((log_ratio.exp() - 1).abs() > self.clip).float().mean(-1),
+                "losses/approx_kl": (ratio - 1 - log_ratio).mean(-1),
+                "losses/clip_fraction": ((ratio - 1).abs() > self.clip).float().mean(-1),
             }
         return losses, figures
 

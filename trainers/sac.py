@@ -1,7 +1,7 @@
 """Soft Actor-Critic, https://arxiv.org/abs/1812.05905 (twin critics, squashed Gaussian, fixed or learned alpha)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, StackedScalar, frozen_copy, held, polyak
+from trainers.networks import FlatAdam, StackedMLP, StackedScalar, frozen_copy, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -86,8 +86,7 @@ class SAC(ActorCritic):
         self.optimizers["critics"].minimize(critic_loss.sum())
 
         action, log_prob = self._sample(self.actor(batch.obs, update_ranges=True), self.update_streams)
-        with held(self.critics):
-            q_pi = self._q(self.critics, batch.obs, action).amin(1)
+        q_pi = self._q(self.critics.detached(), batch.obs, action).amin(1)
         actor_loss = (alpha * log_prob - q_pi).mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
 
@@ -116,11 +115,10 @@ class SAC(ActorCritic):
         mean, log_std = out.chunk(2, dim=-1)
         return squashed_gaussian(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), noise, self.entropy_unit)
 
-    def _q(self, critics: StackedMLP, obs: Tensor, unit_action: Tensor) -> Tensor:
+    def _q(self, critics: Callable[[Tensor], Tensor], obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, 2, B] of the twins."""
         twins = torch.cat([obs, unit_action], -1).repeat_interleave(2, 0)
-        q: Tensor = critics(twins).view(-1, 2, obs.shape[1])
-        return q
+        return critics(twins).view(-1, 2, obs.shape[1])
 
 
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, frozen_copy, held, polyak
+from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -80,8 +80,8 @@ class TD3(ActorCritic):
             return figures
 
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
-        with held(self.critics):
-            actor_loss = -self._q(self.critics, batch.obs, action)[:, 0].mean(-1)
+        first_critic = self.critics.detached(slice(None, None, 2))
+        actor_loss = -first_critic(torch.cat([batch.obs, action], -1)).mean((1, 2))
         self.optimizers["actor"].minimize(actor_loss.sum())
 
         polyak(self.target_critics, self.critics, self.tau)

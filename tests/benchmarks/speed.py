@@ -45,7 +45,7 @@ def clocked(times: Iterator[tuple[int, float]], begin: int, total: int) -> float
 
 def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, compress: str = "fp32") -> float:
     from rlc import build, envs
-    from rlc.fit import Training
+    from rlc.fit import Training, keep_freed_memory
     from rlc.plan import make_plan
     from trainers.rollout import SeedEnvs
 
@@ -55,6 +55,7 @@ def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, compress: s
         line += [f"algo.rollout_steps={ROLLOUT}", "algo.batch_size=64", f"algo.{epochs}={EPOCHS}"]
     else:
         line += [f"algo.learning_starts={WARMUP}"] + ["algo.alpha=auto"] * (algo == "sac")
+    keep_freed_memory()
     settings = make_plan(line).jobs[0].settings
     spec, numbers = envs.spec_of(env_id), list(range(seeds))
     agent = build.build_agent(settings.algo, settings.compress, spec, numbers, torch.device("cpu"))
