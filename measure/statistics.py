@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 FloatVector = NDArray[np.float64]
 Statistic = Callable[[Sequence[FloatVector]], float]
@@ -29,6 +28,8 @@ class Interval:
 
 def interquartile_mean(x: FloatVector) -> float:
     """Mean of the middle half."""
+    from scipy import stats  # a second that a training, which imports this module, need not wait for
+
     return float(stats.trim_mean(x, 0.25))
 
 
@@ -59,6 +60,8 @@ def bootstrap(
 
 def mean_interval(x: Sequence[float]) -> Interval:
     """Mean of independent values with Student's interval; of one value it is infinitely wide."""
+    from scipy import stats
+
     mean = float(np.mean(x))
     if len(x) == 1:
         return Interval(mean, -np.inf, np.inf)
