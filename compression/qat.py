@@ -38,7 +38,7 @@ class StraightThroughQuantize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
         (inside,) = ctx.saved_tensors
-        return grads[0] * inside, None, None, None, None
+        return torch.where(inside, grads[0], 0.0), None, None, None, None
 
 
 def activation_grid(low: Tensor, high: Tensor, levels: int = ACTIVATION_LEVELS) -> tuple[Tensor, Tensor]:
