@@ -44,7 +44,7 @@ def findings(study: Study) -> list[Finding]:
 def verdict(intervals: Sequence[Interval], threshold: float, groups: Sequence[Cells]) -> str:
     """holds where every interval lies above the threshold, does not hold where one lies below it, else unknown.
 
-    Unknown too with fewer than LEAST_TASKS tasks or a cell of fewer than LEAST_SEEDS seeds.
+    Unknown too with fewer than LEAST_TASKS tasks; cells of fewer than LEAST_SEEDS seeds were left out before.
     """
     if not enough(cell for group in groups for cell in group):
         return UNKNOWN
@@ -54,9 +54,13 @@ def verdict(intervals: Sequence[Interval], threshold: float, groups: Sequence[Ce
 
 
 def enough(cells: Iterable[Cell]) -> bool:
-    """Whether there are tasks and seeds to speak of."""
-    cells = list(cells)
-    return len({cell.task for cell in cells}) >= LEAST_TASKS and all(cell.n >= LEAST_SEEDS for cell in cells)
+    """Whether there are tasks to speak of."""
+    return len({cell.task for cell in cells}) >= LEAST_TASKS
+
+
+def counts(cell: Cell) -> bool:
+    """Whether a cell has seeds to speak of: those whose fp32 policy learned."""
+    return len(cell.kept) >= LEAST_SEEDS
 
 
 def _better(
@@ -72,7 +76,7 @@ def _better(
     for other in others:
         pairs = _pairs(study, (method, other), algo)
         if not pairs:
-            return Finding(claim, rule, f"no task has {method} and {other}", UNKNOWN)
+            return Finding(claim, rule, f"no task has {LEAST_SEEDS} seeds of {method} and {other}", UNKNOWN)
         mine, theirs = ([cell.kept for cell in side] for side in zip(*pairs, strict=True))
         interval = improvement(theirs, mine) if worse else improvement(mine, theirs)
         iqms = [interquartile_mean(np.concatenate(side)) for side in (mine, theirs)]
@@ -119,9 +123,9 @@ def _l2_better(study: Study) -> Finding:
     for task in study.tasks:
         l1, l2 = study.pruned(task, 1), study.pruned(task, 2)
         both = [(l2[ratio], l1[ratio]) for ratio in l2 if ratio in l1]
-        pairs += [pair for pair in both if all(len(cell.kept) for cell in pair)]
+        pairs += [pair for pair in both if all(counts(cell) for cell in pair)]
     if not pairs:
-        return Finding(claim, rule, "no ratio was pruned both ways", UNKNOWN)
+        return Finding(claim, rule, f"no ratio was pruned both ways with {LEAST_SEEDS} seeds", UNKNOWN)
     l2_kept, l1_kept = ([cell.kept for cell in side] for side in zip(*pairs, strict=True))
     interval = improvement(l2_kept, l1_kept)
     iqms = [interquartile_mean(np.concatenate(side)) for side in (l2_kept, l1_kept)]
@@ -132,9 +136,9 @@ def _l2_better(study: Study) -> Finding:
 def _ten_percent(study: Study) -> Finding:
     claim = "Pruning 10 % by L2 is safe"
     rule = f"return kept, mean over tasks and seeds, whole interval above {KEEPS:.0%}"
-    cells = [cell for task in study.tasks if (cell := study.pruned(task, 2).get(0.1)) and len(cell.kept)]
+    cells = [cell for task in study.tasks if (cell := study.pruned(task, 2).get(0.1)) and counts(cell)]
     if not cells:
-        return Finding(claim, rule, "no policy was pruned by 10 %", UNKNOWN)
+        return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by 10 %", UNKNOWN)
     interval = bootstrap([cell.kept for cell in cells], pooled(lambda x: float(np.mean(x))))
     keeping = sum(reaches(float(np.mean(cell.kept)), KEEPS) for cell in cells)
     evidence = f"{_show(interval)}; {keeping} of {len(cells)} tasks keep {KEEPS:.0%}; {_size([[c] for c in cells])}"
@@ -148,10 +152,10 @@ def _lottery_ticket(study: Study) -> Finding:
         cell
         for task, norm in itertools.product(study.tasks, (1, 2))
         for ratio, cell in study.pruned(task, norm).items()
-        if ratio > 0.5 and len(cell.kept)
+        if ratio > 0.5 and counts(cell)
     ]
     if not cells:
-        return Finding(claim, rule, "no policy was pruned by more than half", UNKNOWN)
+        return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by more than half", UNKNOWN)
     tickets = [cell for cell in cells if reaches(float(np.mean(cell.kept)), KEEPS)]
     names = ", ".join(f"{cell.task.algo} {cell.task.env_id} {cell.variant}" for cell in tickets[:4])
     named = f"{len(tickets)} of {len(cells)} cells keep it" + (f": {names}" if names else "")
@@ -162,11 +166,11 @@ def _lottery_ticket(study: Study) -> Finding:
 
 
 def _pairs(study: Study, methods: tuple[str, str], algo: str | None = None) -> list[tuple[Cell, Cell]]:
-    """The cells of two methods on each task that has both, and whose fp32 policies learned."""
+    """The cells of two methods on each task that has both."""
     pairs = []
     for task in study.tasks:
         first, second = (study.cell(task, method) for method in methods)
-        if first and second and len(first.kept) and len(second.kept) and algo in (None, task.algo):
+        if first and second and counts(first) and counts(second) and algo in (None, task.algo):
             pairs.append((first, second))
     return pairs
 

@@ -63,8 +63,8 @@ def as_table(claims: Sequence[Finding]) -> ReportTable:
     rows = [[finding.claim, finding.verdict, finding.evidence, finding.rule] for finding in claims]
     notes = [
         "holds: the 95 % bootstrap interval lies wholly on the claim's side; does not hold: wholly on the other side; "
-        "not enough runs: neither, fewer than 2 tasks, or a cell of fewer than 3 seeds. Seeds whose fp32 policy is no "
-        "better than random actions are left out."
+        "not enough runs: neither, or fewer than 2 tasks. Left out: seeds whose fp32 policy is no better than random "
+        "actions, and cells of fewer than 3 seeds."
     ]
     return ReportTable("findings", "The paper's findings", ["claim", "verdict", "evidence", "rule"], rows, notes)
 

@@ -227,9 +227,17 @@ def test_a_verdict_needs_seeds_tasks_and_an_interval_on_one_side(add: Add) -> No
     assert verdict([Interval(0.7, 0.6, 0.8), Interval(0.3, 0.2, 0.4)], 0.5, groups) == FAILS
     assert verdict([Interval(0.5, 0.4, 0.6)], 0.5, groups) == UNKNOWN
     assert verdict([Interval(0.7, 0.6, 0.8)], 0.5, groups[:1]) == UNKNOWN
-    alone = Study([add("+algo=td3 env=hopper", 0, 1e3), add("+algo=td3 env=ant", 0, 1e3)])
-    assert verdict([Interval(0.7, 0.6, 0.8)], 0.5, [[cell] for cell in alone.cells.values()]) == UNKNOWN
-    assert rules.LEAST_SEEDS == 3
+    alone = [add("+algo=td3 env=hopper +compress=qat", 0, 1e3, 2e3), add("+algo=td3 env=hopper", 0, 2e3)]
+    assert [rules.counts(cell) for cell in Study(alone).cells.values()] == [False, False]
+
+
+def test_cells_of_few_seeds_do_not_count(add: Add) -> None:
+    tasks = ["+algo=sac env=hopper", "+algo=sac env=ant"]
+    whole = study_of(add, tasks, qat=0.5)
+    few = [add("+algo=sac env=humanoid", 0, 1e3), add("+algo=sac env=humanoid +compress=qat", 0, 5e3, 1e3)]
+    verdicts = [{f.claim: f for f in findings(Study(runs))} for runs in (whole.runs, [*whole.runs, *few])]
+    assert verdicts[0] == verdicts[1]
+    assert verdicts[0]["QAT helps SAC"].verdict == FAILS
 
 
 def test_energy_and_memory_are_judged_by_their_ratio(add: Add, tmp_path: Path) -> None:
