@@ -210,7 +210,7 @@ class Reporter:
             milestones.passed(step)
         names = ",".join(str(run.seed) for run in runs)
         title = f"{self.settings.algo.name} {self.settings.env.id} {runs[0].label} seed {names}"
-        self.progress = TrainingProgress(title, total)
+        self.progress = TrainingProgress(title, total, step)
         self.last_returns: list[float | None] = [None] * len(runs)
         self.since, self.since_step = time.monotonic(), step
 

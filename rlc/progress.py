@@ -14,10 +14,11 @@ SPEED_WINDOW_SECONDS = 3.0
 class TrainingProgress:
     """Steps, steps per second, last return and time left; use as a context manager."""
 
-    def __init__(self, title: str, total_steps: int) -> None:
+    def __init__(self, title: str, total_steps: int, step: int = 0) -> None:
+        """`step`: where the training begins, or goes on."""
         self.title, self.total_steps = title, total_steps
-        self.since = time.monotonic()
-        self.since_step = self.lines = 0
+        self.since, self.since_step = time.monotonic(), step
+        self.lines = step * LINES // total_steps
         self.speed = 0.0
         self.bar: Progress | None = None
         console = Console(highlight=False)
@@ -47,13 +48,15 @@ class TrainingProgress:
     def update(self, step: int, last_return: float | None) -> None:
         """Called often: moves the bar, or prints the line that is due."""
         now = time.monotonic()
-        if now - self.since >= SPEED_WINDOW_SECONDS or self.speed == 0:
+        line_due = self.bar is None and step * LINES >= (self.lines + 1) * self.total_steps
+        # A line tells the speed since the line before, with the evaluation that lies between them.
+        if line_due or (self.bar is not None and now - self.since >= SPEED_WINDOW_SECONDS):
             self.speed = (step - self.since_step) / (now - self.since)
             self.since, self.since_step = now, step
         shown = "-" if last_return is None else f"{last_return:.1f}"
         if self.bar is not None:
             self.bar.update(self.task, completed=step, speed=self.speed, last_return=shown)
-        elif step * LINES >= (self.lines + 1) * self.total_steps:
+        elif line_due:
             self.lines = step * LINES // self.total_steps
             left = timedelta(seconds=round((self.total_steps - step) / self.speed))
             line = f"{self.title}: {step}/{self.total_steps} steps, {self.speed:.0f} steps/s"

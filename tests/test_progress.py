@@ -24,6 +24,15 @@ def test_time_left_may_exceed_a_day(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1 day, 3:46:40 left" in capsys.readouterr().out
 
 
+def test_a_resumed_training_counts_its_own_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = TrainingProgress("x", 100, step=50)
+    progress.since -= 1000
+    progress.update(52, None)
+    assert capsys.readouterr().out == ""
+    progress.update(60, None)
+    assert "60/100 steps, 0 steps/s, return -, 1:06:40 left" in capsys.readouterr().out
+
+
 def test_milestones_are_passed_once_each_and_the_last_is_the_end() -> None:
     milestones = Milestones(1000, 4)
     assert [step for step in range(0, 1001, 30) if milestones.passed(step)] == [270, 510, 750]
