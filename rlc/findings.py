@@ -72,23 +72,27 @@ def _better(
         f"probability that a run of {method} {word} a run of {' and of '.join(others)}, mean over tasks, "
         "whole interval above 0.5"
     )
-    intervals, groups, evidence = [], [], []
+    intervals, groups, evidence, met = [], [], [], True
     for other in others:
         pairs = _pairs(study, (method, other), algo)
         if not pairs:
             return Finding(claim, rule, f"no task has {LEAST_SEEDS} seeds of {method} and {other}", UNKNOWN)
-        mine, theirs = ([cell.kept for cell in side] for side in zip(*pairs, strict=True))
-        interval = improvement(theirs, mine) if worse else improvement(mine, theirs)
-        iqms = [interquartile_mean(np.concatenate(side)) for side in (mine, theirs)]
+        interval, words = _compared(pairs, worse)
         intervals.append(interval)
         groups += pairs
-        evidence.append(
-            f"against {other}: {_show(interval)}; return kept (interquartile mean) {iqms[0]:.1%} and {iqms[1]:.1%}; "
-            f"{_size(pairs)}"
-        )
-    # Each opponent must be met on enough tasks.
-    met = all(enough(cell for pair in _pairs(study, (method, other), algo) for cell in pair) for other in others)
+        evidence.append(f"against {other}: {words}")
+        # Each opponent must be met on enough tasks.
+        met = met and enough(cell for pair in pairs for cell in pair)
     return Finding(claim, rule, ". ".join(evidence), verdict(intervals, 0.5, groups) if met else UNKNOWN)
+
+
+def _compared(pairs: Sequence[tuple[Cell, Cell]], worse: bool = False) -> tuple[Interval, str]:
+    """Probability that a run of the first cells beats one of the second, or loses to it, and what is said of it."""
+    mine, theirs = ([cell.kept for cell in side] for side in zip(*pairs, strict=True))
+    interval = improvement(theirs, mine) if worse else improvement(mine, theirs)
+    iqms = [interquartile_mean(np.concatenate(side)) for side in (mine, theirs)]
+    kept = f"return kept (interquartile mean) {iqms[0]:.1%} and {iqms[1]:.1%}"
+    return interval, f"{_show(interval)}; {kept}; {_size(pairs)}"
 
 
 def _no_energy_gain(study: Study) -> Finding:
@@ -126,10 +130,7 @@ def _l2_better(study: Study) -> Finding:
         pairs += [pair for pair in both if all(counts(cell) for cell in pair)]
     if not pairs:
         return Finding(claim, rule, f"no ratio was pruned both ways with {LEAST_SEEDS} seeds", UNKNOWN)
-    l2_kept, l1_kept = ([cell.kept for cell in side] for side in zip(*pairs, strict=True))
-    interval = improvement(l2_kept, l1_kept)
-    iqms = [interquartile_mean(np.concatenate(side)) for side in (l2_kept, l1_kept)]
-    evidence = f"{_show(interval)}; return kept (interquartile mean) {iqms[0]:.1%} and {iqms[1]:.1%}; {_size(pairs)}"
+    interval, evidence = _compared(pairs)
     return Finding(claim, rule, evidence, verdict([interval], 0.5, pairs))
 
 

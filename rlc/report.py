@@ -52,10 +52,11 @@ def report(arguments: list[str]) -> None:
     cells = [*tidy(study), *tidy(as_published)]
     write_atomic(folder / "cells.csv", _csv(list(cells[0]), [list(row.values()) for row in cells]).encode())
     pictures = [(caption, write_figure(folder, name, drawn)) for name, caption, drawn in figures(study)]
-    page = render(settings.study, runs, shown, pictures, folder)
+    made = provenance(runs)
+    page = render(settings.study, made, runs, shown, pictures, folder)
     write_atomic(folder / "index.html", page.encode())
     log_tables(folder, settings.study, settings.wandb, {table.name: (table.headers, table.rows) for table in shown})
-    print(f"{folder / 'index.html'}: {len(runs)} runs; {provenance(runs)}")
+    print(f"{folder / 'index.html'}: {len(runs)} runs; {made}")
 
 
 def as_table(claims: Sequence[Finding]) -> ReportTable:
@@ -104,6 +105,7 @@ def write_figure(folder: Path, name: str, figure: Figure) -> bytes:
 
 def render(
     study: str,
+    made: str,
     runs: Sequence[RunDirectory],
     shown: Sequence[ReportTable],
     pictures: Sequence[tuple[str, bytes]],
@@ -114,7 +116,7 @@ def render(
     links = [(run.name, os.path.relpath(run.path, folder), _return(run)) for run in runs]
     return environment.from_string((DATA / "page.html").read_text()).render(
         study=study,
-        provenance=provenance(runs),
+        provenance=made,
         tables=shown,
         figures=[(caption, base64.b64encode(svg).decode()) for caption, svg in pictures],
         links=links,

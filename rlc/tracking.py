@@ -28,7 +28,16 @@ class Tracker:
             # Without a directory it can write to, W&B falls back to a temporary one: check first.
             if not os.access(run.path, os.W_OK):
                 raise OSError(f"{run.path} is not writable")
-            self.wandb_run = _init(run, group, tags)
+            self.wandb_run = _init(
+                settings.wandb,
+                run.path,
+                f"{group} {run.identity} {run.seed}",
+                name=f"{settings.algo.name}-{settings.env.id}-{run.label}-seed{run.seed}",
+                group=group,
+                job_type=settings.compress.method,
+                tags=tags,
+                config=settings.model_dump() | {"seed": run.seed, "label": run.label, "identity": run.identity},
+            )
             self.wandb_run.define_metric("*", step_metric="global_step")
 
     def log(self, row: dict[str, float]) -> None:
@@ -77,41 +86,25 @@ def log_tables(
     try:
         import wandb
 
-        run = wandb.init(
-            mode=settings.mode,
-            project=settings.project,
-            entity=settings.entity,
-            dir=str(folder.resolve()),
-            id=hashlib.sha256(f"report {study}".encode()).hexdigest()[:16],
-            name=f"report-{study}",
-            group=study,
-            job_type="report",
-            reinit="create_new",
-            resume="allow",
-            settings=wandb.Settings(console="off", silent=True),
-        )
+        run = _init(settings, folder, f"report {study}", name=f"report-{study}", group=study, job_type="report")
         run.log({name: wandb.Table(columns=[*headers], data=rows) for name, (headers, rows) in tables.items()})
         run.finish()
     except Exception as error:
         say(f"W&B failed, the report stands without it: {error}")
 
 
-def _init(run: RunDirectory, group: str, tags: list[str]) -> Any:
+def _init(settings: WandbSettings, folder: Path, identity: str, **shown: Any) -> Any:
+    """The W&B run of an identity, begun or gone on with; its files lie in the folder."""
     import wandb
 
-    settings = run.settings
     return wandb.init(
-        mode=settings.wandb.mode,
-        project=settings.wandb.project,
-        entity=settings.wandb.entity,
-        dir=str(run.path.resolve()),
-        id=hashlib.sha256(f"{group} {run.identity} {run.seed}".encode()).hexdigest()[:16],
-        name=f"{settings.algo.name}-{settings.env.id}-{run.label}-seed{run.seed}",
-        group=group,
-        job_type=settings.compress.method,
-        tags=tags,
-        config=settings.model_dump() | {"seed": run.seed, "label": run.label, "identity": run.identity},
+        mode=settings.mode,
+        project=settings.project,
+        entity=settings.entity,
+        dir=str(folder.resolve()),
+        id=hashlib.sha256(identity.encode()).hexdigest()[:16],
         reinit="create_new",
         resume="allow",
         settings=wandb.Settings(console="off", silent=True),
+        **shown,
     )
