@@ -42,6 +42,12 @@ def device_of(name: str) -> torch.device:
     return device
 
 
+def check_precision(name: str, device: torch.device) -> None:
+    """Raises SettingsError where a device has no fast products of that precision."""
+    if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise SettingsError("precision=bf16: this CPU has no bfloat16 products; allowed: fp32")
+
+
 AGENTS: dict[str, Callable[..., ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg": DDPG, "td3": TD3, "sac": SAC}
 
 

@@ -130,6 +130,7 @@ class Training:
 
     def __init__(self, settings: Settings, agent: ActorCritic, envs: SeedEnvs) -> None:
         self.settings, self.agent, self.envs = settings, agent, envs
+        agent.multiply_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
         algo = settings.algo
         self.replay: Replay | None = None
         if isinstance(algo, OffPolicySettings):

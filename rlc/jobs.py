@@ -23,7 +23,7 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
         seen.add(run.path)
     for job in jobs:
         envs.spec_of(job.settings.env.id)
-        build.device_of(job.settings.device)
+        build.check_precision(job.settings.precision, build.device_of(job.settings.device))
     for run in runs:
         if not run.settings.overwrite:
             run.check_identity()

@@ -264,6 +264,7 @@ class Settings(Strict):
     protocol: Literal["ours", "paper"]
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)]
+    precision: Literal["fp32", "bf16"]
     checkpoint_every: Count | None
     overwrite: bool
     fail_fast: bool
@@ -298,6 +299,8 @@ class Settings(Strict):
                     )
         else:
             counts["algo.rollout_steps"] = algo.rollout_steps
+            if self.precision != "fp32":
+                raise ValueError(f"precision={self.precision}: allowed with {algo.name}: fp32")
         for key, value in counts.items():
             if value % algo.num_envs:
                 raise ValueError(f"{key}={value}: must be a multiple of algo.num_envs={algo.num_envs}")

@@ -13,7 +13,7 @@ from tests.conftest import ON_POLICY, make_agent, rollouts, spec
 from tests.test_replay import SPEC, Count
 from trainers import gaussian
 from trainers.loops import on_policy
-from trainers.networks import GaussianMLP, row_gradient
+from trainers.networks import GaussianMLP, in_memory, row_gradient, row_views
 from trainers.normalize import RunningStatistics
 from trainers.ppo import PPO, clipped_surrogate
 from trainers.rollout import Rollout, SeedEnvs, collect, gae
@@ -218,7 +218,7 @@ def test_fisher_vector_product_is_the_generalised_gauss_newton_product(qat: bool
             [
                 torch.cat(
                     [
-                        g[seed].flatten()
+                        in_memory(g)[seed].flatten()
                         for g in torch.autograd.grad(o, parameters, retain_graph=True, materialize_grads=True)
                     ]
                 )
@@ -327,11 +327,11 @@ def test_ppo_equals_a_plain_implementation() -> None:
     parameters = [*actor.parameters(), log_std, *critic.parameters()]
     adam = torch.optim.Adam(parameters, 3e-4)
     for name, group in (("actor", [log_std, *actor.parameters()]), ("critic", list(critic.parameters()))):
-        kept, at = agent.optimizers[name].state(slice(0, 1)), 0
-        for p in group:
-            moments = {k: kept[k][0, at : at + p.numel()].view_as(p).clone() for k in ("exp_avg", "exp_avg_sq")}
+        kept, stacked = agent.optimizers[name].state(slice(0, 1)), agent.optimizers[name].parameters
+        first, second = (row_views(kept[k], stacked) for k in ("exp_avg", "exp_avg_sq"))
+        for p, m, v in zip(group, first, second, strict=True):
+            moments = {"exp_avg": m[0].view_as(p).clone(), "exp_avg_sq": v[0].view_as(p).clone()}
             adam.state[p] = {"step": kept["step"][0].clone(), **moments}
-            at += p.numel()
     mean, std, scale = agent.observations.mean[0, 0], agent.observations.var[0, 0].sqrt(), agent.returns.std().item()
     rollout = draw(agent)
     order = torch.Generator()

@@ -39,6 +39,12 @@ class ActorCritic(ABC):
         self.explore_streams = [torch_stream(Stream.EXPLORE, seed) for seed in seeds]
         self.update_streams = [torch_stream(Stream.UPDATE, seed) for seed in seeds]
 
+    def multiply_in(self, dtype: torch.dtype) -> None:
+        """Train with products of float32 or bfloat16; the weights are float32, and acting is."""
+        for network in self.networks.values():
+            if isinstance(network, StackedMLP):
+                network.dtype = dtype
+
     @abstractmethod
     def act(self, obs: FloatArray) -> FloatArray:
         """Exploring actions [S, E, act_dim] in environment units for observations [S, E, obs_dim]."""
@@ -69,7 +75,7 @@ class ActorCritic(ABC):
 
     def state(self, i: int) -> dict[str, Tensor]:
         """Parameters and buffers of seed number i by name, without the seed axis, on the CPU."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self._state_views(i).items()}
+        return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self._state_views(i).items()}
 
     @torch.no_grad()
     def load_state(self, i: int, tensors: dict[str, Tensor]) -> None:

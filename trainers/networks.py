@@ -9,7 +9,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,57 +73,54 @@ def plain_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 class PlainMLP(torch.autograd.Function):
     """All layers of a StackedMLP in one node, with a third of the calls that autograd makes of them.
 
-    Arguments: x [N, B, in], `relu` or `tanh`, then weight and bias of each layer.
+    Arguments: x [N, B, in], `relu` or `tanh`, the type of the products, then weight and bias of each layer.
+    Gradients of parameters are added to their `grad`, which must be there; none are returned for them.
+
+    With bfloat16 products weights and activations are rounded for all layers but the last, sums stay in float32.
+    The last one is left: a Q value of 400 would be rounded to a multiple of 2.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, activation: str, *parameters: Tensor) -> Tensor:
-        weights, inputs = parameters[::2], []
+    def forward(ctx: Any, x: Tensor, activation: str, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+        weights, inputs = [w.to(dtype) for w in parameters[:-2:2]] + [parameters[-2]], []
         for weight, bias in zip(weights, parameters[1::2], strict=True):
+            x = x.to(weight.dtype)
             inputs.append(x)
-            x = stacked_affine(x, weight, bias)
+            x = stacked_affine(x, weight, bias.to(weight.dtype))
             if weight is not weights[-1]:
                 x = x.relu_() if activation == "relu" else x.tanh_()
-        ctx.activation = activation
+        ctx.activation, ctx.parameters = activation, parameters
         ctx.save_for_backward(*inputs, *weights)
         return x
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        layers = len(ctx.saved_tensors) // 2
+        layers = len(ctx.parameters) // 2
         inputs, weights = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
-        found: list[Tensor | None] = []
         for i in reversed(range(layers)):
             x, weight = inputs[i], weights[i]
-            narrow = weight.shape[1] == 1
-            if ctx.needs_input_grad[2 + 2 * i]:
-                found = [_weight_gradient(gradient, x), gradient.sum(1, keepdim=True), *found]
-            else:
-                found = [None, None, *found]
+            gradient = gradient.to(weight.dtype)
+            if ctx.needs_input_grad[3 + 2 * i]:
+                _add_products(ctx.parameters[2 * i].grad, gradient, x)
+                ctx.parameters[2 * i + 1].grad += gradient.sum(1, keepdim=True, dtype=torch.float32)
             if i > 0 or ctx.needs_input_grad[0]:
-                gradient = gradient * weight if narrow else torch.bmm(gradient, weight)
+                gradient = gradient * weight if weight.shape[1] == 1 else torch.bmm(gradient, weight)
             if i > 0 and ctx.activation == "relu":
                 torch.ops.aten.threshold_backward.grad_input(gradient, x, 0, grad_input=gradient)
             elif i > 0:
                 torch.ops.aten.tanh_backward.grad_input(gradient, x, grad_input=gradient)
-        return gradient if ctx.needs_input_grad[0] else None, None, *found
+        return gradient.float() if ctx.needs_input_grad[0] else None, None, None, *[None] * 2 * layers
 
 
-def plain_mlp(x: Tensor, activation: str, parameters: Sequence[Tensor]) -> Tensor:
-    """PlainMLP, for parameters in the order weight, bias, weight, ..."""
-    y: Tensor = PlainMLP.apply(x, activation, *parameters)  # type: ignore[no-untyped-call]
-    return y
-
-
-def _weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-    """Of [N, out, in], for the gradient of the outputs [N, B, out] and inputs [N, B, in]."""
+def _add_products(total: Tensor, gradient: Tensor, x: Tensor) -> None:
+    """Add the gradient of weights [N, out, in] to `total`, for that of the outputs [N, B, out] and inputs [N, B, in]."""
     if gradient.shape[2] == 1:
-        return (gradient * x).sum(1, keepdim=True)
-    if gradient.shape[2] == x.shape[2]:
-        return torch.bmm(gradient.mT, x)
-    # Twice as fast where there are few inputs, but transposed in memory, which costs a slower copy.
-    return torch.bmm(x.mT, gradient).mT
+        total += (gradient * x).sum(1, keepdim=True)
+    elif gradient.dtype == total.dtype:
+        total.baddbmm_(gradient.mT, x)
+    else:
+        total += torch.bmm(gradient.mT, x)
 
 
 class Stacked(nn.Module):
@@ -140,8 +137,7 @@ class Stacked(nn.Module):
         width = -(-used // ROW_PADDING) * ROW_PADDING
         flat = parameters[0].new_zeros(parameters[0].shape[0], width)
         for parameter, view in zip(parameters, row_views(flat, parameters), strict=True):
-            view.copy_(parameter.data)
-            parameter.data = view
+            parameter.data = view.copy_(parameter.data)
         self.flat = flat
         return flat
 
@@ -168,6 +164,8 @@ class StackedMLP(Stacked):
         self.activation, self.activation_name = ACTIVATIONS[activation](), activation
         self.one_node = True
         """Off where a gradient is differentiated again."""
+        self.dtype = torch.float32
+        """Of the products of plain layers: float32 or bfloat16."""
         for layer in self.layers:
             assert isinstance(layer, StackedLinear)
             bound = 1 / math.sqrt(layer.weight.shape[2])
@@ -178,7 +176,7 @@ class StackedMLP(Stacked):
     def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:
         """`update_ranges` lets quantised layers follow the batch; plain layers do not care."""
         if self.one_node and self._plain():
-            return plain_mlp(x, self.activation_name, self._layer_parameters())
+            return self._one_node(x, self._layer_parameters())
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             x = layer(x, update_ranges)
@@ -190,7 +188,11 @@ class StackedMLP(Stacked):
         """Some rows as a function through which gradients pass, with none for its own parameters; plain layers only."""
         assert self._plain()
         parameters = [p.detach()[rows] for p in self._layer_parameters()]
-        return lambda x: plain_mlp(x, self.activation_name, parameters)
+        return lambda x: self._one_node(x, parameters)
+
+    def _one_node(self, x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        y: Tensor = PlainMLP.apply(x, self.activation_name, self.dtype, *parameters)  # type: ignore[no-untyped-call]
+        return y
 
     def _plain(self) -> bool:
         return all(type(layer) is StackedLinear for layer in self.layers)
@@ -245,7 +247,17 @@ def row_views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Views into flat [N, P] with the shapes of `parameters`, one after another."""
     widths = [p[0].numel() for p in parameters]
     pieces = torch.split(flat[:, : sum(widths)], widths, dim=1)
-    return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
+    views = [piece.view(in_memory(p).shape) for piece, p in zip(pieces, parameters, strict=True)]
+    return [view.mT if _is_tall(p) else view for view, p in zip(views, parameters, strict=True)]
+
+
+def in_memory(parameter: Tensor) -> Tensor:
+    """A parameter [N, ...] as it lies in flat storage: a matrix along its longer side, for faster products."""
+    return parameter.mT if _is_tall(parameter) else parameter
+
+
+def _is_tall(parameter: Tensor) -> bool:
+    return parameter.dim() == 3 and parameter.shape[1] > parameter.shape[2]
 
 
 def row_gradient(loss: Tensor, network: Stacked, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
@@ -254,7 +266,7 @@ def row_gradient(loss: Tensor, network: Stacked, create_graph: bool = False, ret
     gradients = torch.autograd.grad(
         loss, parameters, retain_graph=retain_graph or create_graph, create_graph=create_graph
     )
-    row = torch.cat([gradient.flatten(1) for gradient in gradients], 1)
+    row = torch.cat([in_memory(gradient).flatten(1) for gradient in gradients], 1)
     return nn.functional.pad(row, (0, network.flat.shape[1] - row.shape[1]))
 
 
@@ -267,7 +279,8 @@ class FlatAdam:
         self.parameters = list(network.parameters())
         self.gradient, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(self.flat) for _ in range(3))
         self.steps = self.flat.new_zeros(len(self.flat))
-        self.views = row_views(self.gradient, self.parameters)
+        for parameter, view in zip(self.parameters, row_views(self.gradient, self.parameters), strict=True):
+            parameter.grad = view
         columns = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
         self._rows = list(zip(*(column.unbind() for column in columns), strict=True))
 
@@ -319,10 +332,14 @@ class FlatAdam:
 
 def differentiate(loss: Tensor, optimizers: Iterable[FlatAdam]) -> None:
     """As the method, for several networks in one backward pass."""
-    pairs = [pair for optimizer in optimizers for pair in zip(optimizer.parameters, optimizer.views, strict=True)]
-    gradients = torch.autograd.grad(loss, [parameter for parameter, _ in pairs], materialize_grads=True)
-    for (_, view), gradient in zip(pairs, gradients, strict=True):
-        view.copy_(gradient)
+    parameters: list[Tensor] = []
+    for optimizer in optimizers:
+        optimizer.gradient.zero_()
+        parameters += optimizer.parameters
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, found, strict=True):
+        if gradient is not None:
+            cast(Tensor, parameter.grad).copy_(gradient)
 
 
 def clip_row_norms(gradients: Sequence[Tensor], limit: float) -> Tensor:
