@@ -103,6 +103,13 @@ def mlp(inputs: int, outputs: int, state: dict[str, torch.Tensor]) -> nn.Sequent
     return nn.Sequential(*layers)
 
 
+def test_the_squashed_gaussians_own_gradient_is_right() -> None:
+    """Against finite differences in float64, of the action and of the log-probability."""
+    mean, log_std, noise = torch.randn(3, 5, 2, dtype=torch.float64)
+    of = (mean.requires_grad_(), log_std.requires_grad_(), noise, torch.tensor([0.4, 2.0], dtype=torch.float64))
+    assert torch.autograd.gradcheck(squashed_gaussian, of)
+
+
 def test_update_equals_a_plain_implementation() -> None:
     of = spec()
     ours = make_sac(of, [4], alpha="auto")

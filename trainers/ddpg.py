@@ -70,7 +70,7 @@ class DDPG(ActorCritic):
         self.optimizers["critic"].minimize(critic_loss.sum())
 
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
-        actor_loss = -self._q(self.critic.detached(), batch.obs, action).mean(-1)
+        actor_loss = -self._q(self.critic.detached(followed=self.spec.act_dim), batch.obs, action).mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
 
         polyak(self.target_critic, self.critic, self.tau)

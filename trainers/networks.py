@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.optim.adam import adam
 
 FloatArray = NDArray[np.float32]
 Acting = Callable[[FloatArray], FloatArray]
@@ -73,54 +72,62 @@ def plain_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 class PlainMLP(torch.autograd.Function):
     """All layers of a StackedMLP in one node, with a third of the calls that autograd makes of them.
 
-    Arguments: x [N, B, in], `relu` or `tanh`, the type of the products, then weight and bias of each layer.
-    Gradients of parameters are added to their `grad`, which must be there; none are returned for them.
+    Arguments: x [N, B, in], the network, how many of the last inputs get a gradient (the others get zeros), then weight
+    and bias of each layer, or some rows of them. Gradients of parameters go to their `grad`, which must be there; none
+    are returned for them.
 
-    With bfloat16 products weights and activations are rounded for all layers but the last, sums stay in float32.
-    The last one is left: a Q value of 400 would be rounded to a multiple of 2.
+    With bfloat16 products all is rounded but the outputs, which stay float32: a Q value of 400 would be rounded to a
+    multiple of 2. Gradients are summed in float32.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, activation: str, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
-        weights, inputs = [w.to(dtype) for w in parameters[:-2:2]] + [parameters[-2]], []
-        for weight, bias in zip(weights, parameters[1::2], strict=True):
-            x = x.to(weight.dtype)
+    def forward(ctx: Any, x: Tensor, network: "StackedMLP", followed: int, *parameters: Tensor) -> Tensor:
+        weights, inputs = [weight.to(network.dtype) for weight in parameters[::2]], []
+        x = x.to(network.dtype)
+        for weight, bias in zip(weights[:-1], parameters[1:-2:2], strict=True):
             inputs.append(x)
-            x = stacked_affine(x, weight, bias.to(weight.dtype))
-            if weight is not weights[-1]:
-                x = x.relu_() if activation == "relu" else x.tanh_()
-        ctx.activation, ctx.parameters = activation, parameters
+            x = stacked_affine(x, weight, bias.to(network.dtype))
+            x = x.relu_() if network.activation_name == "relu" else x.tanh_()
+        inputs.append(x)
+        ctx.network, ctx.followed, ctx.parameters = network, followed, parameters
         ctx.save_for_backward(*inputs, *weights)
-        return x
+        return stacked_affine(x.float(), *parameters[-2:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layers = len(ctx.parameters) // 2
         inputs, weights = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
+        gradient = gradient.to(ctx.network.dtype)
         for i in reversed(range(layers)):
             x, weight = inputs[i], weights[i]
-            gradient = gradient.to(weight.dtype)
             if ctx.needs_input_grad[3 + 2 * i]:
-                _add_products(ctx.parameters[2 * i].grad, gradient, x)
-                ctx.parameters[2 * i + 1].grad += gradient.sum(1, keepdim=True, dtype=torch.float32)
-            if i > 0 or ctx.needs_input_grad[0]:
+                _add_products(ctx.parameters[2 * i].grad, gradient, x, ctx.network.has_gradient)
+                ctx.parameters[2 * i + 1].grad += gradient.sum(1, keepdim=True)
+            if i > 0:
                 gradient = gradient * weight if weight.shape[1] == 1 else torch.bmm(gradient, weight)
-            if i > 0 and ctx.activation == "relu":
+            if i > 0 and ctx.network.activation_name == "relu":
                 torch.ops.aten.threshold_backward.grad_input(gradient, x, 0, grad_input=gradient)
             elif i > 0:
                 torch.ops.aten.tanh_backward.grad_input(gradient, x, grad_input=gradient)
-        return gradient.float() if ctx.needs_input_grad[0] else None, None, None, *[None] * 2 * layers
+        ctx.network.has_gradient |= ctx.needs_input_grad[3]
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = torch.bmm(gradient, weights[0][..., -ctx.followed :]).float()
+            of_x = nn.functional.pad(of_x, (weights[0].shape[2] - ctx.followed, 0))
+        return of_x, None, None, *[None] * 2 * layers
 
 
-def _add_products(total: Tensor, gradient: Tensor, x: Tensor) -> None:
+def _add_products(total: Tensor, gradient: Tensor, x: Tensor, has_gradient: bool) -> None:
     """Add the gradient of weights [N, out, in] to `total`, for that of the outputs [N, B, out] and inputs [N, B, in]."""
     if gradient.shape[2] == 1:
         total += (gradient * x).sum(1, keepdim=True)
     elif gradient.dtype == total.dtype:
-        total.baddbmm_(gradient.mT, x)
-    else:
+        total.baddbmm_(gradient.mT, x, beta=int(has_gradient))
+    elif has_gradient:
         total += torch.bmm(gradient.mT, x)
+    else:
+        total.copy_(torch.bmm(gradient.mT, x))
 
 
 class Stacked(nn.Module):
@@ -129,6 +136,8 @@ class Stacked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.flat = torch.empty(0)
+        self.has_gradient = False
+        """Whether `grad` of the parameters holds part of a gradient already; else it holds zeros."""
 
     def flatten(self) -> Tensor:
         """Move all parameters into one [N, P] tensor, P padded to a multiple of 64; they become views of it."""
@@ -176,7 +185,7 @@ class StackedMLP(Stacked):
     def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:
         """`update_ranges` lets quantised layers follow the batch; plain layers do not care."""
         if self.one_node and self._plain():
-            return self._one_node(x, self._layer_parameters())
+            return self._one_node(x, x.shape[2], self._layer_parameters())
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             x = layer(x, update_ranges)
@@ -184,14 +193,17 @@ class StackedMLP(Stacked):
                 x = self.activation(x)
         return x
 
-    def detached(self, rows: slice = slice(None)) -> Callable[[Tensor], Tensor]:
-        """Some rows as a function through which gradients pass, with none for its own parameters; plain layers only."""
+    def detached(self, followed: int, rows: slice = slice(None)) -> Callable[[Tensor], Tensor]:
+        """Some rows as a function through which gradients pass to the last `followed` inputs and nothing else.
+
+        Plain layers only.
+        """
         assert self._plain()
         parameters = [p.detach()[rows] for p in self._layer_parameters()]
-        return lambda x: self._one_node(x, parameters)
+        return lambda x: self._one_node(x, followed, parameters)
 
-    def _one_node(self, x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        y: Tensor = PlainMLP.apply(x, self.activation_name, self.dtype, *parameters)  # type: ignore[no-untyped-call]
+    def _one_node(self, x: Tensor, followed: int, parameters: Sequence[Tensor]) -> Tensor:
+        y: Tensor = PlainMLP.apply(x, self, followed, *parameters)  # type: ignore[no-untyped-call]
         return y
 
     def _plain(self) -> bool:
@@ -274,7 +286,7 @@ class FlatAdam:
     """Adam (arXiv 1412.6980) over the flat storage of a network, each row with a step count of its own."""
 
     def __init__(self, network: Stacked, lr: float) -> None:
-        self.lr = lr
+        self.lr, self.network = lr, network
         self.flat = network.flatten()
         self.parameters = list(network.parameters())
         self.gradient, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(self.flat) for _ in range(3))
@@ -282,7 +294,7 @@ class FlatAdam:
         for parameter, view in zip(self.parameters, row_views(self.gradient, self.parameters), strict=True):
             parameter.grad = view
         columns = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
-        self._rows = list(zip(*(column.unbind() for column in columns), strict=True))
+        self._rows = [list(column.unbind()) for column in columns]
 
     def minimize(self, loss: Tensor) -> None:
         """One step on a sum of per-seed losses, for this network's parameters and no others."""
@@ -295,27 +307,35 @@ class FlatAdam:
 
     def step(self, active: Tensor | None = None) -> None:
         """One step down `gradient`; rows that are not active [N] stay as they are, moments included."""
-        moving = self._rows if active is None else list(itertools.compress(self._rows, active.tolist()))
-        if not moving:
+        rows = self._rows
+        if active is not None:
+            rows = [list(itertools.compress(column, active.tolist())) for column in rows]
+        flat, gradient, exp_avg, exp_avg_sq, steps = rows
+        if not flat:
             return
-        flat, gradient, exp_avg, exp_avg_sq, steps = (list(column) for column in zip(*moving, strict=True))
-        # The function behind torch.optim.Adam, without the 100 microseconds of the class around it.
-        adam(
+        torch._foreach_add_(steps, 1)
+        # The kernel behind torch.optim.Adam, without the 100 microseconds of Python around it.
+        torch._fused_adam_(
             flat,
             gradient,
             exp_avg,
             exp_avg_sq,
             [],
             steps,
-            fused=True,
             amsgrad=False,
+            lr=self.lr,
             beta1=0.9,
             beta2=0.999,
-            lr=self.lr,
             weight_decay=0.0,
             eps=1e-8,
             maximize=False,
         )
+
+    def step_down(self, gradients: Sequence[Tensor]) -> None:
+        """One step down the given gradient of each parameter."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            cast(Tensor, parameter.grad).copy_(gradient)
+        self.step()
 
     def state(self, rows: slice) -> dict[str, Tensor]:
         """Moments and step counts of some rows, on the CPU."""
@@ -335,6 +355,7 @@ def differentiate(loss: Tensor, optimizers: Iterable[FlatAdam]) -> None:
     parameters: list[Tensor] = []
     for optimizer in optimizers:
         optimizer.gradient.zero_()
+        optimizer.network.has_gradient = False
         parameters += optimizer.parameters
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, found, strict=True):
@@ -351,6 +372,12 @@ def clip_row_norms(gradients: Sequence[Tensor], limit: float) -> Tensor:
     for gradient in gradients:
         gradient.mul_((limit / (norm + 1e-6)).clamp(max=1).unsqueeze(1))
     return norm
+
+
+def for_twins(obs: Tensor, action: Tensor) -> Tensor:
+    """Inputs [2 S, B, ...] of the two critics of each seed, from [S, B, obs_dim] and [S, B, act_dim]."""
+    pairs = [x.unsqueeze(1).expand(-1, 2, -1, -1) for x in (obs, action)]
+    return torch.cat(pairs, -1).flatten(0, 1)
 
 
 def frozen_copy(network: StackedMLP) -> StackedMLP:

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, StackedScalar, frozen_copy, polyak
+from trainers.networks import FlatAdam, StackedMLP, StackedScalar, for_twins, frozen_copy, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -86,14 +87,15 @@ class SAC(ActorCritic):
         self.optimizers["critics"].minimize(critic_loss.sum())
 
         action, log_prob = self._sample(self.actor(batch.obs, update_ranges=True), self.update_streams)
-        q_pi = self._q(self.critics.detached(), batch.obs, action).amin(1)
+        q_pi = self._q(self.critics.detached(followed=self.spec.act_dim), batch.obs, action).min(1).values
         actor_loss = (alpha * log_prob - q_pi).mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
 
         entropy = -log_prob.detach().mean(-1)
         if "log_alpha" in self.optimizers:
-            alpha_loss = self.log_alpha.value.exp().squeeze(1) * (entropy - self.target_entropy)
-            self.optimizers["log_alpha"].minimize(alpha_loss.sum())
+            # The derivative of J(alpha) = alpha (entropy - target entropy) by log alpha is J itself.
+            alpha_loss = alpha * (entropy - self.target_entropy).unsqueeze(1)
+            self.optimizers["log_alpha"].step_down([alpha_loss])
 
         polyak(self.target_critics, self.critics, self.tau)
         return {
@@ -117,8 +119,33 @@ class SAC(ActorCritic):
 
     def _q(self, critics: Callable[[Tensor], Tensor], obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, 2, B] of the twins."""
-        twins = torch.cat([obs, unit_action], -1).repeat_interleave(2, 0)
-        return critics(twins).view(-1, 2, obs.shape[1])
+        return critics(for_twins(obs, unit_action)).view(-1, 2, obs.shape[1])
+
+
+class SquashedGaussian(torch.autograd.Function):
+    """`squashed_gaussian` in one node."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, noise: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        spread = log_std.exp() * noise
+        x = mean + spread
+        unit_action = torch.tanh(x)
+        ctx.save_for_backward(unit_action, spread)
+        # log(1 - tanh(x)^2) = 2 (log 2 - |x| - log(1 + exp(-2|x|))), exact for any x. Not softplus: its bits depend
+        # on how many seeds are batched.
+        size = x.abs()
+        log_slope = 2 * (math.log(2) - size - torch.log(1 + torch.exp(-2 * size)))
+        gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+        return unit_action, (gaussian - log_slope - scale.log()).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_action: Tensor, of_log_prob: Tensor) -> tuple[Tensor | None, ...]:
+        unit_action, spread = ctx.saved_tensors
+        of_log_prob = of_log_prob.unsqueeze(-1)
+        # The noise is fixed: log p changes with x = mean + spread by -d log_slope / dx = 2 tanh(x) alone.
+        of_x = torch.addcmul(of_action * (1 - unit_action.square()), unit_action, of_log_prob, value=2)
+        return of_x, of_x * spread - of_log_prob, None, None
 
 
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -127,10 +154,5 @@ def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor, scale: Tenso
     Appendix C of the paper plus the constant of the affine map: log p = log N(x) - sum log(scale (1 - tanh(x)^2)).
     Arguments [..., act_dim] (`scale` [act_dim]); returns [..., act_dim] and [...].
     """
-    x = mean + log_std.exp() * noise
-    gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-    # log(1 - tanh(x)^2) = 2 (log 2 - |x| - log(1 + exp(-2|x|))), exact for any x. Not softplus: its bits depend
-    # on how many seeds are batched.
-    size = x.abs()
-    log_slope = 2 * (math.log(2) - size - torch.log(1 + torch.exp(-2 * size)))
-    return torch.tanh(x), (gaussian - log_slope - scale.log()).sum(-1)
+    result: tuple[Tensor, Tensor] = SquashedGaussian.apply(mean, log_std, noise, scale)  # type: ignore[no-untyped-call]
+    return result

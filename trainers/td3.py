@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
+from trainers.networks import FlatAdam, StackedMLP, for_twins, frozen_copy, polyak
 from trainers.policy import Policy, Rescale
 from trainers.replay import Batch
 from trainers.rollout import FloatArray
@@ -80,7 +80,7 @@ class TD3(ActorCritic):
             return figures
 
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
-        first_critic = self.critics.detached(slice(None, None, 2))
+        first_critic = self.critics.detached(followed=self.spec.act_dim, rows=slice(None, None, 2))
         actor_loss = -first_critic(torch.cat([batch.obs, action], -1)).mean((1, 2))
         self.optimizers["actor"].minimize(actor_loss.sum())
 
@@ -95,6 +95,5 @@ class TD3(ActorCritic):
 
     def _q(self, critics: StackedMLP, obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, 2, B] of the twins."""
-        twins = torch.cat([obs, unit_action], -1).repeat_interleave(2, 0)
-        q: Tensor = critics(twins).view(-1, 2, obs.shape[1])
+        q: Tensor = critics(for_twins(obs, unit_action)).view(-1, 2, obs.shape[1])
         return q
