@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.networks import Acting, GaussianMLP, StackedLinear, StackedMLP, as_numpy, orthogonal_
@@ -132,10 +134,30 @@ class GaussianActorCritic(ActorCritic):
         self.actor(self.normalized(rollout.obs.flatten(1, 2)), update_ranges=True)
 
 
+class LogProbability(torch.autograd.Function):
+    """`log_probability` in one node."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, x: Tensor) -> Tensor:
+        inverse_std = torch.exp(-log_std)
+        z = (x - mean) * inverse_std
+        ctx.save_for_backward(z, inverse_std)
+        return -0.5 * z.square().sum(-1) - (log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        z, inverse_std = ctx.saved_tensors
+        gradient = gradient.unsqueeze(-1)
+        of_z = gradient * z
+        of_log_std = (of_z * z - gradient).sum(-2, keepdim=True)
+        return of_z * inverse_std, of_log_std, None
+
+
 def log_probability(mean: Tensor, log_std: Tensor, x: Tensor) -> Tensor:
-    """log N(x; mean, std) summed over the last dimension."""
-    z = (x - mean) * torch.exp(-log_std)
-    return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+    """log N(x; mean, std) [..., B] of x and means [..., B, n] and log standard deviations [..., 1, n]."""
+    log_prob: Tensor = LogProbability.apply(mean, log_std, x)  # type: ignore[no-untyped-call]
+    return log_prob
 
 
 def kl_divergence(old_mean: Tensor, old_log_std: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -159,8 +181,7 @@ def minibatches(
     tensors: Sequence[Tensor], batch_size: int, streams: Sequence[torch.Generator]
 ) -> Iterator[tuple[Tensor, ...]]:
     """One pass over tensors [S, n, ...] in parts [S, batch_size, ...], each seed in an order of its own stream."""
-    seeds, n = tensors[0].shape[:2]
-    order = torch.stack([torch.randperm(n, generator=g) + s * n for s, g in enumerate(streams)])
-    for part in torch.split(order, batch_size, 1):
-        chosen = part.flatten().to(tensors[0].device)
-        yield tuple(x.flatten(0, 1).index_select(0, chosen).view(seeds, -1, *x.shape[2:]) for x in tensors)
+    n = tensors[0].shape[1]
+    order = torch.cat([torch.randperm(n, generator=g) + s * n for s, g in enumerate(streams)]).to(tensors[0].device)
+    shuffled = [x.flatten(0, 1).index_select(0, order).view_as(x) for x in tensors]
+    return zip(*(torch.split(x, batch_size, 1) for x in shuffled), strict=True)

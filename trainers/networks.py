@@ -60,6 +60,18 @@ def stacked_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias, x, weight.mT)
 
 
+def activate_(x: Tensor, name: str) -> Tensor:
+    """`relu` or `tanh` in place, of a tensor without gradients."""
+    if name == "relu":
+        return x.relu_()
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return x.tanh_()
+    # NumPy's is six times as fast as torch's.
+    array = x.numpy()
+    np.tanh(array, out=array)
+    return x
+
+
 def plain_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A frozen nn.Linear with copies of the given [out, in] weight and [out] bias."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])
@@ -87,7 +99,7 @@ class PlainMLP(torch.autograd.Function):
         for weight, bias in zip(weights[:-1], parameters[1:-2:2], strict=True):
             inputs.append(x)
             x = stacked_affine(x, weight, bias.to(network.dtype))
-            x = x.relu_() if network.activation_name == "relu" else x.tanh_()
+            x = activate_(x, network.activation_name)
         inputs.append(x)
         ctx.network, ctx.followed, ctx.parameters = network, followed, parameters
         ctx.save_for_backward(*inputs, *weights)
@@ -368,9 +380,11 @@ def clip_row_norms(gradients: Sequence[Tensor], limit: float) -> Tensor:
 
     Returns the norms before, [N].
     """
+    # Not vector_norm: its bits depend on the number of rows.
     norm = torch.stack([g.square().sum(1) for g in gradients]).sum(0).sqrt()
+    scale = (limit / (norm + 1e-6)).clamp_(max=1).unsqueeze(1)
     for gradient in gradients:
-        gradient.mul_((limit / (norm + 1e-6)).clamp(max=1).unsqueeze(1))
+        gradient *= scale
     return norm
 
 

@@ -1,9 +1,11 @@
 """Proximal Policy Optimization, https://arxiv.org/abs/1707.06347 (clipped surrogate)."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from trainers.actor_critic import ActorTransform
 from trainers.gaussian import GaussianActorCritic, entropy, log_probability, minibatches, standardized
@@ -68,7 +70,6 @@ class PPO(GaussianActorCritic):
         with torch.no_grad():
             old_log_prob = log_probability(self.actor(obs), self.actor.log_std, action)
         active = torch.ones(len(self.seeds), dtype=torch.bool, device=self.device)
-        figures: dict[str, Tensor] = {}
 
         for epoch in range(self.epochs):
             if epoch == 0 or self.recompute_advantages:
@@ -76,9 +77,10 @@ class PPO(GaussianActorCritic):
                 target = returns / self.returns.std().squeeze(-1)
             data = (obs, action, old_log_prob, advantage, target)
             for minibatch in minibatches(data, self.batch_size, self.update_streams):
-                losses, figures = self._losses(*minibatch)
+                terms = self._losses(*minibatch)
                 if self.target_kl is not None:
-                    active &= figures["losses/approx_kl"] <= 1.5 * self.target_kl
+                    active &= approximate_kl(terms.log_ratio) <= 1.5 * self.target_kl
+                losses = self.value_coef * terms.critic - terms.surrogate - self.entropy_coef * terms.entropy
                 differentiate(losses.sum(), self.optimizers.values())
                 clip_row_norms([o.gradient for o in self.optimizers.values()], self.max_grad_norm)
                 for optimizer in self.optimizers.values():
@@ -86,28 +88,23 @@ class PPO(GaussianActorCritic):
 
         if self.updates > 1:
             self.follow(rollout)
-        return figures
+        return {
+            "losses/actor": -terms.surrogate.detach(),
+            "losses/critic": terms.critic.detach(),
+            "losses/entropy": terms.entropy.detach(),
+            "losses/approx_kl": approximate_kl(terms.log_ratio),
+            "losses/clip_fraction": ((terms.log_ratio.detach().exp() - 1).abs() > self.clip).float().mean(-1),
+        }
 
-    def _losses(
-        self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses of actor and critic together, [S], on a minibatch [S, B, ...] (eq. 7 and 9), and figures to log."""
+    def _losses(self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor) -> "Terms":
+        """The terms of the loss on a minibatch [S, B, ...]."""
         log_ratio = log_probability(self.actor(obs), self.actor.log_std, action) - old_log_prob
-        ratio = log_ratio.exp()
-        surrogate = clipped_surrogate(ratio, standardized(advantage), self.clip).mean(-1)
-        bonus = entropy(self.actor.log_std).squeeze(-1)
-        critic_loss = 0.5 * (self.critic(obs).squeeze(-1) - target).square().mean(-1)
-        losses = -surrogate - self.entropy_coef * bonus + self.value_coef * critic_loss
-        with torch.no_grad():
-            figures = {
-                "losses/actor": -surrogate.detach(),
-                "losses/critic": critic_loss.detach(),
-                "losses/entropy": bonus.detach(),
-                # The low-variance estimator of http://joschu.net/blog/kl-approx.html
-                "losses/approx_kl": (ratio - 1 - log_ratio).mean(-1),
-                "losses/clip_fraction": ((ratio - 1).abs() > self.clip).float().mean(-1),
-            }
-        return losses, figures
+        return Terms(
+            surrogate=clipped_surrogate(log_ratio.exp(), standardized(advantage), self.clip).mean(-1),
+            entropy=entropy(self.actor.log_std).squeeze(-1),
+            critic=0.5 * (self.critic(obs).squeeze(-1) - target).square().mean(-1),
+            log_ratio=log_ratio,
+        )
 
     def _decay_lr(self, steps_before: int) -> None:
         """Linearly to 0 over `lr_decay_steps`."""
@@ -116,6 +113,39 @@ class PPO(GaussianActorCritic):
                 optimizer.lr = self.lr * max(0.0, 1 - steps_before / self.lr_decay_steps)
 
 
+class Terms(NamedTuple):
+    """Of the loss of each seed, [S] (equations 7 and 9), and log(new / old probability) of the actions, [S, B]."""
+
+    surrogate: Tensor
+    entropy: Tensor
+    critic: Tensor
+    log_ratio: Tensor
+
+
+@torch.no_grad()
+def approximate_kl(log_ratio: Tensor) -> Tensor:
+    """KL(old || new) of each seed, [S], from samples [S, B]: the low-variance estimator of
+    http://joschu.net/blog/kl-approx.html"""
+    return (log_ratio.exp() - 1 - log_ratio).mean(-1)
+
+
+class ClippedSurrogate(torch.autograd.Function):
+    """`clipped_surrogate` in one node."""
+
+    @staticmethod
+    def forward(ctx: Any, ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+        plain, clipped = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
+        ctx.save_for_backward(plain <= clipped, advantage)
+        return torch.minimum(plain, clipped)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        follows, advantage = ctx.saved_tensors
+        return torch.where(follows, gradient * advantage, 0.0), None, None
+
+
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """Equation 7 of the paper, elementwise."""
-    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    surrogate: Tensor = ClippedSurrogate.apply(ratio, advantage, clip)  # type: ignore[no-untyped-call]
+    return surrogate
