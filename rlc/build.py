@@ -11,6 +11,7 @@ from compression.pruning import replace_layers
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.qat import prepare_qat
+from rlc.envs import make_env
 from rlc.settings import (
     AlgoSettings,
     CompressSettings,
@@ -19,6 +20,7 @@ from rlc.settings import (
     PTDQSettings,
     PTSQSettings,
     QATSettings,
+    Settings,
     SettingsError,
 )
 from trainers.actor_critic import ActorCritic, ActorTransform
@@ -26,11 +28,12 @@ from trainers.ddpg import DDPG
 from trainers.networks import StackedMLP
 from trainers.policy import Policy
 from trainers.ppo import PPO
-from trainers.rollout import FloatArray
+from trainers.rollout import FloatArray, SeedEnvs
 from trainers.sac import SAC
 from trainers.spec import Spec
 from trainers.td3 import TD3
 from trainers.trpo import TRPO
+from trainers.workers import WorkerEnvs
 
 
 def device_of(name: str) -> torch.device:
@@ -74,6 +77,14 @@ def build_agent(
 
     own = algo.model_dump(exclude=set(algo.LOOP))
     return AGENTS[algo.name](spec, seeds, device, **own, transform_actor=transform)
+
+
+def build_envs(settings: Settings, spec: Spec, seeds: Sequence[int]) -> SeedEnvs | WorkerEnvs:
+    """The training environments of seeds, in this process or in workers."""
+    factory, num_envs = functools.partial(make_env, settings.env.id), settings.algo.num_envs
+    if settings.env_workers == 0:
+        return SeedEnvs(factory, spec, seeds, num_envs)
+    return WorkerEnvs(factory, spec, seeds, num_envs, settings.env_workers)
 
 
 def actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:

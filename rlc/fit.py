@@ -24,9 +24,11 @@ from rlc.settings import OffPolicySettings, Settings
 from rlc.tracking import Tracker
 from trainers.actor_critic import ActorCritic
 from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy, on_policy
+from trainers.recorded import RecordedUpdate
 from trainers.replay import Replay
 from trainers.rollout import SeedEnvs
 from trainers.spec import Snapshot, under
+from trainers.workers import WorkerEnvs
 
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
@@ -88,8 +90,8 @@ def fit(
     """
     torch.set_num_threads(settings.threads)
     keep_freed_memory()
-    seeds, algo = agent.seeds, settings.algo
-    pool = SeedEnvs(lambda: envs.make_env(settings.env.id), agent.spec, seeds, algo.num_envs)
+    seeds = agent.seeds
+    pool = build.build_envs(settings, agent.spec, seeds)
     training = Training(settings, agent, pool)
     checkpoints = [run.checkpoints() for run in runs]
     past: dict[str, Any] = {"step": 0, "seconds": 0.0, "cpu_seconds": 0.0}
@@ -128,9 +130,11 @@ def keep_freed_memory() -> None:
 class Training:
     """The parts of a training: what learns, what is stepped and what remembers."""
 
-    def __init__(self, settings: Settings, agent: ActorCritic, envs: SeedEnvs) -> None:
+    def __init__(self, settings: Settings, agent: ActorCritic, envs: SeedEnvs | WorkerEnvs) -> None:
         self.settings, self.agent, self.envs = settings, agent, envs
         agent.multiply_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+        if settings.overlap:
+            agent.lag_behind()
         algo = settings.algo
         self.replay: Replay | None = None
         if isinstance(algo, OffPolicySettings):
@@ -155,8 +159,10 @@ class Training:
         span = {"steps": steps, "total_steps": settings.total_steps}
         if isinstance(algo, OffPolicySettings):
             assert self.replay is not None
+            learner = cast(OffPolicyAgent, agent)
             return off_policy(
-                cast(OffPolicyAgent, agent),
+                learner,
+                RecordedUpdate(learner) if agent.device.type == "cuda" else learner.update,
                 self.envs,
                 self.replay,
                 lambda: agent.random_actions(algo.num_envs) if random_warmup else agent.act(self.envs.obs),
@@ -164,6 +170,7 @@ class Training:
                 learning_starts=algo.learning_starts,
                 batch_size=algo.batch_size,
                 updates_per_step=algo.updates_per_step,
+                overlap=settings.overlap,
                 yield_every=YIELD_EVERY,
             )
         rollout_steps = algo.rollout_steps
@@ -189,8 +196,8 @@ class Training:
         progress: dict[str, Any] = plain["progress"]
         return progress
 
-    def _parts(self) -> dict[str, ActorCritic | SeedEnvs | Replay]:
-        parts: dict[str, ActorCritic | SeedEnvs | Replay] = {"agent": self.agent, "envs": self.envs}
+    def _parts(self) -> dict[str, ActorCritic | SeedEnvs | WorkerEnvs | Replay]:
+        parts: dict[str, ActorCritic | SeedEnvs | WorkerEnvs | Replay] = {"agent": self.agent, "envs": self.envs}
         return parts if self.replay is None else parts | {"replay": self.replay}
 
 

@@ -35,7 +35,18 @@ INITIAL_WEIGHTS = "initial_weights_sha256"
 FINAL_WEIGHTS = "final_weights_sha256"
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
 # directory, and of the environment only the id counts.
-NOT_IDENTITY = {"study", "seed", "device", "threads", "checkpoint_every", "overwrite", "fail_fast", "wandb", "env"}
+NOT_IDENTITY = {
+    "study",
+    "seed",
+    "device",
+    "threads",
+    "env_workers",
+    "checkpoint_every",
+    "overwrite",
+    "fail_fast",
+    "wandb",
+    "env",
+}
 # Settings that do not change what is trained.
 NOT_TRAINING = frozenset({"eval"})
 LABEL_HASH_LENGTH = 6

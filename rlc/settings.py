@@ -265,6 +265,8 @@ class Settings(Strict):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)]
     precision: Literal["fp32", "bf16"]
+    overlap: bool
+    env_workers: Annotated[int, Field(ge=0, le=1024)]
     checkpoint_every: Count | None
     overwrite: bool
     fail_fast: bool
@@ -301,6 +303,8 @@ class Settings(Strict):
             counts["algo.rollout_steps"] = algo.rollout_steps
             if self.precision != "fp32":
                 raise ValueError(f"precision={self.precision}: allowed with {algo.name}: fp32")
+            if self.overlap:
+                raise ValueError(f"overlap=true: {algo.name} learns from whole rollouts; allowed with it: false")
         for key, value in counts.items():
             if value % algo.num_envs:
                 raise ValueError(f"{key}={value}: must be a multiple of algo.num_envs={algo.num_envs}")

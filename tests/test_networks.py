@@ -47,6 +47,24 @@ def test_a_row_alone_and_among_others_gives_the_same_bits(sizes: tuple[int, ...]
     assert torch.equal(gradients(network, x)[0], gradients(alone, x[:1])[0])
 
 
+needs_bf16 = pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="a CPU without bfloat16")
+
+
+@needs_bf16
+@pytest.mark.parametrize("sizes", [(17, 256, 256, 1), (23, 64, 64, 12)])
+def test_bfloat16_products(sizes: tuple[int, ...]) -> None:
+    """Gradients within 2 % of those of float32, outputs that are not rounded, and a row alone as among others."""
+    network, alone, exact = stacked(3, sizes), stacked(1, sizes), stacked(3, sizes)
+    network.dtype = alone.dtype = torch.bfloat16
+    x = torch.randn(3, 256, sizes[0], generator=torch.Generator().manual_seed(0))
+    output = network(x)
+    assert (output.bfloat16().float() != output).any()
+    assert torch.equal(output[0], alone(x[:1])[0])
+    rounded, expected = gradients(network, x), gradients(exact, x)
+    assert ((rounded - expected).norm(dim=1) < 0.02 * expected.norm(dim=1)).all()
+    assert torch.equal(rounded[0], gradients(alone, x[:1])[0])
+
+
 def gradients(network: StackedMLP, x: torch.Tensor) -> torch.Tensor:
     optimizer = FlatAdam(network, 1e-3)
     optimizer.differentiate(network(x).square().sum())

@@ -1,5 +1,6 @@
 """The four verbs of an agent: act, update, policy, state."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -11,9 +12,76 @@ from torch import Tensor, nn
 from trainers.networks import Acting, FlatAdam, StackedMLP, as_numpy
 from trainers.policy import Policy
 from trainers.rollout import FloatArray
-from trainers.spec import Snapshot, Spec, Stream, numpy_stream, torch_stream, under
+from trainers.spec import Snapshot, Spec, Stream, numpy_stream, stacked_normal, torch_stream, under
 
 ActorTransform = Callable[[StackedMLP], None]
+
+
+class NoiseTape:
+    """The noise of one update in tensors that stay where they are."""
+
+    def __init__(self, streams: Sequence[torch.Generator], like: Tensor, count: int) -> None:
+        self.streams = list(streams)
+        self.tensors = [torch.empty_like(like) for _ in range(count)]
+        self.at = 0
+
+    def take(self) -> Tensor:
+        """The next noise of the update."""
+        self.at += 1
+        return self.tensors[self.at - 1]
+
+    def refill(self) -> None:
+        """Draw anew, in the order of `take`."""
+        for tensor in self.tensors:
+            tensor.copy_(stacked_normal(self.streams, *tensor.shape[1:]), non_blocking=True)
+
+
+class LaggingActor:
+    """Copies of an actor on the CPU; acting uses the last but one, so that nothing waits for an update just begun."""
+
+    def __init__(self, actor: StackedMLP) -> None:
+        self.copies = [copy.deepcopy(actor).cpu().requires_grad_(False) for _ in range(2)]
+        self.published = 0
+        cuda = actor.flat.device.type == "cuda"
+        self.events = [torch.cuda.Event() for _ in range(2)] if cuda else None  # type: ignore[no-untyped-call]
+        self.pairs: list[list[tuple[Tensor, Tensor]]] = []
+        for one in self.copies:
+            tensors = [*one.parameters(), *one.buffers()]
+            for tensor in tensors:
+                tensor.data = tensor.data.pin_memory() if cuda else tensor.data.contiguous()
+            self.pairs.append(list(zip(tensors, [*actor.parameters(), *actor.buffers()], strict=True)))
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Copy the actor of now, without waiting for it."""
+        for kept, now in self.pairs[self._acting]:
+            kept.copy_(now, non_blocking=True)
+        if self.events is not None:
+            self.events[self._acting].record()
+        self.published += 1
+
+    def frozen(self) -> Acting:
+        """The actor of the last `publish` but one as a NumPy function."""
+        if self.events is not None:
+            self.events[self._acting].synchronize()
+        return self.copies[self._acting].frozen()
+
+    def state(self, i: int) -> dict[str, Tensor]:
+        """The parameters and buffers of seed number i that acting uses."""
+        return {name: tensor[i].clone() for name, tensor in self.copies[self._acting].state_dict().items()}
+
+    @torch.no_grad()
+    def load_state(self, i: int, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave, when the actor has its own state back."""
+        self.published = 0
+        for kept, now in self.pairs[1]:
+            kept.copy_(now)
+        for name, tensor in self.copies[0].state_dict().items():
+            tensor[i] = state[name]
+
+    @property
+    def _acting(self) -> int:
+        return self.published % 2
 
 
 class ActorCritic(ABC):
@@ -21,6 +89,8 @@ class ActorCritic(ABC):
 
     FIGURES: ClassVar[tuple[str, ...]]
     """Names of what `update` returns."""
+    UPDATE_NOISE: ClassVar[int] = 0
+    """How many times an update draws normal noise of the shape of its actions."""
     actor: StackedMLP
     networks: dict[str, nn.Module]
     """Everything trained or followed, by name: networks, temperatures, statistics. Rows are seeds, or seeds x twins."""
@@ -35,6 +105,10 @@ class ActorCritic(ABC):
         self._bounds = as_numpy(self.action_center), as_numpy(self.action_scale)
         self._frozen: tuple[int, Acting] | None = None
         self.updates = 0
+        self.update_kinds = 1
+        """Update number n does what update number n + update_kinds does."""
+        self.tape: NoiseTape | None = None
+        self.lagging: LaggingActor | None = None
         self.warmup_streams = [numpy_stream(Stream.WARMUP, seed) for seed in seeds]
         self.explore_streams = [torch_stream(Stream.EXPLORE, seed) for seed in seeds]
         self.update_streams = [torch_stream(Stream.UPDATE, seed) for seed in seeds]
@@ -51,9 +125,26 @@ class ActorCritic(ABC):
 
     def acting(self) -> Acting:
         """The actor as a NumPy function of observations [S, E, obs_dim], made anew after every update."""
+        if self.lagging is not None:
+            return self.lagging.frozen()
         if self._frozen is None or self._frozen[0] != self.updates:
             self._frozen = self.updates, self.frozen_actor()
         return self._frozen[1]
+
+    def lag_behind(self) -> None:
+        """From now on act with the actor of the last `publish` but one."""
+        self.lagging = LaggingActor(self.actor)
+
+    def publish(self) -> None:
+        """Hand over the actor of now to acting, where that lags behind."""
+        if self.lagging is not None:
+            self.lagging.publish()
+
+    def update_noise(self, action: Tensor) -> Tensor:
+        """Normal noise of the shape of a batch of actions [S, B, act_dim]."""
+        if self.tape is not None:
+            return self.tape.take()
+        return stacked_normal(self.update_streams, *action.shape[1:]).to(self.device)
 
     def frozen_actor(self) -> Acting:
         """The actor with its weights of now as a NumPy function."""
@@ -75,7 +166,10 @@ class ActorCritic(ABC):
 
     def state(self, i: int) -> dict[str, Tensor]:
         """Parameters and buffers of seed number i by name, without the seed axis, on the CPU."""
-        return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in self._state_views(i).items()}
+        return {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in self._state_views(i).items()
+        }
 
     @torch.no_grad()
     def load_state(self, i: int, tensors: dict[str, Tensor]) -> None:
@@ -95,6 +189,8 @@ class ActorCritic(ABC):
                 tensors[f"optimizer.{network}.{name}"] = tensor
         tensors["stream.explore"] = self.explore_streams[i].get_state()
         tensors["stream.update"] = self.update_streams[i].get_state()
+        if self.lagging is not None:
+            tensors |= {f"lagging.{name}": tensor for name, tensor in self.lagging.state(i).items()}
         return Snapshot(tensors, {"updates": self.updates, "warmup": self.warmup_streams[i].bit_generator.state})
 
     def restore(self, i: int, snapshot: Snapshot) -> None:
@@ -106,6 +202,8 @@ class ActorCritic(ABC):
         self.explore_streams[i].set_state(tensors["stream.explore"])
         self.update_streams[i].set_state(tensors["stream.update"])
         self.updates = snapshot.plain["updates"]
+        if self.lagging is not None:
+            self.lagging.load_state(i, under("lagging.", tensors))
         self.warmup_streams[i].bit_generator.state = snapshot.plain["warmup"]
 
     def _rows(self, network: str, i: int) -> slice:

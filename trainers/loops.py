@@ -4,18 +4,28 @@ A loop goes on from `steps` steps when its agent, environments and replay memory
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from trainers.actor_critic import NoiseTape
 from trainers.replay import Batch, Replay
 from trainers.rollout import FloatArray, Rollout, SeedEnvs, collect
+from trainers.workers import WorkerEnvs
 
 
 class OffPolicyAgent(Protocol):
+    UPDATE_NOISE: ClassVar[int]
+    device: torch.device
+    updates: int
+    update_kinds: int
+    update_streams: list[torch.Generator]
+    tape: NoiseTape | None
+
     def act(self, obs: FloatArray) -> FloatArray: ...
     def update(self, batch: Batch) -> dict[str, Tensor]: ...
+    def publish(self) -> None: ...
 
 
 class OnPolicyAgent(Protocol):
@@ -25,7 +35,8 @@ class OnPolicyAgent(Protocol):
 
 def off_policy(
     agent: OffPolicyAgent,
-    envs: SeedEnvs,
+    update: Callable[[Batch], dict[str, Tensor]],
+    envs: SeedEnvs | WorkerEnvs,
     replay: Replay,
     warmup: Callable[[], FloatArray],
     *,
@@ -34,33 +45,53 @@ def off_policy(
     learning_starts: int,
     batch_size: int,
     updates_per_step: int,
+    overlap: bool,
     yield_every: int,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Actions from `warmup` for `learning_starts` steps, then one environment step and its updates in turn.
 
-    Yields (steps per seed so far, newest figures of the updates; empty before the first) about every
-    `yield_every` steps and at the end. Steps are environment steps of one seed, over its E environments.
+    With `overlap` environments step while the updates run: those do not see the newest transition yet, and an agent
+    that was told to lag behind acts as of one step's updates before. Both lags are fixed, so that a run repeats.
+
+    `update` is the agent's or a recording of it. Yields (steps per seed so far, newest figures of the updates; empty
+    before the first) about every `yield_every` steps and at the end. Steps are environment steps of one seed, over
+    its E environments.
     """
     num_envs = envs.shape[1]
     figures: dict[str, Tensor] = {}
+
+    def learn() -> None:
+        for _ in range(num_envs * updates_per_step):
+            figures.update(update(replay.sample(batch_size)))
+        agent.publish()
+
     if steps == 0:
         envs.reset()
     replay.start(envs.obs)
     yielded = steps
     while steps < total_steps:
         action = warmup() if steps < learning_starts else agent.act(envs.obs)
-        replay.add(action, envs.step(action))
+        envs.begin(action)
         steps += num_envs
-        if steps > learning_starts:
-            for _ in range(num_envs * updates_per_step):
-                figures |= agent.update(replay.sample(batch_size))
+        learning = steps > learning_starts
+        if learning and overlap and replay.added:
+            learn()
+        replay.add(action, envs.end())
+        if learning and not overlap:
+            learn()
         if steps - yielded >= yield_every or steps >= total_steps:
             yielded = steps
             yield steps, figures
 
 
 def on_policy(
-    agent: OnPolicyAgent, envs: SeedEnvs, device: torch.device, *, steps: int, total_steps: int, rollout_steps: int
+    agent: OnPolicyAgent,
+    envs: SeedEnvs | WorkerEnvs,
+    device: torch.device,
+    *,
+    steps: int,
+    total_steps: int,
+    rollout_steps: int,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Rollouts of `rollout_steps` steps per seed and updates in turn.
 

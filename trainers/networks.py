@@ -131,7 +131,7 @@ class PlainMLP(torch.autograd.Function):
 
 
 def _add_products(total: Tensor, gradient: Tensor, x: Tensor, has_gradient: bool) -> None:
-    """Add the gradient of weights [N, out, in] to `total`, for that of the outputs [N, B, out] and inputs [N, B, in]."""
+    """Add the gradient of weights [N, out, in], for that of outputs [N, B, out] and inputs [N, B, in], to `total`."""
     if gradient.shape[2] == 1:
         total += (gradient * x).sum(1, keepdim=True)
     elif gradient.dtype == total.dtype:

@@ -62,16 +62,16 @@ class Replay:
 
     def start(self, obs: FloatArray) -> None:
         """Store the observations [S, E, obs_dim] on which the first actions are taken."""
-        self.obs[:, self.at] = torch.from_numpy(obs)
+        _put(self.obs[:, self.at], obs)
 
     def add(self, action: FloatArray, step: Step) -> None:
         """Store what `action` [S, E, act_dim] on the newest observation led to."""
-        self.action[:, self.at] = torch.from_numpy(action)
-        self.reward[:, self.at] = torch.from_numpy(step.reward * np.float32(self.reward_scale))
-        self.discount[:, self.at] = torch.from_numpy(np.float32(self.gamma) * ~step.terminated)
+        _put(self.action[:, self.at], action)
+        _put(self.reward[:, self.at], step.reward * np.float32(self.reward_scale))
+        _put(self.discount[:, self.at], np.float32(self.gamma) * ~step.terminated)
         self.final.replace(self.at, step.final_obs)
         self.added += 1
-        self.obs[:, self.at] = torch.from_numpy(step.next_obs)
+        _put(self.obs[:, self.at], step.next_obs)
 
     def sample(self, batch_size: int) -> Batch:
         """`batch_size` transitions for each seed, with replacement."""
@@ -123,7 +123,12 @@ class Replay:
         self.final.load_state(i, snapshot.tensors)
 
     def _flat_index(self, index: np.ndarray) -> Tensor:
-        return torch.from_numpy(index.ravel()).to(self.obs.device)
+        return torch.from_numpy(index.ravel()).to(self.obs.device, non_blocking=True)
+
+
+def _put(place: Tensor, values: FloatArray) -> None:
+    # A GPU takes them when it gets there; the host goes on.
+    place.copy_(torch.from_numpy(values), non_blocking=True)
 
 
 def _gather(storage: Tensor, flat_index: Tensor) -> Tensor:
@@ -171,7 +176,7 @@ class FinalObservations:
             self._grow()
         slot = self.used[place] = self.free.pop()
         self.slot_of[place] = slot
-        self.table[slot] = obs
+        self.table[slot].copy_(obs, non_blocking=True)
 
     def _forget(self, place: tuple[int, int, int]) -> None:
         slot = self.used.pop(place, None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -49,6 +49,7 @@ class SeedEnvs:
         """[S, E, obs_dim], what to act on next."""
         self.finished: list[list[Episode]] = [[] for _ in seeds]
         self._returns = np.zeros(self.shape)
+        self._begun = np.zeros((*self.shape, spec.act_dim), np.float32)
 
     def reset(self) -> None:
         """Begin all episodes."""
@@ -81,6 +82,14 @@ class SeedEnvs:
             raise FloatingPointError(f"{self.spec.env_id} returned a reward that is not finite: {reward}")
         self.obs = next_obs
         return Step(next_obs, reward, terminated, final_obs)
+
+    def begin(self, actions: FloatArray) -> None:
+        """Have every environment take its action of [S, E, act_dim]; here they step in `end`."""
+        self._begun = actions
+
+    def end(self) -> Step:
+        """What came of the actions of `begin`."""
+        return self.step(self._begun)
 
     def pop_finished(self, s: int) -> list[Episode]:
         """Episodes of seed number s that ended since the last call."""
@@ -172,7 +181,14 @@ class Rollout(NamedTuple):
     """Whether the episode ended here, in either way."""
 
 
-def collect(act: Callable[[FloatArray], FloatArray], envs: SeedEnvs, steps: int, device: torch.device) -> Rollout:
+class Steppable(Protocol):
+    spec: Spec
+    obs: FloatArray
+
+    def step(self, actions: FloatArray) -> Step: ...
+
+
+def collect(act: Callable[[FloatArray], FloatArray], envs: Steppable, steps: int, device: torch.device) -> Rollout:
     """`steps` steps of every environment with actions [S, E, act_dim] from `act`."""
     low, high = (np.array(bound, np.float32) for bound in (envs.spec.action_low, envs.spec.action_high))
     rows: list[tuple[Any, ...]] = []

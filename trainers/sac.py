@@ -23,6 +23,7 @@ class SAC(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/sac.yaml."""
 
     FIGURES = ("losses/critic", "losses/actor", "losses/alpha", "losses/entropy", "losses/q_mean")
+    UPDATE_NOISE = 2
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class SAC(ActorCritic):
         unit_action = (batch.action - self.action_center) / self.action_scale
 
         with torch.no_grad():
-            next_action, next_log_prob = self._sample(self.actor(batch.next_obs), self.update_streams)
+            next_action, next_log_prob = self._sample(self.actor(batch.next_obs), self.update_noise(batch.action))
             next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
             target = batch.reward + batch.discount * (next_q - alpha * next_log_prob)
 
@@ -86,7 +87,8 @@ class SAC(ActorCritic):
         critic_loss = 0.5 * (q - target.unsqueeze(1)).square().mean(-1).sum(1)
         self.optimizers["critics"].minimize(critic_loss.sum())
 
-        action, log_prob = self._sample(self.actor(batch.obs, update_ranges=True), self.update_streams)
+        out = self.actor(batch.obs, update_ranges=True)
+        action, log_prob = self._sample(out, self.update_noise(batch.action))
         q_pi = self._q(self.critics.detached(followed=self.spec.act_dim), batch.obs, action).min(1).values
         actor_loss = (alpha * log_prob - q_pi).mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
@@ -111,9 +113,8 @@ class SAC(ActorCritic):
         stages = self.actor.cut(i, outputs=self.spec.act_dim)
         return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
 
-    def _sample(self, out: Tensor, streams: list[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def _sample(self, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """A reparameterised action in [-1, 1] and its log-probability density."""
-        noise = stacked_normal(streams, *out.shape[1:-1], self.spec.act_dim).to(self.device)
         mean, log_std = out.chunk(2, dim=-1)
         return squashed_gaussian(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), noise, self.entropy_unit)
 

@@ -18,6 +18,7 @@ class TD3(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/td3.yaml."""
 
     FIGURES = ("losses/critic", "losses/actor", "losses/q_mean")
+    UPDATE_NOISE = 1
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class TD3(ActorCritic):
         super().__init__(spec, seeds, device)
         self.exploration_noise, self.tau, self.policy_delay = exploration_noise, tau, policy_delay
         self.target_noise, self.target_noise_clip = target_noise, target_noise_clip
+        self.update_kinds = policy_delay
         init = [torch_stream(Stream.INIT, seed) for seed in seeds]
         twice = [g for g in init for _ in range(2)]
         self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init).to(device)
@@ -66,8 +68,9 @@ class TD3(ActorCritic):
         unit_action = (batch.action - self.action_center) / self.action_scale
 
         with torch.no_grad():
-            noise = self.target_noise * stacked_normal(self.update_streams, *unit_action.shape[1:]).to(self.device)
-            noise = noise.clamp(-self.target_noise_clip, self.target_noise_clip)
+            noise = (self.target_noise * self.update_noise(batch.action)).clamp(
+                -self.target_noise_clip, self.target_noise_clip
+            )
             next_action = (torch.tanh(self.target_actor(batch.next_obs)) + noise).clamp(-1, 1)
             next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
             target = batch.reward + batch.discount * next_q

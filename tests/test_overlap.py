@@ -1,0 +1,176 @@
+"""What a GPU needs, on the CPU: environments in workers, updates that are recorded, acting that lags behind."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rlc.envs import make_env, spec_of
+from rlc.jobs import run_job
+from rlc.runs import Run
+from tests.conftest import batches, make_agent, spec
+from tests.test_checkpoint import SMALL, crash_at, job, weights
+from tests.test_replay import SPEC, Count
+from trainers.actor_critic import LaggingActor
+from trainers.loops import off_policy
+from trainers.networks import StackedMLP
+from trainers.recorded import WARM_UP, RecordedUpdate
+from trainers.replay import Batch, Replay
+from trainers.rollout import FloatArray, SeedEnvs
+from trainers.workers import WorkerEnvs
+
+
+class Breaks(Count):
+    """An environment that ends with a number that is not one, or with its process."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def step(self, action: Any) -> Any:
+        if self.way == "exit":
+            raise SystemExit(3)
+        obs, *rest = super().step(action)
+        return obs * np.nan, *rest
+
+
+def test_workers_take_the_steps_of_one_process() -> None:
+    """To the bit, over episodes that end in both ways; and Hopper goes on from the snapshots of the other side."""
+    seeds, generator = [3, 8, 9], np.random.default_rng(0)
+    for make, of, steps in ((Count, SPEC, 20), (functools.partial(make_env, "Hopper-v4"), spec_of("Hopper-v4"), 150)):
+        alone, spread = SeedEnvs(make, of, seeds, 2), WorkerEnvs(make, of, seeds, 2, workers=2)
+        alone.reset()
+        spread.reset()
+        assert np.array_equal(alone.obs, spread.obs)
+        for t in range(steps):
+            action = generator.uniform(-1, 1, (3, 2, of.act_dim)).astype(np.float32)
+            one, other = alone.step(action), spread.step(action)
+            for name in ("next_obs", "reward", "terminated"):
+                assert np.array_equal(getattr(one, name), getattr(other, name))
+            assert one.final_obs.keys() == other.final_obs.keys()
+            assert all(np.array_equal(obs, other.final_obs[place]) for place, obs in one.final_obs.items())
+            if of is not SPEC and t == steps // 2:
+                snapshots = [envs.snapshot(2) for envs in (alone, spread)]
+                alone.restore(2, snapshots[1])
+                spread.restore(2, snapshots[0])
+        assert [alone.pop_finished(s) for s in range(3)] == [spread.pop_finished(s) for s in range(3)]
+        spread.close()
+
+
+def test_what_goes_wrong_in_a_worker_is_raised_here() -> None:
+    action = np.zeros((2, 1, 1), np.float32)
+    envs = WorkerEnvs(functools.partial(Breaks, "nan"), SPEC, [0, 1], 1, workers=2)
+    envs.reset()
+    for _ in range(2):
+        with pytest.raises(FloatingPointError, match="not finite"):
+            envs.step(action)
+    envs.close()
+    envs = WorkerEnvs(functools.partial(Breaks, "exit"), SPEC, [0, 1], 1, workers=2)
+    envs.reset()
+    with pytest.raises(RuntimeError, match="worker died, exit code 3"):
+        envs.step(action)
+    envs.close()
+
+
+@pytest.mark.parametrize("algo", ["ddpg", "td3", "sac"])
+@pytest.mark.parametrize("qat", [False, True])
+def test_a_recorded_update_is_the_update(algo: str, qat: bool) -> None:
+    """Played from the tensors it was recorded on; a recording on the CPU is the function itself."""
+    of, seeds, played = spec(), [0, 4], 0
+    plain, recorded = (make_agent(algo, of, seeds, qat, hidden="[16]") for _ in range(2))
+
+    def record(function: Any) -> Any:
+        def play() -> Any:
+            nonlocal played
+            played += 1
+            return function()
+
+        return play
+
+    update, one, other = RecordedUpdate(recorded, record), batches(of, seeds, 32), batches(of, seeds, 32)
+    for _ in range(12):
+        expected, figures = plain.update(one()), update(other())
+        assert plain.updates == recorded.updates
+        assert all(torch.equal(expected[name], figures[name]) for name in expected)
+    assert played == 12 - WARM_UP * (2 if algo == "td3" else 1)
+    for i in range(2):
+        first, second = plain.state(i), recorded.state(i)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_acting_uses_the_actor_published_last_but_one() -> None:
+    actor = StackedMLP((2, 1), "relu", [torch.Generator()])
+    actor.flatten()
+    actor.flat.zero_()
+    lagging, seen = LaggingActor(actor), []
+    for n in range(1, 5):
+        seen.append(lagging.frozen()(np.zeros((1, 1, 2), np.float32)).item())
+        actor.layers[0].bias.data.fill_(n)
+        lagging.publish()
+    assert seen == [0, 0, 1, 2]
+
+
+class Recorder:
+    """An agent that writes down what is asked of it."""
+
+    def __init__(self, replay: Replay) -> None:
+        self.replay, self.log = replay, list[str]()
+
+    def act(self, obs: FloatArray) -> FloatArray:
+        self.log.append("act")
+        return np.zeros((1, 1, 1), np.float32)
+
+    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self.log.append(f"update after {self.replay.added}")
+        return {}
+
+    def publish(self) -> None:
+        self.log.append("publish")
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_updates_that_overlap_do_not_see_the_step_in_flight(overlap: bool) -> None:
+    envs, replay = SeedEnvs(Count, SPEC, [0], 1), Replay(SPEC, [0], 1, 10, 0.9, torch.device("cpu"))
+    agent: Any = Recorder(replay)
+    numbers = {"steps": 0, "total_steps": 4, "learning_starts": 2, "batch_size": 1, "updates_per_step": 1}
+    warmup = lambda: np.zeros((1, 1, 1), np.float32)  # noqa: E731
+    list(off_policy(agent, agent.update, envs, replay, warmup, **numbers, overlap=overlap, yield_every=1))
+    first, second = (2, 3) if overlap else (3, 4)
+    assert agent.log == ["act", f"update after {first}", "publish", "act", f"update after {second}", "publish"]
+
+
+def test_a_stopped_training_that_lags_ends_as_one_never_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In workers and not; and the lag makes another training."""
+    monkeypatch.chdir(tmp_path)
+    qat = "+compress=qat"
+    more = f"overlap=true {qat}"
+    whole, parts, plain = (
+        job("sac", f"study=whole {more}"),
+        job("sac", f"study=parts {more}"),
+        job("sac", f"study=plain {qat}"),
+    )
+    spread = job("sac", f"study=spread env_workers=2 {more}")
+    with monkeypatch.context() as context:
+        crash_at(950, context)
+        run_job(parts)
+    for one in (whole, parts, plain, spread):
+        run_job(one)
+    for seed in (4, 5):
+        expected = weights(Run(whole, seed).path)
+        assert weights(Run(parts, seed).path) == weights(Run(spread, seed).path) == expected
+        assert weights(Run(plain, seed).path) != expected
+        assert "goes on from the checkpoint" in (Run(parts, seed).path / "run.log").read_text()
+
+
+def test_workers_serve_rollouts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain, spread = job("ppo", "study=plain"), job("ppo", "study=spread env_workers=2")
+    assert "algo.num_envs=2" in SMALL["ppo"]
+    for one in (plain, spread):
+        run_job(one)
+    assert weights(Run(plain, 4).path) == weights(Run(spread, 4).path)

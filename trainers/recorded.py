@@ -1,0 +1,88 @@
+"""Updates recorded once and played again: on a GPU as CUDA graphs, without the host's work for each small kernel."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainers.actor_critic import NoiseTape
+from trainers.loops import OffPolicyAgent
+from trainers.replay import Batch
+
+Figures = dict[str, Tensor]
+# Updates of a kind before it is recorded: libraries set themselves up in the first ones.
+WARM_UP = 3
+
+
+class Recording(NamedTuple):
+    batch: Batch
+    tape: NoiseTape
+    play: Callable[[], Figures]
+
+
+def cuda_graph(function: Callable[[], Figures]) -> Callable[[], Figures]:
+    """`function` as a graph, which leaves its results in the same tensors each time."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        figures = function()
+
+    def play() -> Figures:
+        graph.replay()
+        return figures
+
+    return play
+
+
+class RecordedUpdate:
+    """`update` of an off-policy agent: the same numbers, from one recording for each kind of update."""
+
+    def __init__(
+        self, agent: OffPolicyAgent, record: Callable[[Callable[[], Figures]], Callable[[], Figures]] = cuda_graph
+    ) -> None:
+        self.agent, self.record = agent, record
+        self.recordings: dict[int, Recording] = {}
+        self.seen: Counter[int] = Counter()
+
+    def __call__(self, batch: Batch) -> Figures:
+        before = self.agent.updates
+        kind = (before + 1) % self.agent.update_kinds
+        self.seen[kind] += 1
+        if self.seen[kind] <= WARM_UP:
+            return self._aside(batch)
+        if kind not in self.recordings:
+            self.recordings[kind] = self._recording(batch)
+            self.agent.updates = before
+        held, tape, play = self.recordings[kind]
+        for tensor, new in zip(held, batch, strict=True):
+            tensor.copy_(new)
+        tape.refill()
+        figures = play()
+        # A graph leaves the host's count alone.
+        self.agent.updates = before + 1
+        return figures
+
+    def _aside(self, batch: Batch) -> Figures:
+        """An update on a stream of its own, as recording asks of those before it."""
+        if self.agent.device.type != "cuda":
+            return self.agent.update(batch)
+        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside):
+            figures = self.agent.update(batch)
+        here.wait_stream(aside)
+        return figures
+
+    def _recording(self, batch: Batch) -> Recording:
+        held = Batch(*(tensor.clone() for tensor in batch))
+        tape = NoiseTape(self.agent.update_streams, batch.action, self.agent.UPDATE_NOISE)
+
+        def update() -> Figures:
+            tape.at, self.agent.tape = 0, tape
+            try:
+                return self.agent.update(held)
+            finally:
+                self.agent.tape = None
+
+        return Recording(held, tape, self.record(update))

@@ -1,0 +1,146 @@
+"""Environments of many seeds in worker processes: the same steps as in one process, on many cores."""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainers.rollout import EnvFactory, Episode, FloatArray, SeedEnvs, Step
+from trainers.spec import Snapshot, Spec
+
+
+class WorkerEnvs:
+    """SeedEnvs, spread over processes by seeds. `begin` returns at once, `end` waits for all of them.
+
+    Steps and streams are those of SeedEnvs to the bit. `make_env` must be picklable: workers are spawned, because a
+    fork of a process that has CUDA or threads is not safe.
+    """
+
+    def __init__(self, make_env: EnvFactory, spec: Spec, seeds: Sequence[int], num_envs: int, workers: int) -> None:
+        self.spec, self.seeds = spec, seeds
+        self.shape = (len(seeds), num_envs)
+        self.obs = np.zeros((*self.shape, spec.obs_dim), np.float32)
+        """[S, E, obs_dim], what to act on next."""
+        self._parts = [part for part in np.array_split(np.arange(len(seeds)), workers) if len(part)]
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for part in self._parts:
+            mine, theirs = context.Pipe()
+            given = (theirs, make_env, spec, [seeds[i] for i in part], num_envs)
+            process = context.Process(target=serve, args=given, daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(mine)
+            self._processes.append(process)
+
+    def reset(self) -> None:
+        """Begin all episodes."""
+        self._tell_all("reset")
+        self.obs = np.concatenate(self._answers())
+
+    def begin(self, actions: FloatArray) -> None:
+        """Have every environment take its action of [S, E, act_dim]."""
+        for pipe, part in zip(self._pipes, self._parts, strict=True):
+            pipe.send(("step", (actions[part],)))
+
+    def end(self) -> Step:
+        """What came of the actions. Raises what a worker raised, and RuntimeError for one that died."""
+        steps: list[Step] = self._answers()
+        final = [
+            {(int(part[s]), e): obs for (s, e), obs in step.final_obs.items()}
+            for step, part in zip(steps, self._parts, strict=True)
+        ]
+        self.obs = np.concatenate([step.next_obs for step in steps])
+        return Step(
+            self.obs,
+            np.concatenate([step.reward for step in steps]),
+            np.concatenate([step.terminated for step in steps]),
+            {place: obs for places in final for place, obs in places.items()},
+        )
+
+    def step(self, actions: FloatArray) -> Step:
+        self.begin(actions)
+        return self.end()
+
+    def pop_finished(self, s: int) -> list[Episode]:
+        """Episodes of seed number s that ended since the last call."""
+        episodes: list[Episode] = self._ask("pop_finished", s)
+        return episodes
+
+    def snapshot(self, i: int) -> Snapshot:
+        """As SeedEnvs.snapshot."""
+        arrays, plain = self._ask("snapshot", i)
+        return Snapshot({name: torch.from_numpy(array) for name, array in arrays.items()}, plain)
+
+    def restore(self, i: int, snapshot: Snapshot) -> None:
+        """As SeedEnvs.restore."""
+        arrays = {name: tensor.numpy() for name, tensor in snapshot.tensors.items()}
+        self.obs[i] = self._ask("restore", i, arrays, snapshot.plain)
+
+    def close(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join()
+
+    def _tell_all(self, name: str) -> None:
+        for pipe in self._pipes:
+            pipe.send((name, ()))
+
+    def _answers(self) -> list[Any]:
+        # All are read before the first error is raised, or the next answers would be those of this call.
+        answers = [self._answer(w) for w in range(len(self._pipes))]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def _answer(self, w: int) -> Any:
+        try:
+            return self._pipes[w].recv()
+        except (EOFError, ConnectionError):
+            self._processes[w].join()
+            return RuntimeError(f"an environment worker died, exit code {self._processes[w].exitcode}")
+
+    def _ask(self, name: str, i: int, *arguments: Any) -> Any:
+        (w,) = (w for w, part in enumerate(self._parts) if i in part)
+        self._pipes[w].send((name, (i - int(self._parts[w][0]), *arguments)))
+        answer = self._answer(w)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def serve(pipe: Connection, make_env: EnvFactory, spec: Spec, seeds: Sequence[int], num_envs: int) -> None:
+    """A worker: answer what WorkerEnvs asks until it hangs up."""
+    envs = SeedEnvs(make_env, spec, seeds, num_envs)
+
+    def reset() -> FloatArray:
+        envs.reset()
+        return envs.obs
+
+    def snapshot(i: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        tensors, plain = envs.snapshot(i)
+        return {name: tensor.numpy() for name, tensor in tensors.items()}, plain
+
+    def restore(i: int, arrays: dict[str, Any], plain: dict[str, Any]) -> FloatArray:
+        envs.restore(i, Snapshot({name: torch.from_numpy(array) for name, array in arrays.items()}, plain))
+        obs: FloatArray = envs.obs[i]
+        return obs
+
+    verbs: dict[str, Callable[..., Any]] = {"reset": reset, "step": envs.step, "pop_finished": envs.pop_finished}
+    verbs |= {"snapshot": snapshot, "restore": restore}
+    while True:
+        try:
+            name, arguments = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return envs.close()
+        try:
+            answer: Any = verbs[name](*arguments)
+        except Exception as error:  # raised again where it was asked for
+            answer = error
+        pipe.send(answer)
