@@ -41,6 +41,18 @@ class StraightThroughQuantize(torch.autograd.Function):
         return torch.where(inside, grads[0], 0.0), None, None, None, None
 
 
+class StraightThroughRound(torch.autograd.Function):
+    """Round to multiples of the scale, where nothing can be clipped; the gradient passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        return torch.round(x / scale) * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
 def activation_grid(low: Tensor, high: Tensor, levels: int = ACTIVATION_LEVELS) -> tuple[Tensor, Tensor]:
     """Scale and zero point of the grid 0 to `levels` over [min(low, 0), max(high, 0)], any shape."""
     low, high = low.clamp(max=0), high.clamp(min=0)
@@ -71,8 +83,9 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: 
 
 
 def fake_quantize_weight(weight: Tensor, levels: int) -> Tensor:
-    scale = weight_scale(weight, levels)
-    return fake_quantize(weight, scale, torch.zeros_like(scale), -levels, levels)
+    """Weights [..., out, in] on their int8 grid, whose ends are the largest of each output channel."""
+    rounded: Tensor = StraightThroughRound.apply(weight, weight_scale(weight, levels))  # type: ignore[no-untyped-call]
+    return rounded
 
 
 def standard_deviation(variance: Tensor) -> Tensor:
