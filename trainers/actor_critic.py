@@ -48,7 +48,9 @@ class LaggingActor:
         for one in self.copies:
             tensors = [*one.parameters(), *one.buffers()]
             for tensor in tensors:
-                tensor.data = tensor.data.pin_memory() if cuda else tensor.data.contiguous()
+                # Copies from a GPU only pass the host by into memory that is pinned and contiguous.
+                held = tensor.data.contiguous()
+                tensor.data = held.pin_memory() if cuda else held
             self.pairs.append(list(zip(tensors, [*actor.parameters(), *actor.buffers()], strict=True)))
 
     @torch.no_grad()

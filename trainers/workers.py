@@ -1,6 +1,7 @@
 """Environments of many seeds in worker processes: the same steps as in one process, on many cores."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -39,13 +40,14 @@ class WorkerEnvs:
 
     def reset(self) -> None:
         """Begin all episodes."""
-        self._tell_all("reset")
+        for w in range(len(self._pipes)):
+            self._send(w, "reset")
         self.obs = np.concatenate(self._answers())
 
     def begin(self, actions: FloatArray) -> None:
         """Have every environment take its action of [S, E, act_dim]."""
-        for pipe, part in zip(self._pipes, self._parts, strict=True):
-            pipe.send(("step", (actions[part],)))
+        for w, part in enumerate(self._parts):
+            self._send(w, "step", actions[part])
 
     def end(self) -> Step:
         """What came of the actions. Raises what a worker raised, and RuntimeError for one that died."""
@@ -87,9 +89,11 @@ class WorkerEnvs:
         for process in self._processes:
             process.join()
 
-    def _tell_all(self, name: str) -> None:
-        for pipe in self._pipes:
-            pipe.send((name, ()))
+    def _send(self, w: int, verb: str, *arguments: Any) -> None:
+        try:
+            self._pipes[w].send((verb, arguments))
+        except ConnectionError:
+            raise self._death(w) from None
 
     def _answers(self) -> list[Any]:
         # All are read before the first error is raised, or the next answers would be those of this call.
@@ -103,12 +107,15 @@ class WorkerEnvs:
         try:
             return self._pipes[w].recv()
         except (EOFError, ConnectionError):
-            self._processes[w].join()
-            return RuntimeError(f"an environment worker died, exit code {self._processes[w].exitcode}")
+            return self._death(w)
 
-    def _ask(self, name: str, i: int, *arguments: Any) -> Any:
+    def _death(self, w: int) -> RuntimeError:
+        self._processes[w].join()
+        return RuntimeError(f"an environment worker died, exit code {self._processes[w].exitcode}")
+
+    def _ask(self, verb: str, i: int, *arguments: Any) -> Any:
         (w,) = (w for w, part in enumerate(self._parts) if i in part)
-        self._pipes[w].send((name, (i - int(self._parts[w][0]), *arguments)))
+        self._send(w, verb, i - int(self._parts[w][0]), *arguments)
         answer = self._answer(w)
         if isinstance(answer, Exception):
             raise answer
@@ -117,6 +124,7 @@ class WorkerEnvs:
 
 def serve(pipe: Connection, make_env: EnvFactory, spec: Spec, seeds: Sequence[int], num_envs: int) -> None:
     """A worker: answer what WorkerEnvs asks until it hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the trainer, which hangs up
     envs = SeedEnvs(make_env, spec, seeds, num_envs)
 
     def reset() -> FloatArray:
@@ -136,11 +144,11 @@ def serve(pipe: Connection, make_env: EnvFactory, spec: Spec, seeds: Sequence[in
     verbs |= {"snapshot": snapshot, "restore": restore}
     while True:
         try:
-            name, arguments = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+            verb, arguments = pipe.recv()
+        except EOFError:
             return envs.close()
         try:
-            answer: Any = verbs[name](*arguments)
+            answer: Any = verbs[verb](*arguments)
         except Exception as error:  # raised again where it was asked for
             answer = error
         pipe.send(answer)

@@ -44,16 +44,19 @@ def clocked(times: Iterator[tuple[int, float]], begin: int, total: int) -> float
     return (last - first) / (ended - began)
 
 
-def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, compress: str = "fp32") -> float:
+def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: str) -> float:
+    """`variant`: fp32, qat or bf16."""
     from rlc import build, envs
     from rlc.fit import Training, keep_freed_memory
     from rlc.plan import make_plan
     from trainers.rollout import SeedEnvs
 
-    line = [f"+algo={algo}", f"+compress={compress}", f"env.id={env_id}", f"total_steps={total}", "algo.num_envs=1"]
+    line = [f"+algo={algo}", f"env.id={env_id}", f"total_steps={total}", "algo.num_envs=1"]
+    line += {"fp32": [], "qat": ["+compress=qat"], "bf16": ["precision=bf16"]}[variant]
     if algo in ON_POLICY:
         epochs = "epochs" if algo == "ppo" else "critic_epochs"
         line += [f"algo.rollout_steps={ROLLOUT}", "algo.batch_size=64", f"algo.{epochs}={EPOCHS}"]
+        line += ["algo.recompute_advantages=false"] * (algo == "ppo")
     else:
         line += [f"algo.learning_starts={WARMUP}"] + ["algo.alpha=auto"] * (algo == "sac")
     keep_freed_memory()
@@ -210,7 +213,7 @@ def measure(core: int, candidate: str, arguments: dict[str, Any]) -> tuple[float
     return speed, memory
 
 
-def candidates(algo: str, seeds: list[int], qat: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def candidates(algo: str, seeds: list[int], variants: list[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Name in the table, candidate and its own arguments."""
     for name, module in PEERS.items():
         if algo in LACKING.get(name, ()):
@@ -222,8 +225,9 @@ def candidates(algo: str, seeds: list[int], qat: bool) -> Iterator[tuple[str, st
             continue
         yield name, name, {"package": module} if name != "rltools" else {}
     for count in seeds:
-        for method in ("fp32", "qat") if qat else ("fp32",):
-            yield f"ours {method} {count}", "ours", {"seeds": count, "compress": method}
+        for variant in variants:
+            if variant != "bf16" or algo not in ON_POLICY:
+                yield f"ours {variant} {count}", "ours", {"seeds": count, "variant": variant}
     yield "environment", "environment", {}
     yield "products", "products", {}
 
@@ -233,7 +237,7 @@ def main() -> None:
     parser.add_argument("--algos", default="sac,td3,ddpg,ppo,trpo")
     parser.add_argument("--envs", default="HalfCheetah-v4")
     parser.add_argument("--seeds", default="1,8", help="numbers of seeds in lockstep")
-    parser.add_argument("--qat", action="store_true", help="quantisation-aware training too")
+    parser.add_argument("--variants", default="fp32", help="of ours: fp32, qat, bf16")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500, help="timed steps, shared by the seeds (off-policy)")
     parser.add_argument("--rollouts", type=int, default=2, help="timed rollouts with their updates (on-policy)")
@@ -248,7 +252,7 @@ def main() -> None:
     print(*columns, sep="\t")
     for algo in args.algos.split(","):
         for env_id in args.envs.split(","):
-            entries = list(candidates(algo, [int(n) for n in args.seeds.split(",")], args.qat))
+            entries = list(candidates(algo, [int(n) for n in args.seeds.split(",")], args.variants.split(",")))
             results: dict[str, list[tuple[float, float]]] = {name: [] for name, *_ in entries}
             for _ in range(args.repeats):
                 for name, candidate, own in entries:
