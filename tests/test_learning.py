@@ -11,6 +11,8 @@ from rlc.runs import Run
 # Random actions score about -1200; a good policy -150.
 PENDULUM_SOLVED = -250.0
 OFF_POLICY = "total_steps=6000 algo.learning_starts=1000"
+# Its actor learns at every second step only.
+TD3 = "total_steps=8000 algo.learning_starts=1000"
 # The discount suits an episode of 200 steps whose reward is dense, as in the zoo of Stable-Baselines3.
 ON_POLICY = "total_steps=100000 algo.gamma=0.9"
 
@@ -19,7 +21,8 @@ ON_POLICY = "total_steps=100000 algo.gamma=0.9"
 @pytest.mark.parametrize(
     "changes",
     [
-        *(f"+algo={algo} {qat} {OFF_POLICY}" for algo in ("ddpg", "td3", "sac") for qat in ("", "+compress=qat")),
+        *(f"+algo={algo} {qat} {OFF_POLICY}" for algo in ("ddpg", "sac") for qat in ("", "+compress=qat")),
+        *(f"+algo=td3 {qat} {TD3}" for qat in ("", "+compress=qat")),
         *(f"+algo={algo} {qat} {ON_POLICY}" for algo in ("trpo", "ppo") for qat in ("", "+compress=qat")),
         f"+algo=sac algo.alpha=auto {OFF_POLICY}",
         f"+algo=sac +compress=ptdq {OFF_POLICY}",
