@@ -60,19 +60,16 @@ def test_workers_take_the_steps_of_one_process() -> None:
         spread.close()
 
 
-def test_what_goes_wrong_in_a_worker_is_raised_here() -> None:
-    action = np.zeros((2, 1, 1), np.float32)
-    envs = WorkerEnvs(functools.partial(Breaks, "nan"), SPEC, [0, 1], 1, workers=2)
+@pytest.mark.parametrize(
+    ("way", "error", "text"),
+    [("nan", FloatingPointError, "not finite"), ("exit", RuntimeError, "worker died, exit code 3")],
+)
+def test_what_goes_wrong_in_a_worker_is_raised_here(way: str, error: type[Exception], text: str) -> None:
+    envs = WorkerEnvs(functools.partial(Breaks, way), SPEC, [0, 1], 1, workers=2)
     envs.reset()
     for _ in range(2):
-        with pytest.raises(FloatingPointError, match="not finite"):
-            envs.step(action)
-    envs.close()
-    envs = WorkerEnvs(functools.partial(Breaks, "exit"), SPEC, [0, 1], 1, workers=2)
-    envs.reset()
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="worker died, exit code 3"):
-            envs.step(action)
+        with pytest.raises(error, match=text):
+            envs.step(np.zeros((2, 1, 1), np.float32))
     envs.close()
 
 
