@@ -143,7 +143,10 @@ class ActorCritic(ABC):
             self.lagging.publish()
 
     def update_noise(self, action: Tensor) -> Tensor:
-        """Normal noise of the shape of a batch of actions [S, B, act_dim]."""
+        """Normal noise of the shape of a batch of actions [S, B, act_dim], `UPDATE_NOISE` times per update.
+
+        Updates draw from nothing else: a recorded one would play any other numbers again.
+        """
         if self.tape is not None:
             return self.tape.take()
         return stacked_normal(self.update_streams, *action.shape[1:]).to(self.device)
