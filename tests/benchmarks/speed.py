@@ -16,7 +16,6 @@ import csv
 import importlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -198,7 +197,13 @@ def child(core: int, candidate: str, arguments: dict[str, Any]) -> None:
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     speed = CANDIDATES[candidate](**arguments)
-    print(json.dumps([speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+    print(json.dumps([speed, peak_megabytes()]))
+
+
+def peak_megabytes() -> float:
+    """Not ru_maxrss, which begins with the memory of the parent."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def measure(core: int, candidate: str, arguments: dict[str, Any]) -> tuple[float, float]:
