@@ -75,7 +75,7 @@ def distill(
         x = torch.from_numpy(observations)
         target = teacher(x)
         while done < steps * (stage + 1) // (rounds + 1):
-            optimizer.lr = lr * (1 - done / steps)
+            optimizer.lr.fill_(lr * (1 - done / steps))
             chosen = torch.randint(len(x), (batch_size,), generator=generator)
             error = (student.act(x[chosen], update_ranges=True) - target[chosen]) / half_range
             optimizer.minimize(error.square().mean())

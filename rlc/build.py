@@ -1,7 +1,12 @@
 """From settings to objects, through registries."""
 
 import functools
+import os
+import shutil
+import sys
+import sysconfig
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -49,6 +54,13 @@ def check_precision(name: str, device: torch.device) -> None:
     """Raises SettingsError where a device has no fast products of that precision."""
     if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise SettingsError("precision=bf16: this CPU has no bfloat16 products; allowed: fp32")
+
+
+def check_compiler() -> None:
+    """Raises SettingsError where TorchInductor would find no C++ compiler or no headers of Python."""
+    compiler = shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
+    if compiler is None or not Path(sysconfig.get_path("include"), "Python.h").exists():
+        raise SettingsError("compile=true: needs a C++ compiler (g++, or what CXX names) and Python.h; allowed: false")
 
 
 AGENTS: dict[str, Callable[..., ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg": DDPG, "td3": TD3, "sac": SAC}

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,9 +23,11 @@ from rlc.runs import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Metrics
 from rlc.settings import OffPolicySettings, Settings
 from rlc.tracking import Tracker
 from trainers.actor_critic import ActorCritic
+from trainers.compiled import CompiledStep, CompiledUpdate
+from trainers.gaussian import GaussianActorCritic
 from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy, on_policy
 from trainers.recorded import RecordedUpdate
-from trainers.replay import Replay
+from trainers.replay import Batch, Replay
 from trainers.rollout import SeedEnvs
 from trainers.spec import Snapshot, under
 from trainers.workers import WorkerEnvs
@@ -159,10 +161,9 @@ class Training:
         span = {"steps": steps, "total_steps": settings.total_steps}
         if isinstance(algo, OffPolicySettings):
             assert self.replay is not None
-            learner = cast(OffPolicyAgent, agent)
             return off_policy(
-                learner,
-                RecordedUpdate(learner) if agent.device.type == "cuda" else learner.update,
+                cast(OffPolicyAgent, agent),
+                self._update(),
                 self.envs,
                 self.replay,
                 lambda: agent.random_actions(algo.num_envs) if random_warmup else agent.act(self.envs.obs),
@@ -174,7 +175,16 @@ class Training:
                 yield_every=YIELD_EVERY,
             )
         rollout_steps = algo.rollout_steps
+        if settings.compile:
+            assert isinstance(agent, GaussianActorCritic)
+            agent.step = CompiledStep(agent, type(agent).on_minibatch)
         return on_policy(cast(OnPolicyAgent, agent), self.envs, agent.device, **span, rollout_steps=rollout_steps)
+
+    def _update(self) -> Callable[[Batch], dict[str, Tensor]]:
+        learner = cast(OffPolicyAgent, self.agent)
+        if self.settings.compile:
+            return CompiledUpdate(self.agent)
+        return RecordedUpdate(learner) if learner.device.type == "cuda" else learner.update
 
     def save(self, i: int, checkpoints: Checkpoints, progress: dict[str, Any]) -> None:
         """Write a checkpoint of seed number i."""

@@ -24,6 +24,8 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
     for job in jobs:
         envs.spec_of(job.settings.env.id)
         build.check_precision(job.settings.precision, build.device_of(job.settings.device))
+        if job.settings.compile:
+            build.check_compiler()
     for run in runs:
         if not run.settings.overwrite:
             run.check_identity()

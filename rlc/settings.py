@@ -265,6 +265,7 @@ class Settings(Strict):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)]
     precision: Literal["fp32", "bf16"]
+    compile: bool
     overlap: bool
     env_workers: Annotated[int, Field(ge=0, le=1024)]
     checkpoint_every: Count | None
@@ -305,6 +306,10 @@ class Settings(Strict):
                 raise ValueError(f"precision={self.precision}: allowed with {algo.name}: fp32")
             if self.overlap:
                 raise ValueError(f"overlap=true: {algo.name} learns from whole rollouts; allowed with it: false")
+        if self.compile and self.device != "cpu":
+            raise ValueError(f"compile=true: it is for device=cpu, not {self.device}; allowed there: false")
+        if self.compile and isinstance(algo, PPOSettings) and algo.target_kl is not None:
+            raise ValueError(f"compile=true: allowed with algo.target_kl=null, not {algo.target_kl}")
         for key, value in counts.items():
             if value % algo.num_envs:
                 raise ValueError(f"{key}={value}: must be a multiple of algo.num_envs={algo.num_envs}")

@@ -412,7 +412,7 @@ def test_the_learning_rate_of_ppo_falls_linearly() -> None:
     draw, rates = rollouts(of, [0], 64, 2), []
     for _ in range(6):
         agent.update(draw(agent))
-        rates.append(agent.optimizers["actor"].lr)
+        rates.append(agent.optimizers["actor"].lr.item())
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3, 0, 0])
 
 

@@ -3,13 +3,13 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.networks import Acting, FlatAdam, StackedMLP, as_numpy
+from trainers.networks import Acting, FlatAdam, Stacked, StackedMLP, as_numpy
 from trainers.policy import Policy
 from trainers.rollout import FloatArray
 from trainers.spec import Snapshot, Spec, Stream, numpy_stream, stacked_normal, torch_stream, under
@@ -18,11 +18,10 @@ ActorTransform = Callable[[StackedMLP], None]
 
 
 class NoiseTape:
-    """The noise of one update in tensors that stay where they are."""
+    """The noise of one update, in tensors."""
 
-    def __init__(self, streams: Sequence[torch.Generator], like: Tensor, count: int) -> None:
-        self.streams = list(streams)
-        self.tensors = [torch.empty_like(like) for _ in range(count)]
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.tensors = list(tensors)
         self.at = 0
 
     def take(self) -> Tensor:
@@ -30,10 +29,10 @@ class NoiseTape:
         self.at += 1
         return self.tensors[self.at - 1]
 
-    def refill(self) -> None:
-        """Draw anew, in the order of `take`."""
+    def refill(self, streams: Sequence[torch.Generator]) -> None:
+        """Draw anew into the same tensors, in the order of `take`."""
         for tensor in self.tensors:
-            tensor.copy_(stacked_normal(self.streams, *tensor.shape[1:]), non_blocking=True)
+            tensor.copy_(stacked_normal(streams, *tensor.shape[1:]), non_blocking=True)
 
 
 class LaggingActor:
@@ -120,6 +119,20 @@ class ActorCritic(ABC):
         for network in self.networks.values():
             if isinstance(network, StackedMLP):
                 network.dtype = dtype
+
+    def alone(self, i: int) -> Self:
+        """The networks and optimisers of seed number i as an agent to trace updates of, on the same storage."""
+        alone = copy.copy(self)
+        alone.networks, alone.optimizers = {}, {}
+        for name, network in self.networks.items():
+            if not isinstance(network, Stacked):
+                continue
+            part = network.part(self._rows(name, i))
+            alone.networks[name] = part
+            setattr(alone, name, part)
+            if name in self.optimizers:
+                alone.optimizers[name] = self.optimizers[name].part(part, self._rows(name, i))
+        return alone
 
     @abstractmethod
     def act(self, obs: FloatArray) -> FloatArray:

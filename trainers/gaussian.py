@@ -1,7 +1,8 @@
 """What TRPO and PPO share: a Gaussian actor on normalised observations, a critic of scaled returns, advantages."""
 
 import math
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,12 @@ class GaussianActorCritic(ActorCritic):
             "observations": self.observations.to(device),
             "returns": self.returns.to(device),
         }
+        self.step: Callable[..., Sequence[Tensor]] = self.on_minibatch
+        """`on_minibatch`, or its compiled twin."""
+
+    @abstractmethod
+    def on_minibatch(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
+        """A step of gradient descent on parts [S, B, ...] of a rollout."""
 
     def act(self, obs: FloatArray) -> FloatArray:
         """Actions as drawn; the environment is given their clip to the bounds."""

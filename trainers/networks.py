@@ -9,7 +9,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -60,11 +60,11 @@ def stacked_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias, x, weight.mT)
 
 
-def activate_(x: Tensor, name: str) -> Tensor:
+def activate_(x: Tensor, name: str, traced: bool) -> Tensor:
     """`relu` or `tanh` in place, of a tensor without gradients."""
     if name == "relu":
         return x.relu_()
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    if traced or x.device.type != "cpu" or x.dtype != torch.float32:
         return x.tanh_()
     # NumPy's is six times as fast as torch's.
     array = x.numpy()
@@ -99,7 +99,7 @@ class PlainMLP(torch.autograd.Function):
         for weight, bias in zip(weights[:-1], parameters[1:-2:2], strict=True):
             inputs.append(x)
             x = stacked_affine(x, weight, bias.to(network.dtype))
-            x = activate_(x, network.activation_name)
+            x = activate_(x, network.activation_name, network.traced)
         inputs.append(x)
         ctx.network, ctx.followed, ctx.parameters = network, followed, parameters
         ctx.save_for_backward(*inputs, *weights)
@@ -150,6 +150,8 @@ class Stacked(nn.Module):
         self.flat = torch.empty(0)
         self.has_gradient = False
         """Whether `grad` of the parameters holds part of a gradient already; else it holds zeros."""
+        self.traced = False
+        """Whether calls are written down, to be compiled: then all goes through torch."""
 
     def flatten(self) -> Tensor:
         """Move all parameters into one [N, P] tensor, P padded to a multiple of 64; they become views of it."""
@@ -161,6 +163,24 @@ class Stacked(nn.Module):
             parameter.data = view.copy_(parameter.data)
         self.flat = flat
         return flat
+
+    def part(self, rows: slice) -> Self:
+        """Some rows as a network to trace, on the same storage."""
+        part = copy.deepcopy(self)
+        part.traced, part.flat = True, own_storage(self.flat[rows])
+        parameters = list(part.parameters())
+        for parameter in parameters:
+            parameter.data = parameter.data[rows]
+        for parameter, view in zip(parameters, row_views(part.flat, parameters), strict=True):
+            parameter.data = view
+        for own, buffer in zip(part.buffers(), self.buffers(), strict=True):
+            own.data = own_storage(buffer[rows])
+        return part
+
+
+def own_storage(tensor: Tensor) -> Tensor:
+    """The same memory, of contiguous numbers on the CPU, as a storage that begins with it."""
+    return torch.from_numpy(tensor.detach().numpy())
 
 
 class StackedScalar(Stacked):
@@ -298,15 +318,25 @@ class FlatAdam:
     """Adam (arXiv 1412.6980) over the flat storage of a network, each row with a step count of its own."""
 
     def __init__(self, network: Stacked, lr: float) -> None:
-        self.lr, self.network = lr, network
-        self.flat = network.flatten()
-        self.parameters = list(network.parameters())
-        self.gradient, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(self.flat) for _ in range(3))
-        self.steps = self.flat.new_zeros(len(self.flat))
+        self.lr = torch.tensor(lr, dtype=torch.float64)
+        flat = network.flatten()
+        gradient, exp_avg, exp_avg_sq = (torch.zeros_like(flat) for _ in range(3))
+        self._bind(network, gradient, exp_avg, exp_avg_sq, flat.new_zeros(len(flat)))
+
+    def _bind(self, network: Stacked, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor) -> None:
+        self.network, self.flat, self.parameters = network, network.flat, list(network.parameters())
+        self.gradient, self.exp_avg, self.exp_avg_sq, self.steps = gradient, exp_avg, exp_avg_sq, steps
         for parameter, view in zip(self.parameters, row_views(self.gradient, self.parameters), strict=True):
             parameter.grad = view
         columns = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
         self._rows = [list(column.unbind()) for column in columns]
+
+    def part(self, network: Stacked, rows: slice) -> "FlatAdam":
+        """The optimiser of `network`, some rows of this one's, on the same storage."""
+        part = copy.copy(self)
+        tensors = (self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
+        part._bind(network, *(own_storage(tensor[rows]) for tensor in tensors))
+        return part
 
     def minimize(self, loss: Tensor) -> None:
         """One step on a sum of per-seed losses, for this network's parameters and no others."""

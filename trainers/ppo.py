@@ -58,6 +58,8 @@ class PPO(GaussianActorCritic):
         self.entropy_coef, self.value_coef, self.max_grad_norm = entropy_coef, value_coef, max_grad_norm
         self.recompute_advantages, self.target_kl = recompute_advantages, target_kl
         self.optimizers = {"actor": FlatAdam(self.actor, lr), "critic": FlatAdam(self.critic, lr)}
+        self.active = torch.ones(len(seeds), dtype=torch.bool, device=device)
+        """Which seeds still learn from this rollout."""
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, the optimisation of one rollout."""
@@ -69,7 +71,7 @@ class PPO(GaussianActorCritic):
         obs, action = self.normalized(rollout.obs.flatten(1, 2)), self.unit(rollout.action)
         with torch.no_grad():
             old_log_prob = log_probability(self.actor(obs), self.actor.log_std, action)
-        active = torch.ones(len(self.seeds), dtype=torch.bool, device=self.device)
+        self.active.fill_(True)
 
         for epoch in range(self.epochs):
             if epoch == 0 or self.recompute_advantages:
@@ -77,24 +79,29 @@ class PPO(GaussianActorCritic):
                 target = returns / self.returns.std().squeeze(-1)
             data = (obs, action, old_log_prob, advantage, target)
             for minibatch in minibatches(data, self.batch_size, self.update_streams):
-                terms = self._losses(*minibatch)
-                if self.target_kl is not None:
-                    active &= approximate_kl(terms.log_ratio) <= 1.5 * self.target_kl
-                losses = self.value_coef * terms.critic - terms.surrogate - self.entropy_coef * terms.entropy
-                differentiate(losses.sum(), self.optimizers.values())
-                clip_row_norms([o.gradient for o in self.optimizers.values()], self.max_grad_norm)
-                for optimizer in self.optimizers.values():
-                    optimizer.step(active if self.target_kl is not None else None)
+                terms = Terms(*self.step(*minibatch))
 
         if self.updates > 1:
             self.follow(rollout)
         return {
-            "losses/actor": -terms.surrogate.detach(),
-            "losses/critic": terms.critic.detach(),
-            "losses/entropy": terms.entropy.detach(),
+            "losses/actor": -terms.surrogate,
+            "losses/critic": terms.critic,
+            "losses/entropy": terms.entropy,
             "losses/approx_kl": approximate_kl(terms.log_ratio),
-            "losses/clip_fraction": ((terms.log_ratio.detach().exp() - 1).abs() > self.clip).float().mean(-1),
+            "losses/clip_fraction": ((terms.log_ratio.exp() - 1).abs() > self.clip).float().mean(-1),
         }
+
+    def on_minibatch(self, *minibatch: Tensor) -> "Terms":
+        """One step of both optimisers on a minibatch; returns its terms as they were before, without gradients."""
+        terms = self._losses(*minibatch)
+        if self.target_kl is not None:
+            self.active &= approximate_kl(terms.log_ratio) <= 1.5 * self.target_kl
+        losses = self.value_coef * terms.critic - terms.surrogate - self.entropy_coef * terms.entropy
+        differentiate(losses.sum(), self.optimizers.values())
+        clip_row_norms([o.gradient for o in self.optimizers.values()], self.max_grad_norm)
+        for optimizer in self.optimizers.values():
+            optimizer.step(self.active if self.target_kl is not None else None)
+        return Terms(*(term.detach() for term in terms))
 
     def _losses(self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor) -> "Terms":
         """The terms of the loss on a minibatch [S, B, ...]."""
@@ -110,7 +117,7 @@ class PPO(GaussianActorCritic):
         """Linearly to 0 over `lr_decay_steps`."""
         if self.lr_decay_steps is not None:
             for optimizer in self.optimizers.values():
-                optimizer.lr = self.lr * max(0.0, 1 - steps_before / self.lr_decay_steps)
+                optimizer.lr.fill_(self.lr * max(0.0, 1 - steps_before / self.lr_decay_steps))
 
 
 class Terms(NamedTuple):

@@ -57,7 +57,7 @@ class RecordedUpdate:
         held, tape, play = self.recordings[kind]
         for tensor, new in zip(held, batch, strict=True):
             tensor.copy_(new)
-        tape.refill()
+        tape.refill(self.agent.update_streams)
         figures = play()
         # A graph leaves the host's count alone.
         self.agent.updates = before + 1
@@ -76,7 +76,7 @@ class RecordedUpdate:
 
     def _recording(self, batch: Batch) -> Recording:
         held = Batch(*(tensor.clone() for tensor in batch))
-        tape = NoiseTape(self.agent.update_streams, batch.action, self.agent.UPDATE_NOISE)
+        tape = NoiseTape([torch.empty_like(batch.action) for _ in range(self.agent.UPDATE_NOISE)])
 
         def update() -> Figures:
             tape.at, self.agent.tape = 0, tape

@@ -1,5 +1,6 @@
 """What a trainer must know of an environment, and the random streams of a seed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -68,6 +69,6 @@ def torch_stream(stream: Stream, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(hashed)
 
 
-def stacked_normal(generators: list[torch.Generator], *shape: int) -> torch.Tensor:
+def stacked_normal(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:
     """Standard normal noise [S, *shape], row s from the generator of seed s."""
     return torch.stack([torch.randn(shape, generator=g) for g in generators])

@@ -96,19 +96,25 @@ class TRPO(GaussianActorCritic):
 
         target = returns / self.returns.std().squeeze(-1)
         for _ in range(self.critic_epochs):
-            for x, y in minibatches((obs, target), self.batch_size, self.update_streams):
-                critic_loss = 0.5 * (self.critic(x).squeeze(-1) - y).square().mean(-1)
-                self.optimizers["critic"].minimize(critic_loss.sum())
+            for minibatch in minibatches((obs, target), self.batch_size, self.update_streams):
+                (critic_loss,) = self.step(*minibatch)
 
         if self.updates > 1:
             self.follow(rollout)
         return {
             "losses/actor": -improvement,
-            "losses/critic": critic_loss.detach(),
+            "losses/critic": critic_loss,
             "losses/entropy": entropy(self.actor.log_std.detach()).squeeze(-1),
             "losses/approx_kl": divergence,
             "losses/step_size": size,
         }
+
+    def on_minibatch(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
+        """One step of the critic's optimiser on observations and targets; returns its loss before, [S]."""
+        obs, target = minibatch
+        loss = 0.5 * (self.critic(obs).squeeze(-1) - target).square().mean(-1)
+        self.optimizers["critic"].minimize(loss.sum())
+        return (loss.detach(),)
 
     @torch.no_grad()
     def _line_search(
