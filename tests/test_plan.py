@@ -50,6 +50,8 @@ ERRORS = {
     "+algo=sac precision=fp16": "precision=fp16: must be 'fp32' or 'bf16'",
     "+algo=trpo precision=bf16": "precision=bf16: allowed with trpo: fp32",
     "+algo=ppo overlap=true": "overlap=true: ppo learns from whole rollouts",
+    "+algo=sac compile=true device=cuda": "compile=true: it is for device=cpu, not cuda",
+    "+algo=ppo compile=true algo.target_kl=0.1": "compile=true: allowed with algo.target_kl=null, not 0.1",
     "+algo=sac env_workers=-1": "env_workers=-1: must be greater than or equal to 0",
     "+algo=sac device=gpu": "device=gpu: must be cpu, cuda or cuda:<number>",
     "+algo=sac device=cuda:99": "device=cuda:99: this machine has",

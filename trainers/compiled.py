@@ -90,7 +90,7 @@ def compiled(function: Callable[..., Tensors], inputs: Tensors, tensors: Tensors
     # To trace it is to do it.
     for tensor, value in zip(tensors, before, strict=True):
         tensor.copy_(value)
-    with config.patch(compile_threads=1):
+    with config.patch(compile_threads=1, fx_graph_cache=False):
         play: Callable[..., Tensors] = torch._inductor.compile(_lifted(graph, tensors), [*inputs, *tensors])
     return play
 
