@@ -139,12 +139,17 @@ class ActorCritic(ABC):
         """Exploring actions [S, E, act_dim] in environment units for observations [S, E, obs_dim]."""
 
     def acting(self) -> Acting:
-        """The actor as a NumPy function of observations [S, E, obs_dim], made anew after every update."""
+        """The actor of now as a NumPy function of observations [S, E, obs_dim]."""
         if self.lagging is not None:
             return self.lagging.frozen()
-        if self._frozen is None or self._frozen[0] != self.updates:
-            self._frozen = self.updates, self.frozen_actor()
+        version = self.acting_version()
+        if self._frozen is None or self._frozen[0] != version:
+            self._frozen = version, self.frozen_actor()
         return self._frozen[1]
+
+    def acting_version(self) -> int:
+        """Changes where `frozen_actor` must be called anew."""
+        return 0 if self.actor.frozen_follows() else self.updates
 
     def lag_behind(self) -> None:
         """From now on act with the actor of the last `publish` but one."""

@@ -73,6 +73,10 @@ class GaussianActorCritic(ActorCritic):
         noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
         return self.in_environment_units(mean + np.exp(as_numpy(self.actor.log_std)) * noise)
 
+    def acting_version(self) -> int:
+        """The statistics of observations are copied."""
+        return self.updates
+
     def frozen_actor(self) -> Acting:
         """The mean of the Gaussian, for raw observations."""
         network, center = self.actor.frozen(), as_numpy(self.observations.mean.float())

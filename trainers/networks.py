@@ -257,6 +257,10 @@ class StackedMLP(Stacked):
 
         return act
 
+    def frozen_follows(self) -> bool:
+        """Whether what `frozen` gave shares memory with the weights, so that it follows them."""
+        return self.flat.device.type == "cpu" and self._plain()
+
     def cut(self, row: int, outputs: int | None = None) -> list[nn.Module]:
         """Row `row` as plain layers and activations on the CPU, with its first `outputs` outputs (default all)."""
         *hidden, last = (layer for layer in self.layers if isinstance(layer, StackedLinear))
