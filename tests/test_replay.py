@@ -97,14 +97,14 @@ def test_slots_of_overwritten_final_observations_are_used_again() -> None:
 
 def test_observations_are_stored_once() -> None:
     replay = Replay(SPEC, [0], 1, 1000, 0.9, torch.device("cpu"))
-    assert replay.obs.shape == (1, 1001, 1, 2)
-    assert replay.obs.dtype == torch.float32
+    assert replay.held.shape == (1, 1001, 1, 2 + 1 + 2)
+    assert replay.held.dtype == torch.float32
 
 
 def test_a_million_humanoid_transitions_take_less_than_two_gigabytes() -> None:
     humanoid = Spec("Humanoid-v4", 376, 17, (-0.4,) * 17, (0.4,) * 17)
     replay = Replay(humanoid, [0], 1, 1_000_000, 0.99, torch.device("meta"))
-    held = (replay.obs, replay.action, replay.reward, replay.discount, replay.final.slot_of, replay.final.table)
+    held = (replay.held, replay.final.slot_of, replay.final.table)
     assert sum(tensor.nbytes for tensor in held) < 1.7e9
 
 

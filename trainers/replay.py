@@ -46,10 +46,9 @@ class Replay:
         """In rows: a row holds the transition of each of the E environments."""
         self.gamma, self.reward_scale = gamma, reward_scale
         shape = (len(seeds), self.capacity + 1, num_envs)
-        self.obs = torch.empty((*shape, spec.obs_dim), device=device)
-        self.action = torch.empty((*shape, spec.act_dim), device=device)
-        self.reward = torch.empty(shape, device=device)
-        self.discount = torch.empty(shape, device=device)
+        self.columns = [spec.obs_dim, spec.act_dim, 1, 1]
+        self.held = torch.empty((*shape, sum(self.columns)), device=device)
+        """Observation, action, reward and discount side by side: a batch is two gathers."""
         self.final = FinalObservations(shape, spec.obs_dim, device)
         self.streams = [numpy_stream(Stream.REPLAY, seed) for seed in seeds]
         self.added = 0
@@ -61,21 +60,21 @@ class Replay:
         return self.added % (self.capacity + 1)
 
     def start(self, obs: FloatArray) -> None:
-        """Store the observations [S, E, obs_dim] on which the first actions are taken."""
-        _put(self.obs[:, self.at], obs)
+        """Store the observations [S, E, obs_dim] on which the next actions are taken."""
+        _put(self.held[:, self.at, :, : self.columns[0]], obs)
 
     def add(self, action: FloatArray, step: Step) -> None:
         """Store what `action` [S, E, act_dim] on the newest observation led to."""
-        _put(self.action[:, self.at], action)
-        _put(self.reward[:, self.at], step.reward * np.float32(self.reward_scale))
-        _put(self.discount[:, self.at], np.float32(self.gamma) * ~step.terminated)
+        reward, discount = step.reward * np.float32(self.reward_scale), np.float32(self.gamma) * ~step.terminated
+        result = np.concatenate([action, reward[..., None], discount[..., None]], -1)
+        _put(self.held[:, self.at, :, self.columns[0] :], result)
         self.final.replace(self.at, step.final_obs)
         self.added += 1
-        _put(self.obs[:, self.at], step.next_obs)
+        self.start(step.next_obs)
 
     def sample(self, batch_size: int) -> Batch:
         """`batch_size` transitions for each seed, with replacement."""
-        seeds, rows, num_envs = self.reward.shape
+        seeds, rows, num_envs, _ = self.held.shape
         size = min(self.added, self.capacity)
         drawn = np.stack([g.integers(0, size * num_envs, batch_size) for g in self.streams])
         age, env = np.divmod(drawn, num_envs)
@@ -83,33 +82,20 @@ class Replay:
         base = np.arange(seeds)[:, None] * rows
         here = self._flat_index((base + row) * num_envs + env)
         after = self._flat_index((base + (row + 1) % rows) * num_envs + env)
-        next_obs = self.final.overwrite(_gather(self.obs, after), here)
-
-        def view(x: Tensor) -> Tensor:
-            return x.view(seeds, batch_size, *x.shape[1:])
-
-        return Batch(
-            view(_gather(self.obs, here)),
-            view(_gather(self.action, here)),
-            view(self.reward.view(-1)[here]),
-            view(self.discount.view(-1)[here]),
-            view(next_obs),
-        )
+        held = self.held.flatten(0, 2)
+        next_obs = self.final.overwrite(held.index_select(0, after)[:, : self.columns[0]], here)
+        now = held.index_select(0, here).view(seeds, batch_size, -1)
+        obs, action, reward, discount = torch.split(now, self.columns, -1)
+        return Batch(obs, action, reward.squeeze(-1), discount.squeeze(-1), next_obs.view(seeds, batch_size, -1))
 
     def rows(self, i: int, first: int, last: int) -> FloatArray:
         """Rows number first to last - 1 of seed number i, [rows, E, obs_dim + act_dim + 2]."""
-        place = torch.arange(first, last, device=self.obs.device) % (self.capacity + 1)
-        columns = (self.obs, self.action, self.reward.unsqueeze(-1), self.discount.unsqueeze(-1))
-        packed: FloatArray = torch.cat([column[i, place] for column in columns], -1).cpu().numpy()
+        packed: FloatArray = self.held[i, self._places(first, last)].cpu().numpy()
         return packed
 
     def put_rows(self, i: int, first: int, packed: FloatArray) -> None:
         """Put back what `rows` gave, beginning with row number `first`."""
-        place = torch.arange(first, first + len(packed), device=self.obs.device) % (self.capacity + 1)
-        widths = [self.obs.shape[-1], self.action.shape[-1], 1, 1]
-        obs, action, reward, discount = torch.split(torch.from_numpy(packed).to(self.obs.device), widths, -1)
-        self.obs[i, place], self.action[i, place] = obs, action
-        self.reward[i, place], self.discount[i, place] = reward[..., 0], discount[..., 0]
+        self.held[i, self._places(first, first + len(packed))] = torch.from_numpy(packed).to(self.held.device)
 
     def snapshot(self, i: int) -> Snapshot:
         """All of seed number i but its rows."""
@@ -122,17 +108,16 @@ class Replay:
         self.streams[i].bit_generator.state = snapshot.plain["stream"]
         self.final.load_state(i, snapshot.tensors)
 
+    def _places(self, first: int, last: int) -> Tensor:
+        return torch.arange(first, last, device=self.held.device) % (self.capacity + 1)
+
     def _flat_index(self, index: np.ndarray) -> Tensor:
-        return torch.from_numpy(index.ravel()).to(self.obs.device, non_blocking=True)
+        return torch.from_numpy(index.ravel()).to(self.held.device, non_blocking=True)
 
 
 def _put(place: Tensor, values: FloatArray) -> None:
     # A GPU takes them when it gets there; the host goes on.
     place.copy_(torch.from_numpy(values), non_blocking=True)
-
-
-def _gather(storage: Tensor, flat_index: Tensor) -> Tensor:
-    return storage.flatten(0, 2).index_select(0, flat_index)
 
 
 class FinalObservations:
