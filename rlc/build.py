@@ -30,6 +30,7 @@ from rlc.settings import (
 )
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.ddpg import DDPG
+from trainers.gaussian import GaussianActorCritic
 from trainers.networks import StackedMLP
 from trainers.policy import Policy
 from trainers.ppo import PPO
@@ -56,14 +57,16 @@ def check_precision(name: str, device: torch.device) -> None:
         raise SettingsError("precision=bf16: this CPU has no bfloat16 products; allowed: fp32")
 
 
-def check_compiler() -> None:
-    """Raises SettingsError where TorchInductor would find no C++ compiler or no headers of Python."""
+AGENTS: dict[str, Callable[..., ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg": DDPG, "td3": TD3, "sac": SAC}
+
+
+def check_compile(algo: str) -> None:
+    """Raises SettingsError where an algorithm has nothing to compile, or the machine no C++ compiler or Python.h."""
+    if getattr(AGENTS[algo], "on_minibatch", None) is GaussianActorCritic.on_minibatch:
+        raise SettingsError(f"compile=true: {algo} has no step that could be compiled; allowed with it: false")
     compiler = shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
     if compiler is None or not Path(sysconfig.get_path("include"), "Python.h").exists():
         raise SettingsError("compile=true: needs a C++ compiler (g++, or what CXX names) and Python.h; allowed: false")
-
-
-AGENTS: dict[str, Callable[..., ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg": DDPG, "td3": TD3, "sac": SAC}
 
 
 def build_agent(

@@ -25,7 +25,7 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
         envs.spec_of(job.settings.env.id)
         build.check_precision(job.settings.precision, build.device_of(job.settings.device))
         if job.settings.compile:
-            build.check_compiler()
+            build.check_compile(job.settings.algo.name)
     for run in runs:
         if not run.settings.overwrite:
             run.check_identity()

@@ -14,6 +14,7 @@ from rlc.settings import SettingsError
 from tests.conftest import batches, make_agent, rollouts, spec
 from tests.test_checkpoint import crash_at, job, weights
 from trainers.compiled import CompiledStep, CompiledUpdate
+from trainers.gaussian import GaussianActorCritic
 
 SETTINGS = {"sac": {"alpha": "auto"}, "ppo": {"lr_decay_steps": 512}}
 SLOW = [("ddpg", True, "float32"), ("td3", False, "bfloat16"), ("sac", False, "float32"), ("sac", True, "bfloat16")]
@@ -96,5 +97,9 @@ def test_a_machine_without_a_compiler_is_told_before_anything_runs(
     with pytest.raises(SettingsError, match="compile=true: needs a C\\+\\+ compiler"):
         check_runs(make_plan(["+algo=sac", "compile=true"]).jobs)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(SettingsError):
-        build.check_compiler()
+
+
+def test_an_algorithm_with_nothing_to_compile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(build.AGENTS, "ppo", GaussianActorCritic)
+    with pytest.raises(SettingsError, match="compile=true: ppo has no step"):
+        build.check_compile("ppo")

@@ -1,7 +1,6 @@
 """What TRPO and PPO share: a Gaussian actor on normalised observations, a critic of scaled returns, advantages."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -63,9 +62,9 @@ class GaussianActorCritic(ActorCritic):
         self.step: Callable[..., Sequence[Tensor]] = self.on_minibatch
         """`on_minibatch`, or its compiled twin."""
 
-    @abstractmethod
     def on_minibatch(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
-        """A step of gradient descent on parts [S, B, ...] of a rollout."""
+        """A step of gradient descent on parts [S, B, ...] of a rollout, for algorithms that can be compiled."""
+        raise NotImplementedError
 
     def act(self, obs: FloatArray) -> FloatArray:
         """Actions as drawn; the environment is given their clip to the bounds."""

@@ -31,6 +31,7 @@ import torch
 ON_POLICY = ("ppo", "trpo")
 ROLLOUT, EPOCHS = 2048, 10
 WARMUP, UNTIMED = 300, 100  # steps before learning, and with learning before the clock starts
+VARIANTS = {"fp32": "precision=fp32", "qat": "+compress=qat", "bf16": "precision=bf16", "compile": "compile=true"}
 PEERS = {"sb3": "stable_baselines3", "sbx": "sbx", "rltools": "rltools"}
 LACKING = {"sbx": ("trpo",), "rltools": ("ddpg", "ppo", "trpo")}
 
@@ -44,14 +45,14 @@ def clocked(times: Iterator[tuple[int, float]], begin: int, total: int) -> float
 
 
 def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: str) -> float:
-    """`variant`: fp32, qat or bf16."""
+    """`variant`: of VARIANTS, joined by +."""
     from rlc import build, envs
     from rlc.fit import Training, keep_freed_memory
     from rlc.plan import make_plan
     from trainers.rollout import SeedEnvs
 
     line = [f"+algo={algo}", f"env.id={env_id}", f"total_steps={total}", "algo.num_envs=1"]
-    line += {"fp32": [], "qat": ["+compress=qat"], "bf16": ["precision=bf16"]}[variant]
+    line += [VARIANTS[part] for part in variant.split("+")]
     if algo in ON_POLICY:
         epochs = "epochs" if algo == "ppo" else "critic_epochs"
         line += [f"algo.rollout_steps={ROLLOUT}", "algo.batch_size=64", f"algo.{epochs}={EPOCHS}"]
@@ -231,7 +232,7 @@ def candidates(algo: str, seeds: list[int], variants: list[str]) -> Iterator[tup
         yield name, name, {"package": module} if name != "rltools" else {}
     for count in seeds:
         for variant in variants:
-            if variant != "bf16" or algo not in ON_POLICY:
+            if "bf16" not in variant or algo not in ON_POLICY:
                 yield f"ours {variant} {count}", "ours", {"seeds": count, "variant": variant}
     yield "environment", "environment", {}
     yield "products", "products", {}
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("--algos", default="sac,td3,ddpg,ppo,trpo")
     parser.add_argument("--envs", default="HalfCheetah-v4")
     parser.add_argument("--seeds", default="1,8", help="numbers of seeds in lockstep")
-    parser.add_argument("--variants", default="fp32", help="of ours: fp32, qat, bf16")
+    parser.add_argument("--variants", default="fp32", help="of ours: fp32,qat,bf16,compile,compile+bf16")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500, help="timed steps, shared by the seeds (off-policy)")
     parser.add_argument("--rollouts", type=int, default=2, help="timed rollouts with their updates (on-policy)")
