@@ -3,6 +3,7 @@
 import functools
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,14 @@ def as_run(policy: str, **changes: Any) -> Run:
     (run.path / "config.yaml").write_text(yaml.safe_dump(config))
     (run.path / "status.json").write_text(json.dumps({"state": "done", "identity": run.identity}))
     return run
+
+
+def wandb_holds(folder: Path, *names: bytes) -> bool:
+    """Whether the one offline W&B run of a directory holds them; the client writes a moment after `finish` returned."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 20
+    while not all(name in file.read_bytes() for name in names):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

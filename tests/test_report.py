@@ -33,7 +33,7 @@ from rlc.report_tables import (
 from rlc.runs import RunDirectory, label
 from rlc.settings import SettingsError
 from rlc.study import Study, Task, variant
-from tests.conftest import as_run
+from tests.conftest import as_run, wandb_holds
 
 HOPPER = Task("sac", "Hopper-v4")
 Add = Callable[..., RunDirectory]
@@ -323,8 +323,7 @@ def test_the_tables_reach_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     as_run("ppo-hopper", study="fixtures")
     report(["study=fixtures"])
-    (file,) = (tmp_path / "outputs/fixtures/report/wandb").glob("offline-run-*/*.wandb")
-    assert b"table1" in file.read_bytes()
+    assert wandb_holds(tmp_path / "outputs/fixtures/report", b"table1")
 
 
 def test_bad_words_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from rlc import build, envs, record
 from rlc.jobs import run_job
 from rlc.plan import make_plan
 from rlc.runs import Run
+from tests.conftest import wandb_holds
 
 QUICK = "+algo=sac env=hopper total_steps=400 algo.learning_starts=200 algo.hidden=[32,32] algo.batch_size=32"
 FEW = "eval.episodes=2 eval.along=2"
@@ -60,9 +61,7 @@ def test_a_grid_leaves_finished_runs_of_all_and_of_their_baselines(grid: Path) -
         assert result["zero_return_mean"] > 0
         assert result["onnx_file_bytes"] == (folder / "artifact" / "policy.onnx").stat().st_size
         assert result["provenance"]["versions"]["torch"]
-        wandb_files = list(folder.glob("wandb/offline-run-*/run-*.wandb"))
-        assert len(wandb_files) == 1
-        assert b"policy.safetensors" in wandb_files[0].read_bytes()
+        assert wandb_holds(folder, b"policy.safetensors")
 
 
 def test_training_is_recorded_and_weights_moved(grid: Path) -> None:
