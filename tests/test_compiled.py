@@ -16,7 +16,7 @@ from tests.test_checkpoint import crash_at, job, weights
 from trainers.compiled import CompiledStep, CompiledUpdate
 from trainers.gaussian import GaussianActorCritic
 
-SETTINGS = {"sac": {"alpha": "auto"}, "ppo": {"lr_decay_steps": 512}}
+SETTINGS = {("sac", True): {"alpha": "auto"}, ("ppo", True): {"lr_decay_steps": 512}}
 SLOW = [("ddpg", True, "float32"), ("td3", False, "bfloat16"), ("sac", False, "float32"), ("sac", True, "bfloat16")]
 CASES = [
     ("ddpg", False, "float32"),
@@ -26,7 +26,7 @@ CASES = [
 
 
 def small_agent(algo: str, seeds: list[int], qat: bool, dtype: torch.dtype) -> Any:
-    agent = make_agent(algo, spec(), seeds, qat, hidden="[16]", **SETTINGS.get(algo, {}))
+    agent = make_agent(algo, spec(), seeds, qat, hidden="[16]", **SETTINGS.get((algo, qat), {}))
     agent.multiply_in(dtype)
     return agent
 

@@ -54,6 +54,8 @@ class SAC(ActorCritic):
         self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critics": FlatAdam(self.critics, critic_lr)}
         if alpha == "auto":
             self.optimizers["log_alpha"] = FlatAdam(self.log_alpha, alpha_lr)
+        else:
+            self.log_alpha.flatten()
         self.target_critics = frozen_copy(self.critics)
         self.networks = {
             "actor": self.actor,
