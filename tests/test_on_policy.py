@@ -36,8 +36,8 @@ def test_gae_by_hand() -> None:
 
 def test_gae_with_lambda_one_is_the_discounted_return_and_with_zero_the_td_error() -> None:
     generator = torch.Generator().manual_seed(0)
-    reward, value = torch.randn(2, 30, 3, generator=generator), torch.randn(2, 31, 3, generator=generator)
-    never = torch.zeros(2, 30, 3, dtype=torch.bool)
+    reward, value = torch.randn(2, 30, 4, generator=generator), torch.randn(2, 31, 4, generator=generator)
+    never = torch.zeros(2, 30, 4, dtype=torch.bool)
     arguments = (reward, value[:, :-1], value[:, 1:], never, never, 0.9)
     discounts = 0.9 ** torch.arange(30).view(1, -1, 1)
     monte_carlo = (discounts * reward).sum(1) + 0.9**30 * value[:, -1] - value[:, 0]
