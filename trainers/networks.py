@@ -424,8 +424,7 @@ def clip_row_norms(gradients: Sequence[Tensor], limit: float) -> Tensor:
 
 def for_twins(obs: Tensor, action: Tensor) -> Tensor:
     """Inputs [2 S, B, ...] of the two critics of each seed, from [S, B, obs_dim] and [S, B, act_dim]."""
-    pairs = [x.unsqueeze(1).expand(-1, 2, -1, -1) for x in (obs, action)]
-    return torch.cat(pairs, -1).flatten(0, 1)
+    return torch.cat([obs, action], -1).unsqueeze(1).expand(-1, 2, -1, -1).flatten(0, 1)
 
 
 def frozen_copy(network: StackedMLP) -> StackedMLP:
