@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainers.networks import Acting, FlatAdam, Stacked, StackedMLP, as_numpy
 from trainers.policy import Policy
 from trainers.rollout import FloatArray
-from trainers.spec import Snapshot, Spec, Stream, numpy_stream, stacked_normal, torch_stream, under
+from trainers.spec import Snapshot, Spec, Stream, for_device, numpy_stream, stacked_normal, torch_stream, under
 
 ActorTransform = Callable[[StackedMLP], None]
 
@@ -32,7 +32,8 @@ class NoiseTape:
     def refill(self, streams: Sequence[torch.Generator]) -> None:
         """Draw anew into the same tensors, in the order of `take`."""
         for tensor in self.tensors:
-            tensor.copy_(stacked_normal(streams, *tensor.shape[1:]), non_blocking=True)
+            noise = stacked_normal(streams, *tensor.shape[1:])
+            tensor.copy_(for_device(noise, tensor.device), non_blocking=True)
 
 
 class LaggingActor:

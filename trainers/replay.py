@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainers.rollout import FloatArray, Step
-from trainers.spec import Snapshot, Spec, Stream, numpy_stream
+from trainers.spec import Snapshot, Spec, Stream, for_device, numpy_stream
 
 
 class Batch(NamedTuple):
@@ -112,12 +112,13 @@ class Replay:
         return torch.arange(first, last, device=self.held.device) % (self.capacity + 1)
 
     def _flat_index(self, index: np.ndarray) -> Tensor:
-        return torch.from_numpy(index.ravel()).to(self.held.device, non_blocking=True)
+        places = torch.from_numpy(index.ravel())
+        return for_device(places, self.held.device).to(self.held.device, non_blocking=True)
 
 
 def _put(place: Tensor, values: FloatArray) -> None:
     # A GPU takes them when it gets there; the host goes on.
-    place.copy_(torch.from_numpy(values), non_blocking=True)
+    place.copy_(for_device(torch.from_numpy(values), place.device), non_blocking=True)
 
 
 class FinalObservations:
@@ -137,7 +138,7 @@ class FinalObservations:
                 for e in range(num_envs):
                     self._forget((s, row, e))
         for (s, e), obs in final_obs.items():
-            self._store((s, row, e), torch.from_numpy(obs))
+            self._store((s, row, e), obs)
 
     def overwrite(self, next_obs: Tensor, places: Tensor) -> Tensor:
         """Put the true final observation wherever the transition at flat `places` was truncated."""
@@ -154,14 +155,14 @@ class FinalObservations:
     def load_state(self, i: int, state: dict[str, Tensor]) -> None:
         """Put back what `state` gave, into an empty table."""
         for (row, env), obs in zip(state["final_places"].tolist(), state["final_obs"], strict=True):
-            self._store((i, row, env), obs)
+            self._store((i, row, env), obs.numpy())
 
-    def _store(self, place: tuple[int, int, int], obs: Tensor) -> None:
+    def _store(self, place: tuple[int, int, int], obs: FloatArray) -> None:
         if not self.free:
             self._grow()
         slot = self.used[place] = self.free.pop()
         self.slot_of[place] = slot
-        self.table[slot].copy_(obs, non_blocking=True)
+        _put(self.table[slot], obs)
 
     def _forget(self, place: tuple[int, int, int]) -> None:
         slot = self.used.pop(place, None)

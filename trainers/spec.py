@@ -69,6 +69,11 @@ def torch_stream(stream: Stream, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(hashed)
 
 
+def for_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor, in pinned memory for a GPU: only from there a copy passes the host by, whatever its size."""
+    return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
 def stacked_normal(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:
     """Standard normal noise [S, *shape], row s from the generator of seed s."""
     return torch.stack([torch.randn(shape, generator=g) for g in generators])
