@@ -34,10 +34,11 @@ def test_gae_by_hand() -> None:
     torch.testing.assert_close(gae(reward, value, next_value, terminated, ended, 0.5, 0.5), expected)
 
 
-def test_gae_with_lambda_one_is_the_discounted_return_and_with_zero_the_td_error() -> None:
+@pytest.mark.parametrize("num_envs", [3, 4])  # summed number by number, and row by row
+def test_gae_with_lambda_one_is_the_discounted_return_and_with_zero_the_td_error(num_envs: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    reward, value = torch.randn(2, 30, 4, generator=generator), torch.randn(2, 31, 4, generator=generator)
-    never = torch.zeros(2, 30, 4, dtype=torch.bool)
+    reward, value = torch.randn(2, 30, num_envs, generator=generator), torch.randn(2, 31, num_envs, generator=generator)
+    never = torch.zeros(2, 30, num_envs, dtype=torch.bool)
     arguments = (reward, value[:, :-1], value[:, 1:], never, never, 0.9)
     discounts = 0.9 ** torch.arange(30).view(1, -1, 1)
     monte_carlo = (discounts * reward).sum(1) + 0.9**30 * value[:, -1] - value[:, 0]

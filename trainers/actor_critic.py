@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainers.networks import Acting, FlatAdam, Stacked, StackedMLP, as_numpy
 from trainers.policy import Policy
 from trainers.rollout import FloatArray
-from trainers.spec import Snapshot, Spec, Stream, for_device, numpy_stream, stacked_normal, torch_stream, under
+from trainers.spec import Snapshot, Spec, Stream, for_device, numpy_stream, put, stacked_normal, torch_stream, under
 
 ActorTransform = Callable[[StackedMLP], None]
 
@@ -32,8 +32,7 @@ class NoiseTape:
     def refill(self, streams: Sequence[torch.Generator]) -> None:
         """Draw anew into the same tensors, in the order of `take`."""
         for tensor in self.tensors:
-            noise = stacked_normal(streams, *tensor.shape[1:])
-            tensor.copy_(for_device(noise, tensor.device), non_blocking=True)
+            put(tensor, stacked_normal(streams, *tensor.shape[1:]))
 
 
 class LaggingActor:
@@ -42,15 +41,14 @@ class LaggingActor:
     def __init__(self, actor: StackedMLP) -> None:
         self.copies = [copy.deepcopy(actor).cpu().requires_grad_(False) for _ in range(2)]
         self.published = 0
-        cuda = actor.flat.device.type == "cuda"
-        self.events = [torch.cuda.Event() for _ in range(2)] if cuda else None  # type: ignore[no-untyped-call]
+        device = actor.flat.device
+        self.events = [torch.cuda.Event() for _ in range(2)] if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.pairs: list[list[tuple[Tensor, Tensor]]] = []
         for one in self.copies:
             tensors = [*one.parameters(), *one.buffers()]
             for tensor in tensors:
                 # Copies from a GPU only pass the host by into memory that is pinned and contiguous.
-                held = tensor.data.contiguous()
-                tensor.data = held.pin_memory() if cuda else held
+                tensor.data = for_device(tensor.data.contiguous(), device)
             self.pairs.append(list(zip(tensors, [*actor.parameters(), *actor.buffers()], strict=True)))
 
     @torch.no_grad()

@@ -135,5 +135,6 @@ def adam(
         v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         correction1, correction2 = (-torch.expm1(step * math.log(beta)) for beta in (beta1, beta2))
         # as_strided: TorchInductor would work a scalar out anew for every 16 numbers.
-        size, scale = ((lr / correction1).float().as_strided((), ()), correction2.rsqrt().as_strided((), ()))
+        size = (lr / correction1).float().as_strided((), ())
+        scale = correction2.rsqrt().as_strided((), ())
         parameter.sub_(size * m / (v.sqrt() * scale + eps))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainers.rollout import FloatArray, Step
-from trainers.spec import Snapshot, Spec, Stream, for_device, numpy_stream
+from trainers.spec import Snapshot, Spec, Stream, for_device, numpy_stream, put
 
 
 class Batch(NamedTuple):
@@ -61,13 +61,13 @@ class Replay:
 
     def start(self, obs: FloatArray) -> None:
         """Store the observations [S, E, obs_dim] on which the next actions are taken."""
-        _put(self.held[:, self.at, :, : self.columns[0]], obs)
+        put(self.held[:, self.at, :, : self.columns[0]], torch.from_numpy(obs))
 
     def add(self, action: FloatArray, step: Step) -> None:
         """Store what `action` [S, E, act_dim] on the newest observation led to."""
         reward, discount = step.reward * np.float32(self.reward_scale), np.float32(self.gamma) * ~step.terminated
         result = np.concatenate([action, reward[..., None], discount[..., None]], -1)
-        _put(self.held[:, self.at, :, self.columns[0] :], result)
+        put(self.held[:, self.at, :, self.columns[0] :], torch.from_numpy(result))
         self.final.replace(self.at, step.final_obs)
         self.added += 1
         self.start(step.next_obs)
@@ -116,11 +116,6 @@ class Replay:
         return for_device(places, self.held.device).to(self.held.device, non_blocking=True)
 
 
-def _put(place: Tensor, values: FloatArray) -> None:
-    # A GPU takes them when it gets there; the host goes on.
-    place.copy_(for_device(torch.from_numpy(values), place.device), non_blocking=True)
-
-
 class FinalObservations:
     """True final observations of truncated episodes, addressed by the ring place of their transition."""
 
@@ -138,7 +133,7 @@ class FinalObservations:
                 for e in range(num_envs):
                     self._forget((s, row, e))
         for (s, e), obs in final_obs.items():
-            self._store((s, row, e), obs)
+            self._store((s, row, e), torch.from_numpy(obs))
 
     def overwrite(self, next_obs: Tensor, places: Tensor) -> Tensor:
         """Put the true final observation wherever the transition at flat `places` was truncated."""
@@ -155,14 +150,14 @@ class FinalObservations:
     def load_state(self, i: int, state: dict[str, Tensor]) -> None:
         """Put back what `state` gave, into an empty table."""
         for (row, env), obs in zip(state["final_places"].tolist(), state["final_obs"], strict=True):
-            self._store((i, row, env), obs.numpy())
+            self._store((i, row, env), obs)
 
-    def _store(self, place: tuple[int, int, int], obs: FloatArray) -> None:
+    def _store(self, place: tuple[int, int, int], obs: Tensor) -> None:
         if not self.free:
             self._grow()
         slot = self.used[place] = self.free.pop()
         self.slot_of[place] = slot
-        _put(self.table[slot], obs)
+        put(self.table[slot], obs)
 
     def _forget(self, place: tuple[int, int, int]) -> None:
         slot = self.used.pop(place, None)

@@ -70,8 +70,13 @@ def torch_stream(stream: Stream, seed: int) -> torch.Generator:
 
 
 def for_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor, in pinned memory for a GPU: only from there a copy passes the host by, whatever its size."""
+    """The tensor, in pinned memory for a GPU: only copies from and into that pass the host by, whatever their size."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
+
+
+def put(place: torch.Tensor, values: torch.Tensor) -> None:
+    """Copy values of the host into a tensor of a device: a GPU takes them when it gets there, the host goes on."""
+    place.copy_(for_device(values, place.device), non_blocking=True)
 
 
 def stacked_normal(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:
