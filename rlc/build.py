@@ -1,12 +1,7 @@
 """From settings to objects, through registries."""
 
 import functools
-import os
-import shutil
-import sys
-import sysconfig
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -27,10 +22,10 @@ from rlc.settings import (
     QATSettings,
     Settings,
     SettingsError,
+    decided,
 )
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.ddpg import DDPG
-from trainers.gaussian import GaussianActorCritic
 from trainers.networks import StackedMLP
 from trainers.policy import Policy
 from trainers.ppo import PPO
@@ -57,16 +52,7 @@ def check_precision(name: str, device: torch.device) -> None:
         raise SettingsError("precision=bf16: this CPU has no bfloat16 products; allowed: fp32")
 
 
-AGENTS: dict[str, Callable[..., ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg": DDPG, "td3": TD3, "sac": SAC}
-
-
-def check_compile(algo: str) -> None:
-    """Raises SettingsError where an algorithm has nothing to compile, or the machine no C++ compiler or Python.h."""
-    if getattr(AGENTS[algo], "on_minibatch", None) is GaussianActorCritic.on_minibatch:
-        raise SettingsError(f"compile=true: {algo} has no step that could be compiled; allowed with it: false")
-    compiler = shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))
-    if compiler is None or not Path(sysconfig.get_path("include"), "Python.h").exists():
-        raise SettingsError("compile=true: needs a C++ compiler (g++, or what CXX names) and Python.h; allowed: false")
+AGENTS: dict[str, type[ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg": DDPG, "td3": TD3, "sac": SAC}
 
 
 def build_agent(
@@ -91,7 +77,8 @@ def build_agent(
             quantize(actor)
 
     own = algo.model_dump(exclude=set(algo.LOOP))
-    return AGENTS[algo.name](spec, seeds, device, **own, transform_actor=transform)
+    make: Callable[..., ActorCritic] = AGENTS[algo.name]
+    return make(spec, seeds, device, **own, transform_actor=transform)
 
 
 def build_envs(settings: Settings, spec: Spec, seeds: Sequence[int]) -> SeedEnvs | WorkerEnvs:
@@ -116,7 +103,7 @@ def qat_transform(compress: CompressSettings, raw: bool) -> ActorTransform | Non
     # On-policy ranges move once per rollout, not once per minibatch.
     momentum = 0.01 if raw else 0.1
     return functools.partial(
-        prepare_qat, standardize_input=raw, reduce_range=compress.reduce_range, range_momentum=momentum
+        prepare_qat, standardize_input=raw, reduce_range=decided(compress.reduce_range), range_momentum=momentum
     )
 
 
@@ -125,7 +112,7 @@ def compress_policy(compress: CompressSettings, policy: Policy, observations: Fl
     kind = compress.quantization if isinstance(compress, PruneSettings) else compress.method
     if kind == "ptdq":
         assert isinstance(compress, PTDQSettings | PruneSettings)
-        return quantize_dynamic_policy(policy, observations, reduce_range=compress.reduce_range)
+        return quantize_dynamic_policy(policy, observations, reduce_range=decided(compress.reduce_range))
     if kind == "ptsq":
         assert isinstance(compress, PTSQSettings | PruneSettings)
         return quantize_static_policy(
@@ -133,6 +120,6 @@ def compress_policy(compress: CompressSettings, policy: Policy, observations: Fl
             observations,
             calibration=compress.calibration,
             percentile=compress.percentile,
-            reduce_range=compress.reduce_range,
+            reduce_range=decided(compress.reduce_range),
         )
     return policy, onnx_bytes(policy)

@@ -17,6 +17,7 @@ from compression.pruning import Importance, prune
 from measure.returns import Returns, evaluate
 from rlc import build, envs
 from rlc.arguments import run_command, split
+from rlc.decide import decide_range
 from rlc.plan import compose_groups
 from rlc.record import export_policy
 from rlc.runs import ARTIFACT
@@ -42,7 +43,7 @@ def compress(arguments: list[str]) -> None:
     if target.exists():
         raise SettingsError(f"to={target}: exists already; choose another to=<folder>")
     make_env = functools.partial(envs.make_env, policy.spec.env_id)
-    settings, smaller = request.compress, policy
+    settings, smaller = decide_range(request.compress), policy
     if isinstance(settings, PruneSettings):
         smaller = prune_policy(policy, settings, request.seed)
     _, model = export_policy(target, smaller, settings, algorithm=algorithm, seed=request.seed)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rlc import envs
 from rlc.published import read
-from rlc.runs import Run, finished_fp32_run, training_identity
+from rlc.runs import Run, finished_fp32_run
 from rlc.settings import OffPolicySettings, Settings
 
 # Measured on two environments: a run that is made from a trained one takes so long, its evaluations for the most part.
@@ -19,9 +19,9 @@ KINDS = ("fp32", "qat")
 def estimate(runs: Sequence[Run]) -> str:
     """Core-hours and disk of runs that are not finished, and of the fp32 runs that they lack, in one line."""
     everything = [run.settings for run in runs]
-    planned = {(training_identity(run.settings), run.seed) for run in runs if run.settings.is_fp32}
+    planned = {(run.training_identity, run.seed) for run in runs if run.settings.is_fp32}
     for run in runs:
-        key = training_identity(run.settings), run.seed
+        key = run.training_identity, run.seed
         if not run.settings.trains and key not in planned and finished_fp32_run(run.job, run.seed) is None:
             planned.add(key)
             everything.append(run.settings.with_fp32())

@@ -18,6 +18,7 @@ from compression.onnx_graph import onnx_bytes
 from measure.returns import Act, Returns, evaluate
 from rlc import build, envs
 from rlc.checkpoint import Checkpoints, Saved
+from rlc.messages import say
 from rlc.progress import TrainingProgress
 from rlc.runs import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, MetricsFile, Run
 from rlc.settings import OffPolicySettings, Settings
@@ -102,6 +103,11 @@ def fit(
         if one is not None:
             past = training.restore(i, one, checkpoints[i])
             run.log(f"goes on from the checkpoint of step {one.step}")
+            before = one.snapshot.plain.get("compile", settings.compile)
+            if before != settings.compile:
+                text = f"its checkpoint was made with compile={before}: from here on it rounds otherwise".lower()
+                run.log(text)
+                say(f"{run.name}: {text}")
     reporter = Reporter(runs, trackers, training, settings, past["step"])
     every = settings.checkpoint_every
     began, cpu_began = time.monotonic() - past["seconds"], time.process_time() - past["cpu_seconds"]
@@ -189,7 +195,7 @@ class Training:
     def save(self, i: int, checkpoints: Checkpoints, progress: dict[str, Any]) -> None:
         """Write a checkpoint of seed number i."""
         tensors: dict[str, Tensor] = {}
-        plain: dict[str, Any] = {"progress": progress}
+        plain: dict[str, Any] = {"progress": progress, "compile": self.settings.compile}
         for name, part in self._parts().items():
             snapshot = part.snapshot(i)
             tensors |= {f"{name}.{key}": tensor for key, tensor in snapshot.tensors.items()}

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from rlc import build, envs, record
+from rlc.decide import check_compile
 from rlc.fit import fit, fresh_agent
 from rlc.messages import say
 from rlc.plan import Job
@@ -24,8 +25,7 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
     for job in jobs:
         envs.spec_of(job.settings.env.id)
         build.check_precision(job.settings.precision, build.device_of(job.settings.device))
-        if job.settings.compile:
-            build.check_compile(job.settings.algo.name)
+        check_compile(job.asked)
     for run in runs:
         if not run.settings.overwrite:
             run.check_identity()

@@ -47,10 +47,7 @@ def stages(plan: Plan) -> list[list[list[str]]]:
     training: list[list[str]] = []
     derived: list[list[str]] = []
     planned = {
-        (training_identity(job.settings), seed)
-        for job in plan.jobs
-        for seed in job.settings.seed
-        if job.settings.is_fp32
+        (training_identity(job.asked), seed) for job in plan.jobs for seed in job.settings.seed if job.settings.is_fp32
     }
     for job, line in zip(plan.jobs, plan.lines, strict=True):
         if not job.settings.overwrite and all(Run(job, seed).finished() for seed in job.settings.seed):
@@ -59,7 +56,7 @@ def stages(plan: Plan) -> list[list[list[str]]]:
             training.append(line)
             continue
         derived.append(line)
-        identity = training_identity(job.settings)
+        identity = training_identity(job.asked)
         missing = [
             seed
             for seed in job.settings.seed
@@ -67,7 +64,7 @@ def stages(plan: Plan) -> list[list[list[str]]]:
         ]
         base = base_line(line, missing)
         # A preset may say more than its overrides show: then the derived job trains what it needs by itself.
-        if missing and training_identity(job_of(base).settings) == identity:
+        if missing and training_identity(job_of(base).asked) == identity:
             planned |= {(identity, seed) for seed in missing}
             training.append(base)
     return [stage for stage in (training, derived) if stage]

@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlc.decide import as_asked, decide
 from rlc.messages import closest
 from rlc.settings import DERIVED_METHODS, Settings, SettingsError, parse_settings
 
@@ -41,9 +42,18 @@ class Job:
     """The settings of one job, and the defaults of the same algorithm, environment and compression."""
 
     settings: Settings
+    """As the job runs: decided where `auto` was asked for."""
     defaults: Settings
+    """As they stand in conf/."""
     overrides: tuple[str, ...] = ()
     """What was asked for on the command line, of this job or of one that builds on it."""
+    auto: tuple[str, ...] = ()
+    """Keys of settings that were decided."""
+
+    @property
+    def asked(self) -> Settings:
+        """The settings before anything was decided: what a run is found by."""
+        return as_asked(self.settings, self.auto)
 
     def with_fp32(self) -> "Job":
         """The job that trains what this one compresses or is compared with."""
@@ -203,13 +213,14 @@ def _job(overrides: list[Override]) -> Job:
             data = data | {"seed": override.value()}
     chosen = [o for o in overrides if _is_group(o) or o.key_or_group.startswith("env.")]
     plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
-    job = Job(parse_settings(data), parse_settings(_composed(plain)), tuple(str(o.input_line) for o in overrides))
-    if job.settings.protocol == "paper":
+    asked, defaults = parse_settings(data), parse_settings(_composed(plain))
+    if asked.protocol == "paper":
         for key in NOT_OF_THE_PAPER:
-            value = getattr(job.settings.compress, key, None)
-            if value != getattr(job.defaults.compress, key, None):
+            value = getattr(asked.compress, key, None)
+            if value != getattr(defaults.compress, key, None):
                 raise SettingsError(f"compress.{key}={value}: protocol=paper has its own; leave it out")
-    return job
+    settings, auto = decide(asked)
+    return Job(settings, defaults, tuple(str(o.input_line) for o in overrides), auto)
 
 
 def _by_env(default: Any, by_name: dict[str, Any], *, _root_: DictConfig) -> Any:

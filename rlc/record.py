@@ -16,7 +16,7 @@ from measure.returns import Act, Returns, random_policy, zero_policy
 from rlc import build, envs, paper
 from rlc.derive import derive
 from rlc.fit import evaluate_policy, fingerprint
-from rlc.runs import ARTIFACT, FINAL_WEIGHTS, Run, finished_fp32_run, identity, stored_run, training_identity
+from rlc.runs import ARTIFACT, FINAL_WEIGHTS, Run, finished_fp32_run, identity, stored_run
 from rlc.settings import CompressSettings, Settings
 from rlc.tracking import Tracker
 from trainers.policy import Policy
@@ -46,7 +46,7 @@ def record(run: Run, tracker: Tracker) -> None:
         "label": run.label,
         "seed": run.seed,
         "identity": run.identity,
-        "training_identity": training_identity(settings),
+        "training_identity": run.training_identity,
         "total_steps": settings.total_steps,
         "return_mean": returns.mean,
         "return_std": returns.std,

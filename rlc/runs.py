@@ -40,6 +40,7 @@ NOT_IDENTITY = {
     "seed",
     "device",
     "threads",
+    "compile",
     "env_workers",
     "checkpoint_every",
     "overwrite",
@@ -71,7 +72,7 @@ def label(job: Job) -> str:
     changes: dict[str, Any] = {"env": job.settings.env, "protocol": job.settings.protocol}
     if isinstance(compress, PruneSettings):  # its ratio stands in the name
         changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})
-    own = identity(job.settings)
+    own = identity(job.asked)
     same = own == identity(job.defaults.model_copy(update=changes))
     return name if same else f"{name}~{own[:LABEL_HASH_LENGTH]}"
 
@@ -164,8 +165,9 @@ class Run(RunDirectory):
     def __init__(self, job: Job, seed: int) -> None:
         own = label(job)
         path = algorithm_directory(job.settings) / own / f"seed{seed}"
-        super().__init__(path, job.settings, seed, own, identity(job.settings))
+        super().__init__(path, job.settings, seed, own, identity(job.asked))
         self.job = job
+        self.training_identity = training_identity(job.asked)
         self._checkpoint_folder = self.path / "checkpoint"
         self._agent_file = self.path / AGENT_FILE
         self._status: dict[str, Any] = {}
@@ -205,7 +207,8 @@ class Run(RunDirectory):
         self._write_status()
         config = {
             "settings": self.settings.model_copy(update={"seed": [self.seed]}).model_dump(),
-            "differs_from_defaults": dict(_differences(self.settings.model_dump(), self.job.defaults.model_dump())),
+            "differs_from_defaults": dict(_differences(self.job.asked.model_dump(), self.job.defaults.model_dump())),
+            "auto": list(self.job.auto),
             "overrides": list(self.job.overrides),
             "identity": self.identity,
         }
@@ -246,13 +249,13 @@ class Run(RunDirectory):
     def trained(self) -> bool:
         """Whether a whole agent of these training settings is there, be it recorded or not."""
         try:
-            return self._agent_metadata()["training_identity"] == training_identity(self.settings)
+            return self._agent_metadata()["training_identity"] == self.training_identity
         except (OSError, KeyError, safetensors.SafetensorError):
             return False
 
     def save_agent(self, tensors: dict[str, Tensor], figures: dict[str, Any]) -> None:
         """agent.safetensors: everything trained, by name, and what result.json will say of the training."""
-        metadata = {"figures": json.dumps(figures), "training_identity": training_identity(self.settings)}
+        metadata = {"figures": json.dumps(figures), "training_identity": self.training_identity}
         content = safetensors.torch.save(tensors, metadata=metadata)
         write_atomic(self._agent_file, content)
         self.checkpoints().delete()

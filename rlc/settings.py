@@ -106,7 +106,7 @@ class OnPolicySettings(Strict):
 class PPOSettings(OnPolicySettings):
     name: Literal["ppo"]
     lr: Rate
-    lr_decay_steps: Count | None
+    lr_decay_steps: Count | Literal["auto"] | None
     epochs: Count
     clip: Rate
     entropy_coef: NotNegative
@@ -141,27 +141,26 @@ class FP32Settings(MethodSettings):
     method: Literal["fp32"] = "fp32"
 
 
-def _decided(value: Any) -> Any:
-    """`auto` is what this machine needs. Decided here, so that what was decided is part of a run's identity."""
+# `auto` is what this machine needs or can do: `rlc.decide` replaces it before a job runs.
+BoolOrAuto = bool | Literal["auto"]
+
+
+def decided(value: BoolOrAuto) -> bool:
+    """The value of a setting that a job runs with."""
     if value == "auto":
-        from compression.qat import cpu_saturates
-
-        return cpu_saturates()
+        raise ValueError("a setting is still auto: rlc.decide must see it first")
     return value
-
-
-ReduceRange = Annotated[bool, BeforeValidator(_decided)]
 
 
 class QATSettings(MethodSettings):
     method: Literal["qat"]
-    reduce_range: ReduceRange
+    reduce_range: BoolOrAuto
 
 
 class PTDQSettings(MethodSettings):
     method: Literal["ptdq"]
     calibration_steps: Count
-    reduce_range: ReduceRange
+    reduce_range: BoolOrAuto
 
 
 class PTSQSettings(MethodSettings):
@@ -169,7 +168,7 @@ class PTSQSettings(MethodSettings):
     calibration_steps: Count
     calibration: Literal["minmax", "entropy", "percentile"]
     percentile: Annotated[float, Field(gt=50, le=100)]
-    reduce_range: ReduceRange
+    reduce_range: BoolOrAuto
 
 
 class DistillSettings(Strict):
@@ -201,7 +200,7 @@ class PruneSettings(MethodSettings):
     calibration_steps: Count
     calibration: Literal["minmax", "entropy", "percentile"]
     percentile: Annotated[float, Field(gt=50, le=100)]
-    reduce_range: ReduceRange
+    reduce_range: BoolOrAuto
 
     @property
     def label(self) -> str:
@@ -265,7 +264,7 @@ class Settings(Strict):
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d{1,2})?)$")]
     threads: Annotated[int, Field(ge=1, le=1024)]
     precision: Literal["fp32", "bf16"]
-    compile: bool
+    compile: BoolOrAuto
     overlap: bool
     env_workers: Annotated[int, Field(ge=0, le=1024)]
     checkpoint_every: Count | None
@@ -300,22 +299,36 @@ class Settings(Strict):
                         f"{key}={value}: must be larger than algo.learning_starts={algo.learning_starts}, "
                         "or nothing would be trained"
                     )
+            self._check_multiples(counts)
         else:
-            counts["algo.rollout_steps"] = algo.rollout_steps
             if self.precision != "fp32":
                 raise ValueError(f"precision={self.precision}: allowed with {algo.name}: fp32")
             if self.overlap:
                 raise ValueError(f"overlap=true: {algo.name} learns from whole rollouts; allowed with it: false")
-        if self.compile and self.device != "cpu":
-            raise ValueError(f"compile=true: it is for device=cpu, not {self.device}; allowed there: false")
-        if self.compile and isinstance(algo, PPOSettings) and algo.target_kl is not None:
-            raise ValueError(f"compile=true: allowed with algo.target_kl=null, not {algo.target_kl}")
-        for key, value in counts.items():
-            if value % algo.num_envs:
-                raise ValueError(f"{key}={value}: must be a multiple of algo.num_envs={algo.num_envs}")
+        if isinstance(algo, PPOSettings) and isinstance(algo.lr_decay_steps, int):
+            for key, value in steps.items():
+                if algo.lr_decay_steps < value:
+                    raise ValueError(
+                        f"algo.lr_decay_steps={algo.lr_decay_steps}: with {key}={value} the learning rate would be 0 "
+                        f"before the end; allowed: {value} or more, auto, null"
+                    )
+        if self.compile is True and self.device != "cpu":
+            raise ValueError(f"compile=true: it is for device=cpu, not {self.device}; allowed there: false, auto")
         if self.protocol == "paper":
             self._check_published()
         return self
+
+    def _check_multiples(self, counts: dict[str, int]) -> None:
+        """Off-policy every environment of a seed takes the same number of steps."""
+        num_envs = self.algo.num_envs
+        for key, value in counts.items():
+            below = value // num_envs * num_envs
+            if below != value:
+                allowed = " or ".join(str(count) for count in (below, below + num_envs) if count)
+                raise ValueError(
+                    f"{key}={value}: {self.algo.name} takes it in steps of algo.num_envs={num_envs} environments; "
+                    f"allowed next to it: {allowed}"
+                )
 
     def _check_published(self) -> None:
         if self.compress.method not in PAPER_METHODS:

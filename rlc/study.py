@@ -104,6 +104,11 @@ class Study:
                     f"{task.algo} {task.env_id} {name}: runs of different settings are not pooled: {kinds}; "
                     "choose with label=... or total_steps=..."
                 )
+            if len({deployed_bits(run.settings) for run in group}) > 1:
+                raise SettingsError(
+                    f"{task.algo} {task.env_id} {name}: weights of 7 bits (for CPUs without VNNI) and of 8 are not "
+                    "pooled; choose with seed=..., or make them alike with compress.reduce_range=true"
+                )
         self.cells = {key: Cell(*key, group, [run.figures() for run in group]) for key, group in grouped.items()}
         self.tasks = sorted({task for task, _ in self.cells}, key=lambda task: task.order)
         versions: dict[str, set[str]] = defaultdict(set)
@@ -131,6 +136,12 @@ class Study:
             if compress.finetune == "none" and not compress.sparsity.steps:
                 found[compress.ratio] = cell
         return dict(sorted(found.items()))
+
+
+def deployed_bits(settings: Settings) -> int:
+    """Bits of an int8 layer's weights that are used: 7 for CPUs without VNNI; 8 also where nothing is quantised."""
+    quantized = not isinstance(settings.compress, PruneSettings) or settings.compress.quantization != "none"
+    return 7 if quantized and getattr(settings.compress, "reduce_range", False) else 8
 
 
 def _place(names: Sequence[str], name: str) -> int:

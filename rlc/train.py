@@ -41,6 +41,7 @@ def main() -> None:
 def plan_and_run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit code."""
     from rlc import record, table
+    from rlc.decide import warn_without_compiler
     from rlc.estimate import estimate
     from rlc.jobs import check_runs, run_job
     from rlc.plan import make_plan
@@ -58,6 +59,7 @@ def plan_and_run(arguments: list[str]) -> int:
     line = f"{len(plan.jobs)} jobs, {len(runs)} runs, {len(runs) - len(left)} of them finished already{costs}"
     print(line, flush=True)
     if left:
+        warn_without_compiler(run.job for run in left)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         if plan.multirun:
             launch_and_watch(plan, runs)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlc import build
+from rlc import decide
 from rlc.jobs import check_runs, run_job
 from rlc.plan import make_plan
 from rlc.runs import Run
@@ -14,9 +14,13 @@ from rlc.settings import SettingsError
 from tests.conftest import batches, make_agent, rollouts, spec
 from tests.test_checkpoint import crash_at, job, weights
 from trainers.compiled import CompiledStep, CompiledUpdate
-from trainers.gaussian import GaussianActorCritic
+from trainers.ppo import PPO
 
-SETTINGS = {("sac", True): {"alpha": "auto"}, ("ppo", True): {"lr_decay_steps": 512}}
+SETTINGS = {
+    ("sac", True): {"alpha": "auto"},
+    ("ppo", True): {"lr_decay_steps": "auto"},
+    ("ppo", False): {"target_kl": 1e-3},
+}
 SLOW = [("ddpg", True, "float32"), ("td3", False, "bfloat16"), ("sac", False, "float32"), ("sac", True, "bfloat16")]
 CASES = [
     ("ddpg", False, "float32"),
@@ -49,16 +53,18 @@ def test_a_compiled_update_is_the_update(algo: str, qat: bool, dtype: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("algo", "qat"), [("trpo", False), ("ppo", True), pytest.param("ppo", False, marks=pytest.mark.slow)]
+    ("algo", "qat"), [("trpo", False), ("ppo", False), pytest.param("ppo", True, marks=pytest.mark.slow)]
 )
 def test_compiled_minibatches_are_the_minibatches(algo: str, qat: bool) -> None:
-    """Also the last one of a pass, which is smaller, and at a learning rate that falls."""
+    """Also the last one of a pass, which is smaller, at a learning rate that falls, and where the KL limit stops."""
     of, seeds = spec(), [0, 4]
     eager, pack, alone = (small_agent(algo, s, qat, torch.float32) for s in (seeds, seeds, [4]))
     for agent in (pack, alone):
         agent.step = CompiledStep(agent, type(agent).on_minibatch)
     draws = [rollouts(of, s, 50, 2) for s in (seeds, seeds, [4])]
-    for _ in range(2):
+    for steps in (0, 100):
+        for agent in (eager, pack, alone):
+            agent.anneal(steps, 200)
         figures = [agent.update(draw(agent)) for agent, draw in zip((eager, pack, alone), draws, strict=True)]
     assert figures[0].keys() == figures[1].keys()
     for name, tensor in alone.state(0).items():
@@ -99,7 +105,55 @@ def test_a_machine_without_a_compiler_is_told_before_anything_runs(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_algorithm_with_nothing_to_compile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(build.AGENTS, "ppo", GaussianActorCritic)
-    with pytest.raises(SettingsError, match="compile=true: ppo has no step"):
-        build.check_compile("ppo")
+def test_an_algorithm_that_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PPO, "COMPILES", False)
+    with pytest.raises(SettingsError, match="compile=true: ppo cannot be compiled"):
+        decide.check_compile(make_plan(["+algo=ppo", "compile=true"]).jobs[0].asked)
+    assert make_plan(["+algo=ppo"]).jobs[0].settings.compile is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("+algo=sac", True),
+        ("+algo=sac total_steps=19_999", False),
+        ("+algo=sac total_steps=20_000", True),
+        ("+algo=ppo total_steps=63_000", False),
+        ("+algo=ppo total_steps=65_000", True),
+        ("+algo=trpo", True),
+        ("+algo=sac compile=false", False),
+        ("+algo=sac device=cuda", False),
+        ("+algo=sac +compress=ptsq", False),
+    ],
+)
+def test_auto_compiles_what_is_long_enough_to_pay(arguments: str, expected: bool) -> None:
+    assert make_plan(arguments.split()).jobs[0].settings.compile is expected
+
+
+def test_without_a_compiler_auto_says_so_once_and_takes_the_plain_path(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    plan = make_plan(["+algo=sac", "seed=0,1", "-m", "env=hopper"])
+    assert [job.settings.compile for job in plan.jobs] == [False, False]
+    decide.warn_without_compiler(plan.jobs)
+    decide.warn_without_compiler(make_plan(["+algo=sac", "total_steps=11_000"]).jobs)
+    assert capsys.readouterr().err.count("compile=auto: needs a C++ compiler") == 1
+
+
+def test_compiled_or_not_it_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It rounds otherwise, as another processor does: a study goes on where there is no compiler."""
+    monkeypatch.chdir(tmp_path)
+    runs = [Run(make_plan(["+algo=sac", f"compile={value}"]).jobs[0], 0) for value in ("true", "false", "auto")]
+    assert len({(run.path, run.identity, run.training_identity) for run in runs}) == 1
+
+
+def test_going_on_in_another_mode_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as context:
+        crash_at(950, context)
+        run_job(job("ddpg", "compile=true"))
+    run_job(job("ddpg", "compile=false"))
+    assert capsys.readouterr().err.count("was made with compile=true: from here on it rounds otherwise") == 2

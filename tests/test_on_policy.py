@@ -15,7 +15,7 @@ from trainers import gaussian
 from trainers.loops import on_policy
 from trainers.networks import GaussianMLP, in_memory, row_gradient, row_views
 from trainers.normalize import RunningStatistics
-from trainers.ppo import PPO, clipped_surrogate
+from trainers.ppo import PPO, Terms, clipped_surrogate, mean_terms
 from trainers.rollout import Rollout, SeedEnvs, collect, gae
 from trainers.trpo import TRPO, conjugate_gradient, fisher_vector_product
 
@@ -66,12 +66,16 @@ def test_an_endless_task_with_a_time_limit_is_worth_its_discounted_sum(rewards: 
 
 
 @pytest.mark.parametrize(
-    ("total", "sizes"), [(40, [10, 10, 10, 10]), (44, [10, 10, 10, 14]), (46, [10, 10, 10, 10, 6]), (4, [4])]
+    ("total", "sizes"),
+    [(40, [10, 10, 10, 10]), (44, [10, 10, 10, 14]), (46, [10, 10, 10, 10, 6]), (4, [4]), (43, [10, 10, 10, 14])],
 )
 def test_the_last_rollout_takes_the_rest(total: int, sizes: list[int]) -> None:
     seen = []
 
     class Watcher:
+        def anneal(self, steps: int, total_steps: int) -> None:
+            assert (steps, total_steps) == (sum(seen), total)
+
         def act(self, obs: np.ndarray) -> np.ndarray:
             return np.zeros((1, 2, 1), np.float32)
 
@@ -405,16 +409,84 @@ def test_a_seed_that_has_moved_too_far_stops_and_the_other_goes_on() -> None:
     ]
     assert moved[1] < moved[0]
     assert (figures["losses/approx_kl"] < 0.5).all()
+    assert (figures["losses/kl_stopped"] == 1).all()
+
+
+def test_a_stopped_seed_changes_no_more_and_the_other_learns_as_if_alone() -> None:
+    """Of the two only one moves too far; random streams go on as if nobody had stopped."""
+    of, seeds = spec(4, 2), [0, 1]
+    pack = make_agent("ppo", of, seeds, hidden="[8]", target_kl=1e-3)
+    alone = make_agent("ppo", of, [1], hidden="[8]", target_kl=1e-3)
+    for optimizer in pack.optimizers.values():
+        assert optimizer.steps.eq(0).all()
+    rollout = rollouts(of, seeds, 64, 4)(pack)
+    quiet = rollout._replace(reward=rollout.reward * torch.tensor([1.0, 0.0]).view(2, 1, 1))
+    pack.update(quiet)
+    alone.update(Rollout(*(x[1:] for x in quiet)))
+    for name, tensor in alone.state(0).items():
+        assert torch.equal(tensor, pack.state(1)[name]), name
+    assert torch.equal(alone.update_streams[0].get_state(), pack.update_streams[1].get_state())
 
 
 def test_the_learning_rate_of_ppo_falls_linearly() -> None:
     of = spec(4, 2)
-    agent = make_agent("ppo", of, [0], hidden="[8]", lr=1e-3, lr_decay_steps=512)
-    draw, rates = rollouts(of, [0], 64, 2), []
-    for _ in range(6):
-        agent.update(draw(agent))
+    agent = make_agent("ppo", of, [0], hidden="[8]", lr=1e-3, lr_decay_steps=2_000_000)
+    rates = []
+    for steps in (0, 500_000, 1_000_000, 1_500_000):
+        agent.anneal(steps, total_steps=1_600_000)
         rates.append(agent.optimizers["actor"].lr.item())
-    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3, 0, 0])
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def test_the_learning_rate_of_ppo_falls_over_the_training_at_hand() -> None:
+    """Whatever the agent had seen before."""
+    agent = make_agent("ppo", spec(4, 2), [0], hidden="[8]", lr=1e-3, lr_decay_steps="auto")
+    agent.observations.count.fill_(10**6)
+    agent.anneal(300, total_steps=400)
+    assert agent.optimizers["critic"].lr.item() == pytest.approx(0.25e-3)
+
+
+@pytest.mark.parametrize("algo", ON_POLICY)
+def test_an_agent_that_is_trained_further_keeps_its_statistics_for_its_first_update(algo: str) -> None:
+    of = spec(4, 2)
+    trained = make_agent(algo, of, [0], hidden="[8]")
+    draw = rollouts(of, [0], 64, 2)
+    trained.update(draw(trained))
+    further = make_agent(algo, of, [0], hidden="[8]")
+    further.load_state(0, trained.state(0))
+    followed = []
+    follow, advantages = further.follow, further.advantages
+    further.advantages = lambda rollout: followed.append("update") or advantages(rollout)
+    further.follow = lambda rollout: followed.append("follow") or follow(rollout)
+    further.update(draw(further))
+    assert followed.index("follow") > followed.index("update")
+    assert followed.count("follow") == 1
+
+
+def test_what_ppo_logs_is_the_mean_over_the_minibatches_a_seed_learned_from() -> None:
+    def terms(value: float) -> Terms:
+        return Terms(*(torch.tensor([value, 10 * value]) for _ in Terms._fields))
+
+    learning = [torch.tensor([True, True]), torch.tensor([True, False])]
+    means = mean_terms([terms(1.0), terms(2.0)], learning)
+    assert torch.equal(means["losses/critic"], torch.tensor([1.5, 10.0]))
+    assert torch.equal(means["losses/actor"], torch.tensor([-1.5, -10.0]))
+
+
+@pytest.mark.parametrize("algo", ON_POLICY)
+def test_the_explained_variance_is_that_of_the_values_of_the_rollout(algo: str) -> None:
+    of = spec(4, 2)
+    agent = make_agent(algo, of, [0, 1], hidden="[8]")
+    draw = rollouts(of, [0, 1], 64, 2)
+    agent.update(draw(agent))
+    rollout = draw(agent)
+    with torch.no_grad():
+        value = agent.returns.std().squeeze(1) * agent.critic(agent.normalized(rollout.obs.flatten(1, 2))).squeeze(-1)
+    _, returns = agent.advantages(rollout)
+    expected = 1 - ((returns - value).var(1) / returns.var(1))
+    figures = agent.update(rollout)
+    torch.testing.assert_close(figures["losses/explained_variance"], expected, rtol=1e-4, atol=1e-4)
+    assert figures["losses/log_std"].shape == (2,)
 
 
 @pytest.mark.parametrize("algo", ON_POLICY)

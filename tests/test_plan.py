@@ -51,15 +51,18 @@ ERRORS = {
     "+algo=trpo precision=bf16": "precision=bf16: allowed with trpo: fp32",
     "+algo=ppo overlap=true": "overlap=true: ppo learns from whole rollouts",
     "+algo=sac compile=true device=cuda": "compile=true: it is for device=cpu, not cuda",
-    "+algo=ppo compile=true algo.target_kl=0.1": "compile=true: allowed with algo.target_kl=null, not 0.1",
+    "+algo=sac compile=maybe": "compile=maybe: must be a valid boolean or must be 'auto'",
     "+algo=sac env_workers=-1": "env_workers=-1: must be greater than or equal to 0",
     "+algo=sac device=gpu": "device=gpu: must be cpu, cuda or cuda:<number>",
     "+algo=sac device=cuda:99": "device=cuda:99: this machine has",
     "+algo=sac +algo=sac": "algo is given 2 times",
     "+algo=sac +algo=sac -m": "algo is given 2 times",
     "+algo=ppo algo.learning_starts=10": "algo.learning_starts=10: no such key for +algo=ppo",
-    "+algo=ppo total_steps=1001": "total_steps=1001: must be a multiple of algo.num_envs=8",
-    "+algo=trpo algo.rollout_steps=1001": "algo.rollout_steps=1001: must be a multiple of algo.num_envs=4",
+    "+algo=ppo algo.lr_decay_steps=999_999": "algo.lr_decay_steps=999999: with total_steps=1000000 the learning rate "
+    "would be 0 before the end; allowed: 1000000 or more, auto, null",
+    "+algo=ppo +compress=prune_l2 compress.finetune=rl compress.rl_steps=3e6 algo.lr_decay_steps=2e6": "with "
+    "compress.rl_steps=3000000 the learning rate would be 0",
+    "+algo=ppo algo.lr_decay_steps=linear": "algo.lr_decay_steps=linear: must be a valid integer or must be 'auto'",
     "+algo=trpo algo.line_search_decay=1": "algo.line_search_decay=1: must be less than 1",
     "+algo=td3 algo.exploration_noise=-1": "algo.exploration_noise=-1: must be greater than or equal to 0",
     "+algo=sac +compress=prune_l1 compress.ratio=1": "compress.ratio=1: must be less than 1",
@@ -69,7 +72,9 @@ ERRORS = {
     "+algo=sac checkpoint_every=0": "checkpoint_every=0: must be greater than or equal to 1",
     "+algo=sac total_steps=100": "total_steps=100: must be larger than algo.learning_starts=10000",
     "+algo=sac total_steps=10000": "total_steps=10000: must be larger than algo.learning_starts=10000",
-    "+algo=sac algo.num_envs=3": "total_steps=1000000: must be a multiple of algo.num_envs=3",
+    "+algo=sac algo.num_envs=3": "total_steps=1000000: sac takes it in steps of algo.num_envs=3 "
+    "environments; allowed next to it: 999999 or 1000002",
+    "+algo=td3 algo.num_envs=2 algo.buffer_size=100_001": "algo.buffer_size=100001: td3 takes it in steps of ",
     "+algo=sac env.id=Foo-v3": "env.id=Foo-v3: cannot be made: Environment `Foo` doesn't exist",
     "+algo=sac env.version=v9": "env.id=HalfCheetah-v9: cannot be made",
     "+algo=sac env.id=CartPole-v1": "env.id=CartPole-v1: observations and actions must be Box spaces",
@@ -168,17 +173,38 @@ def test_an_environment_id_replaces_the_sweep_over_environments_and_a_version_do
     assert len(planned("+algo=sac env.version=v5 -m")) == 50
 
 
-def test_a_range_left_to_the_machine_is_decided_before_the_run_has_an_identity(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def identity_with(saturates: bool) -> str:
-        monkeypatch.setattr("compression.qat.cpu_saturates", lambda: saturates)
-        (job,) = make_plan(["+algo=sac", "+compress=qat"]).jobs
-        assert job.settings.compress.reduce_range is saturates
-        assert label(job) == "qat"
-        return Run(job, 0).identity
+@pytest.mark.parametrize("method", ["qat", "ptsq", "ptdq", "prune_ptsq"])
+def test_a_run_is_found_on_a_machine_that_decides_otherwise(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left to the machine is part of the identity as it was asked for, not as it was decided."""
 
-    assert identity_with(True) != identity_with(False)
+    def run_where(saturates: bool) -> Run:
+        monkeypatch.setattr("rlc.decide.cpu_saturates", lambda: saturates)
+        (job,) = make_plan(["+algo=sac", f"+compress={method}"]).jobs
+        assert job.settings.compress.reduce_range is saturates
+        assert job.asked.compress.reduce_range == "auto"
+        return Run(job, 0)
+
+    runs = [run_where(True), run_where(False)]
+    assert runs[0].path == runs[1].path
+    assert runs[0].label.partition("-")[0] == method
+    assert runs[0].identity == runs[1].identity
+    assert runs[0].training_identity == runs[1].training_identity
+
+
+def test_a_range_that_was_asked_for_is_another_run() -> None:
+    (auto, asked) = (
+        Run(make_plan(["+algo=sac", "+compress=qat", *more]).jobs[0], 0)
+        for more in ([], ["compress.reduce_range=true"])
+    )
+    assert auto.identity != asked.identity
+    assert asked.label.startswith("qat~")
+
+
+@pytest.mark.parametrize("algo", ["ppo", "trpo"])
+def test_on_policy_takes_any_number_of_steps(algo: str) -> None:
+    for words in ("total_steps=100_000", "total_steps=1001", "algo.num_envs=7", "algo.rollout_steps=1001"):
+        (job,) = make_plan([f"+algo={algo}", words]).jobs
+        assert job.settings.algo.name == algo
 
 
 def test_default_settings_keep_the_plain_label_and_others_get_a_hash() -> None:

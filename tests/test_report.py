@@ -336,3 +336,17 @@ def test_bad_words_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SettingsError, match="studdy=x: no such key; did you mean study"):
         report(["studdy=x"])
     shutil.rmtree(tmp_path / "outputs")
+
+
+def test_weights_of_seven_and_of_eight_bits_are_not_pooled(add: Add) -> None:
+    """`reduce_range: auto` is decided by each machine; what was decided is what was deployed."""
+    for method, pooled in (("ptsq", False), ("prune_l1", True)):
+        runs = [add(f"+algo=sac +compress={method}", seed, 1.0, 1.0) for seed in (0, 1)]
+        assert Study(runs).runs == runs
+        compress = runs[1].settings.compress.model_copy(update={"reduce_range": True})
+        runs[1].settings = runs[1].settings.model_copy(update={"compress": compress})
+        if pooled:
+            assert Study(runs).runs == runs
+        else:
+            with pytest.raises(SettingsError, match="weights of 7 bits"):
+                Study(runs)

@@ -89,6 +89,9 @@ class ActorCritic(ABC):
 
     FIGURES: ClassVar[tuple[str, ...]]
     """Names of what `update` returns."""
+    COMPILES: ClassVar[bool] = False
+    """Whether what an update does depends on `update_kinds` alone and on no value of a tensor: then it may be compiled
+    (off-policy `update`, on-policy `on_minibatch`)."""
     UPDATE_NOISE: ClassVar[int] = 0
     """How many times an update draws normal noise of the shape of its actions."""
     actor: StackedMLP

@@ -18,6 +18,7 @@ class DDPG(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/ddpg.yaml."""
 
     FIGURES = ("losses/critic", "losses/actor", "losses/q_mean")
+    COMPILES = True
 
     def __init__(
         self,

@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.networks import Acting, GaussianMLP, StackedLinear, StackedMLP, as_numpy, orthogonal_
@@ -61,6 +59,9 @@ class GaussianActorCritic(ActorCritic):
         }
         self.step: Callable[..., Sequence[Tensor]] = self.on_minibatch
         """`on_minibatch`, or its compiled twin."""
+
+    def anneal(self, steps: int, total_steps: int) -> None:
+        """Set what changes along a training, before the update after `steps` of its `total_steps` steps."""
 
     def on_minibatch(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
         """A step of gradient descent on parts [S, B, ...] of a rollout, for algorithms that can be compiled."""
@@ -126,6 +127,16 @@ class GaussianActorCritic(ActorCritic):
         )
         return advantage.flatten(1), (advantage + values).flatten(1)
 
+    def follow_if_first(self, rollout: Rollout) -> bool:
+        """Take statistics from the very first rollout, which was drawn on raw observations, before its update.
+
+        Returns whether it did. An agent that is trained further has statistics already.
+        """
+        first = not bool(self.observations.count.any())
+        if first:
+            self.follow(rollout)
+        return first
+
     @torch.no_grad()
     def follow(self, rollout: Rollout) -> None:
         """Move observation statistics, return scale and quantisation ranges on by a rollout.
@@ -144,30 +155,10 @@ class GaussianActorCritic(ActorCritic):
         self.actor(self.normalized(rollout.obs.flatten(1, 2)), update_ranges=True)
 
 
-class LogProbability(torch.autograd.Function):
-    """`log_probability` in one node."""
-
-    @staticmethod
-    def forward(ctx: Any, mean: Tensor, log_std: Tensor, x: Tensor) -> Tensor:
-        inverse_std = torch.exp(-log_std)
-        z = (x - mean) * inverse_std
-        ctx.save_for_backward(z, inverse_std)
-        return -0.5 * z.square().sum(-1) - (log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        z, inverse_std = ctx.saved_tensors
-        gradient = gradient.unsqueeze(-1)
-        of_z = gradient * z
-        of_log_std = (of_z * z - gradient).sum(-2, keepdim=True)
-        return of_z * inverse_std, of_log_std, None
-
-
 def log_probability(mean: Tensor, log_std: Tensor, x: Tensor) -> Tensor:
     """log N(x; mean, std) [..., B] of x and means [..., B, n] and log standard deviations [..., 1, n]."""
-    log_prob: Tensor = LogProbability.apply(mean, log_std, x)  # type: ignore[no-untyped-call]
-    return log_prob
+    z = (x - mean) * torch.exp(-log_std)
+    return -0.5 * z.square().sum(-1) - (log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 def kl_divergence(old_mean: Tensor, old_log_std: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -179,6 +170,11 @@ def kl_divergence(old_mean: Tensor, old_log_std: Tensor, mean: Tensor, log_std: 
 def entropy(log_std: Tensor) -> Tensor:
     """Of a diagonal Gaussian, summed over the last dimension."""
     return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
+
+
+def explained_variance(advantage: Tensor, returns: Tensor) -> Tensor:
+    """Share [S] of the variance of returns [S, n] that the critic's values, returns - advantage, explain."""
+    return 1 - advantage.var(1) / returns.var(1)
 
 
 def standardized(x: Tensor) -> Tensor:

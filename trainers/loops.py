@@ -3,6 +3,7 @@
 A loop goes on from `steps` steps when its agent, environments and replay memory are restored to that point.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Protocol
 
@@ -29,6 +30,7 @@ class OffPolicyAgent(Protocol):
 
 
 class OnPolicyAgent(Protocol):
+    def anneal(self, steps: int, total_steps: int) -> None: ...
     def act(self, obs: FloatArray) -> FloatArray: ...
     def update(self, rollout: Rollout) -> dict[str, Tensor]: ...
 
@@ -96,14 +98,20 @@ def on_policy(
     """Rollouts of `rollout_steps` steps per seed and updates in turn.
 
     The last one takes the rest, between half and one and a half of that: a full update on a few steps does harm.
+    All environments of a seed take the same number of steps in a rollout. Where that does not come out even, the last
+    one takes a few more than `total_steps`, less than one per environment.
 
     Yields (steps per seed so far, figures of the last update) after every update.
     """
     if steps == 0:
         envs.reset()
+    num_envs = envs.shape[1]
     while steps < total_steps:
         rest = total_steps - steps
         size = rest if 2 * rest < 3 * rollout_steps else rollout_steps
-        figures = agent.update(collect(agent.act, envs, size // envs.shape[1], device))
-        steps += size
+        steps_per_env = math.ceil(size / num_envs)
+        rollout = collect(agent.act, envs, steps_per_env, device)
+        agent.anneal(steps, total_steps)
+        figures = agent.update(rollout)
+        steps += steps_per_env * num_envs
         yield steps, figures

@@ -60,18 +60,6 @@ def stacked_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias, x, weight.mT)
 
 
-def activate_(x: Tensor, name: str, traced: bool) -> Tensor:
-    """`relu` or `tanh` in place, of a tensor without gradients."""
-    if name == "relu":
-        return x.relu_()
-    if traced or x.device.type != "cpu" or x.dtype != torch.float32:
-        return x.tanh_()
-    # NumPy's is six times as fast as torch's.
-    array = x.numpy()
-    np.tanh(array, out=array)
-    return x
-
-
 def plain_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A frozen nn.Linear with copies of the given [out, in] weight and [out] bias."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])
@@ -99,7 +87,7 @@ class PlainMLP(torch.autograd.Function):
         for weight, bias in zip(weights[:-1], parameters[1:-2:2], strict=True):
             inputs.append(x)
             x = stacked_affine(x, weight, bias.to(network.dtype))
-            x = activate_(x, network.activation_name, network.traced)
+            x = x.relu_() if network.activation_name == "relu" else x.tanh_()
         inputs.append(x)
         ctx.network, ctx.followed, ctx.parameters = network, followed, parameters
         ctx.save_for_backward(*inputs, *weights)
@@ -150,8 +138,6 @@ class Stacked(nn.Module):
         self.flat = torch.empty(0)
         self.has_gradient = False
         """Whether `grad` of the parameters holds part of a gradient already; else it holds zeros."""
-        self.traced = False
-        """Whether calls are written down, to be compiled: then all goes through torch."""
 
     def flatten(self) -> Tensor:
         """Move all parameters into one [N, P] tensor, P padded to a multiple of 64; they become views of it."""
@@ -167,7 +153,7 @@ class Stacked(nn.Module):
     def part(self, rows: slice) -> Self:
         """Some rows as a network to trace, on the same storage."""
         part = copy.deepcopy(self)
-        part.traced, part.flat = True, own_storage(self.flat[rows])
+        part.flat = own_storage(self.flat[rows])
         parameters = list(part.parameters())
         for parameter in parameters:
             parameter.data = parameter.data[rows]
@@ -353,12 +339,17 @@ class FlatAdam:
 
     def step(self, active: Tensor | None = None) -> None:
         """One step down `gradient`; rows that are not active [N] stay as they are, moments included."""
-        rows = self._rows
-        if active is not None:
-            rows = [list(itertools.compress(column, active.tolist())) for column in rows]
-        flat, gradient, exp_avg, exp_avg_sq, steps = rows
-        if not flat:
+        if active is None:
+            self._step()
             return
+        changing = [self.flat, self.exp_avg, self.exp_avg_sq, self.steps]
+        before = [tensor.clone() for tensor in changing]
+        self._step()
+        for tensor, old in zip(changing, before, strict=True):
+            tensor.copy_(torch.where(active.view(-1, *[1] * (tensor.dim() - 1)), tensor, old))
+
+    def _step(self) -> None:
+        flat, gradient, exp_avg, exp_avg_sq, steps = self._rows
         torch._foreach_add_(steps, 1)
         # The kernel behind torch.optim.Adam, without the 100 microseconds of Python around it.
         torch._fused_adam_(

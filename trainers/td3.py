@@ -18,6 +18,7 @@ class TD3(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/td3.yaml."""
 
     FIGURES = ("losses/critic", "losses/actor", "losses/q_mean")
+    COMPILES = True
     UPDATE_NOISE = 1
 
     def __init__(

@@ -9,6 +9,7 @@ from trainers.actor_critic import ActorTransform
 from trainers.gaussian import (
     GaussianActorCritic,
     entropy,
+    explained_variance,
     kl_divergence,
     log_probability,
     minibatches,
@@ -25,7 +26,16 @@ RESIDUAL_TOLERANCE = 1e-10
 class TRPO(GaussianActorCritic):
     """Networks, optimiser and random streams of S seeds; the settings are explained in conf/algo/trpo.yaml."""
 
-    FIGURES = ("losses/actor", "losses/critic", "losses/entropy", "losses/approx_kl", "losses/step_size")
+    FIGURES = (
+        "losses/actor",
+        "losses/critic",
+        "losses/entropy",
+        "losses/approx_kl",
+        "losses/step_size",
+        "losses/explained_variance",
+        "losses/log_std",
+    )
+    COMPILES = True
 
     def __init__(
         self,
@@ -69,11 +79,10 @@ class TRPO(GaussianActorCritic):
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Appendix C of the paper: natural gradient, step to the edge of the trust region, line search, value fit."""
         self.updates += 1
-        if self.updates == 1:
-            # There are no statistics yet: the first rollout, drawn on raw observations, gives its own.
-            self.follow(rollout)
+        followed = self.follow_if_first(rollout)
         obs, action = self.normalized(rollout.obs.flatten(1, 2)), self.unit(rollout.action)
         advantage, returns = self.advantages(rollout)
+        explained = explained_variance(advantage, returns)
         advantage = standardized(advantage)
         with torch.no_grad():
             old_mean, old_log_std = self.actor(obs), self.actor.log_std.clone()
@@ -86,6 +95,7 @@ class TRPO(GaussianActorCritic):
         def kl() -> Tensor:
             return kl_divergence(old_mean, old_log_std, self.actor(obs), self.actor.log_std).mean(-1)
 
+        # actor
         gradient = row_gradient(surrogate().sum(), self.actor)
         product = fisher_vector_product(kl().sum(), self.actor, self.cg_damping)
         direction = conjugate_gradient(product, gradient, self.cg_iterations)
@@ -94,19 +104,24 @@ class TRPO(GaussianActorCritic):
         del product  # its graph must be gone before parameters change in place
         size, improvement, divergence = self._line_search(step, surrogate, kl)
 
+        # critic
         target = returns / self.returns.std().squeeze(-1)
+        critic_losses: list[Tensor] = []
         for _ in range(self.critic_epochs):
             for minibatch in minibatches((obs, target), self.batch_size, self.update_streams):
-                (critic_loss,) = self.step(*minibatch)
+                critic_losses += self.step(*minibatch)
 
-        if self.updates > 1:
+        # statistics
+        if not followed:
             self.follow(rollout)
         return {
             "losses/actor": -improvement,
-            "losses/critic": critic_loss,
+            "losses/critic": torch.stack(critic_losses).mean(0),
             "losses/entropy": entropy(self.actor.log_std.detach()).squeeze(-1),
             "losses/approx_kl": divergence,
             "losses/step_size": size,
+            "losses/explained_variance": explained,
+            "losses/log_std": self.actor.log_std.detach().mean((1, 2)),
         }
 
     def on_minibatch(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
