@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,12 +63,27 @@ class Job:
     def with_seeds(self, seeds: list[int]) -> "Job":
         return replace(self, settings=self.settings.model_copy(update={"seed": seeds}))
 
+    def to_json(self) -> str:
+        """The job as a worker or a child process receives it: resolved and checked, nothing is left to compose."""
+        parts = {
+            "settings": self.settings.model_dump(),
+            "defaults": self.defaults.model_dump(),
+            "overrides": self.overrides,
+            "auto": self.auto,
+        }
+        return json.dumps(parts)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        """What `to_json` gave."""
+        parts = json.loads(text)
+        settings, defaults = parse_settings(parts["settings"]), parse_settings(parts["defaults"])
+        return cls(settings, defaults, tuple(parts["overrides"]), tuple(parts["auto"]))
+
 
 @dataclass(frozen=True)
 class Plan:
     jobs: list[Job]
-    lines: list[list[str]]
-    """The overrides of each job."""
     hydra: list[str]
     """Overrides of Hydra's own settings."""
     multirun: bool
@@ -88,11 +104,6 @@ def make_plan(arguments: Sequence[str]) -> Plan:
         return _make_plan(given, multirun=len(given) < len(arguments))
     except (HydraException, OmegaConfBaseException) as error:
         raise SettingsError(str(error)) from error
-
-
-def job_of(overrides: Sequence[str]) -> Job:
-    """The job of a list of overrides without sweeps, as Hydra hands it to a task."""
-    return _job(_parse(overrides))
 
 
 def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
@@ -137,14 +148,13 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
         for override in overrides:
             if override.is_sweep_override():
                 raise SettingsError(f"{override.input_line}: several values make several jobs: add -m")
-        line = [str(o.input_line) for o in everything if not _is_hydra(o)]
-        return Plan([_job(everything)], [line], [], multirun=False)
+        return Plan([_job(everything)], [], multirun=False)
     tasks = _training_first([o for o in everything if not _is_hydra(o)])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     if not lines:
         raise SettingsError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
     own = [str(o.input_line) for o in overrides if _is_hydra(o)]
-    return Plan([job_of(line) for line in lines], [list(line) for line in lines], own, multirun=True)
+    return Plan([_job(_parse(line)) for line in lines], own, multirun=True)
 
 
 def _preset(given: list[str]) -> dict[str, Any]:
@@ -168,13 +178,8 @@ def _joined(given: list[str], preset: dict[str, Any]) -> Plan:
     if not plans:
         raise SettingsError(f"{' '.join(given)}: none of {', '.join(preset['grids'])} has these compressions")
     # The grids may share jobs.
-    jobs = {
-        job.settings.model_dump_json(): (job, line)
-        for plan in plans
-        for job, line in zip(plan.jobs, plan.lines, strict=True)
-    }
-    found, lines_of = [job for job, _ in jobs.values()], [line for _, line in jobs.values()]
-    return Plan(found, lines_of, plans[0].hydra, multirun=True, then=tuple(preset.get("then", ())))
+    jobs = {job.settings.model_dump_json(): job for plan in plans for job in plan.jobs}
+    return Plan(list(jobs.values()), plans[0].hydra, multirun=True, then=tuple(preset.get("then", ())))
 
 
 def _fitting(overrides: list[Override], grid: str) -> list[str] | None:
@@ -193,16 +198,6 @@ def _fitting(overrides: list[Override], grid: str) -> list[str] | None:
         elif not key.startswith("compress.") or key in sweep:
             lines.append(str(override.input_line))
     return lines
-
-
-def base_line(line: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """The overrides of the fp32 job that a job with these overrides builds on, for some of its seeds."""
-
-    def kept(override: Override) -> bool:
-        return override.key_or_group.split(".")[0] not in ("compress", "protocol", "overwrite", "seed")
-
-    chosen = seeds[0] if len(seeds) == 1 else list(seeds)
-    return [*(str(o.input_line) for o in _parse(line) if kept(o)), f"seed={chosen}".replace(" ", "")]
 
 
 def _job(overrides: list[Override]) -> Job:
@@ -230,6 +225,7 @@ def _by_env(default: Any, by_name: dict[str, Any], *, _root_: DictConfig) -> Any
 
 
 OmegaConf.register_new_resolver("by_env", _by_env, replace=True)
+OmegaConf.register_new_resolver("max", max, replace=True)
 
 
 @functools.cache

@@ -106,7 +106,7 @@ class OnPolicySettings(Strict):
 class PPOSettings(OnPolicySettings):
     name: Literal["ppo"]
     lr: Rate
-    lr_decay_steps: Count | Literal["auto"] | None
+    lr_decay_steps: Count | None
     epochs: Count
     clip: Rate
     entropy_coef: NotNegative
@@ -305,12 +305,12 @@ class Settings(Strict):
                 raise ValueError(f"precision={self.precision}: allowed with {algo.name}: fp32")
             if self.overlap:
                 raise ValueError(f"overlap=true: {algo.name} learns from whole rollouts; allowed with it: false")
-        if isinstance(algo, PPOSettings) and isinstance(algo.lr_decay_steps, int):
+        if isinstance(algo, PPOSettings) and algo.lr_decay_steps is not None:
             for key, value in steps.items():
                 if algo.lr_decay_steps < value:
                     raise ValueError(
                         f"algo.lr_decay_steps={algo.lr_decay_steps}: with {key}={value} the learning rate would be 0 "
-                        f"before the end; allowed: {value} or more, auto, null"
+                        f"before the end; allowed: {value} or more, null"
                     )
         if self.compile is True and self.device != "cpu":
             raise ValueError(f"compile=true: it is for device=cpu, not {self.device}; allowed there: false, auto")

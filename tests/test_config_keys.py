@@ -60,7 +60,7 @@ OTHER = {
     "ppo": ON_POLICY
     | {
         "lr": "1e-2",
-        "lr_decay_steps": "100",
+        "lr_decay_steps": "60",
         "epochs": "3",
         "clip": "0.0001",
         "entropy_coef": "0.1",

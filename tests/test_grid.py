@@ -20,6 +20,7 @@ from rlc.plan import LAUNCHERS, make_plan
 from rlc.runs import Run, all_runs
 from rlc.settings import SettingsError
 from rlc.status import State, Watch, refuse_repeated, state_of, status
+from rlc.train import plan_and_run
 from tests.conftest import as_run
 
 ONE = "+algo=sac env=hopper total_steps=800 algo.learning_starts=200 algo.hidden=[16,16] algo.batch_size=16"
@@ -61,22 +62,41 @@ def test_training_comes_first_and_missing_baselines_are_trained_once(
     monkeypatch.chdir(tmp_path)
     plan = make_plan(f"{ONE} +compress=ptsq,qat,ptdq compress.reduce_range=false seed=0,1 -m".split())
     training, derived = stages(plan)
-    assert [line for line in training if "+compress=qat" not in line] == [
-        [*ONE.split(), "seed=0"],
-        [*ONE.split(), "seed=1"],
+    baseline = make_plan(ONE.split()).jobs[0].settings
+    assert [job.settings for job in training if job.settings.compress.method != "qat"] == [
+        baseline.model_copy(update={"seed": [0]}),
+        baseline.model_copy(update={"seed": [1]}),
     ]
     assert len(training) == 4
-    assert {line[0] for line in derived} == {"+compress=ptsq", "+compress=ptdq"}
+    assert {job.settings.compress.method for job in derived} == {"ptsq", "ptdq"}
     packs = stages(make_plan(f"{ONE} +compress=ptdq protocol=ours,paper seed=[0,1],[2,3] -m".split()))
-    assert [line[-1] for line in packs[0]] == ["seed=[0,1]", "seed=[2,3]"]
+    assert [job.settings.seed for job in packs[0]] == [[0, 1], [2, 3]]
     assert len(packs[1]) == 4
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "basic"])
+def test_what_was_decided_while_planning_holds_on_workers_that_would_decide_otherwise(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planner's CPU needs 7-bit weights, those of the workers and their children do not."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlc.decide.cpu_saturates", lambda: True)
+    words = f"{ONE} {QUIET} +compress=qat,ptsq seed=0 -m hydra/launcher={launcher}"
+    assert plan_and_run(words.split()) == 0
+    runs = all_runs("default")
+    assert sorted(run.label.partition("~")[0] for run in runs) == ["fp32", "ptsq", "qat"]
+    for run in runs:
+        assert run.finished()
+        contract = json.loads((run.artifact / "policy.json").read_text())
+        assert contract["compression"].get("reduce_range", True) is True
+    assert not list(tmp_path.glob("outputs/.multirun/jobs-*"))
 
 
 def test_what_is_finished_is_not_launched_again(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(whole)
     assert stages(make_plan(GRID.split())) == []
     more = stages(make_plan(GRID.replace("seed=0,1", "seed=1,2").split()))
-    assert [line[-2:] for stage in more for line in stage] == [["seed=2", "checkpoint_every=100"]] * 2
+    assert [(job.settings.seed, job.settings.checkpoint_every) for stage in more for job in stage] == [([2], 100)] * 2
 
 
 def kill_and_resume(whole: Path, cwd: Path, kills: int) -> None:

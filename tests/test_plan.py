@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 
 from rlc.estimate import estimate
 from rlc.jobs import check_runs
-from rlc.plan import CONF, job_of, make_plan
+from rlc.plan import CONF, Job, make_plan
 from rlc.published import RATIOS
 from rlc.runs import Run, label, training_identity
-from rlc.settings import PruneSettings, SettingsError
+from rlc.settings import PPOSettings, PruneSettings, SettingsError
 from rlc.study import ALGORITHMS
 
 ERRORS = {
@@ -59,10 +59,9 @@ ERRORS = {
     "+algo=sac +algo=sac -m": "algo is given 2 times",
     "+algo=ppo algo.learning_starts=10": "algo.learning_starts=10: no such key for +algo=ppo",
     "+algo=ppo algo.lr_decay_steps=999_999": "algo.lr_decay_steps=999999: with total_steps=1000000 the learning rate "
-    "would be 0 before the end; allowed: 1000000 or more, auto, null",
+    "would be 0 before the end; allowed: 1000000 or more, null",
     "+algo=ppo +compress=prune_l2 compress.finetune=rl compress.rl_steps=3e6 algo.lr_decay_steps=2e6": "with "
     "compress.rl_steps=3000000 the learning rate would be 0",
-    "+algo=ppo algo.lr_decay_steps=linear": "algo.lr_decay_steps=linear: must be a valid integer or must be 'auto'",
     "+algo=trpo algo.line_search_decay=1": "algo.line_search_decay=1: must be less than 1",
     "+algo=td3 algo.exploration_noise=-1": "algo.exploration_noise=-1: must be greater than or equal to 0",
     "+algo=sac +compress=prune_l1 compress.ratio=1": "compress.ratio=1: must be less than 1",
@@ -163,7 +162,8 @@ def test_a_preset_wins_over_the_defaults_of_a_group_wherever_it_stands() -> None
     for arguments in ("+experiment=quickstart +algo=sac", "+algo=sac +experiment=quickstart"):
         plan = make_plan(arguments.split())
         assert {job.settings.algo.learning_starts for job in plan.jobs} == {5000}
-        assert all(line.index("+experiment=quickstart") > line.index("+algo=sac") for line in plan.lines)
+        for job in plan.jobs:
+            assert job.overrides.index("+experiment=quickstart") > job.overrides.index("+algo=sac")
 
 
 def test_an_environment_id_replaces_the_sweep_over_environments_and_a_version_does_not() -> None:
@@ -279,8 +279,20 @@ def test_a_preset_of_grids_is_narrowed_where_it_fits() -> None:
         assert methods.pop((method, "ours")) == methods.pop((method, "paper")) == 2
     assert methods == {("prune_l1", "ours"): 28, ("prune_l2", "ours"): 28}
     assert {job.settings.study for job in plan.jobs} == {"paper"}
-    for job, line in zip(plan.jobs, plan.lines, strict=True):
-        assert job_of(line).settings == job.settings
+    for job in plan.jobs:
+        assert Job.from_json(job.to_json()) == job
+
+
+def test_the_decay_of_the_learning_rate_ends_no_earlier_than_the_run() -> None:
+    def horizon(words: str) -> int | None:
+        settings = make_plan(["+algo=ppo", *words.split()]).jobs[0].settings.algo
+        assert isinstance(settings, PPOSettings)
+        return settings.lr_decay_steps
+
+    assert horizon("") == horizon("total_steps=300_000") == 3_000_000
+    assert horizon("total_steps=5e6") == 5_000_000
+    assert horizon("algo.lr_decay_steps=null total_steps=5e6") is None
+    assert horizon("algo.lr_decay_steps=${total_steps}") == 1_000_000
 
 
 def test_compressions_and_their_settings_reach_the_grids_that_know_them() -> None:

@@ -60,8 +60,8 @@ class GaussianActorCritic(ActorCritic):
         self.step: Callable[..., Sequence[Tensor]] = self.on_minibatch
         """`on_minibatch`, or its compiled twin."""
 
-    def anneal(self, steps: int, total_steps: int) -> None:
-        """Set what changes along a training, before the update after `steps` of its `total_steps` steps."""
+    def anneal(self, steps: int) -> None:
+        """Set what changes along the training at hand, before the update after its first `steps` steps."""
 
     def on_minibatch(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
         """A step of gradient descent on parts [S, B, ...] of a rollout, for algorithms that can be compiled."""

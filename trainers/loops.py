@@ -30,7 +30,7 @@ class OffPolicyAgent(Protocol):
 
 
 class OnPolicyAgent(Protocol):
-    def anneal(self, steps: int, total_steps: int) -> None: ...
+    def anneal(self, steps: int) -> None: ...
     def act(self, obs: FloatArray) -> FloatArray: ...
     def update(self, rollout: Rollout) -> dict[str, Tensor]: ...
 
@@ -111,7 +111,7 @@ def on_policy(
         size = rest if 2 * rest < 3 * rollout_steps else rollout_steps
         steps_per_env = math.ceil(size / num_envs)
         rollout = collect(agent.act, envs, steps_per_env, device)
-        agent.anneal(steps, total_steps)
+        agent.anneal(steps)
         figures = agent.update(rollout)
         steps += steps_per_env * num_envs
         yield steps, figures

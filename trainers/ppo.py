@@ -1,7 +1,7 @@
 """Proximal Policy Optimization, https://arxiv.org/abs/1707.06347 (clipped surrogate)."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class PPO(GaussianActorCritic):
         gamma: float,
         gae_lambda: float,
         lr: float,
-        lr_decay_steps: int | Literal["auto"] | None,
+        lr_decay_steps: int | None,
         epochs: int,
         batch_size: int,
         clip: float,
@@ -75,13 +75,11 @@ class PPO(GaussianActorCritic):
         self.recompute_advantages, self.target_kl = recompute_advantages, target_kl
         self.optimizers = {"actor": FlatAdam(self.actor, lr), "critic": FlatAdam(self.critic, lr)}
 
-    def anneal(self, steps: int, total_steps: int) -> None:
-        """Learning rate after `steps` of the `total_steps` of this training: linearly to 0 over `lr_decay_steps`."""
-        if self.lr_decay_steps is None:
-            return
-        horizon = total_steps if self.lr_decay_steps == "auto" else self.lr_decay_steps
-        for optimizer in self.optimizers.values():
-            optimizer.lr.fill_(self.lr * (1 - steps / horizon))
+    def anneal(self, steps: int) -> None:
+        """Learning rate after `steps` steps of the training at hand: linearly to 0 over `lr_decay_steps`."""
+        if self.lr_decay_steps is not None:
+            for optimizer in self.optimizers.values():
+                optimizer.lr.fill_(self.lr * (1 - steps / self.lr_decay_steps))
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, the optimisation of one rollout."""
