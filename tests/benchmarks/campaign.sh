@@ -13,8 +13,8 @@ script="$root/tests/benchmarks/campaign.sh"
 
 grids() {  # in the order of what the tables need most
   local packs='seed=[0,1,2,3,4],[5,6,7,8,9]'
-  echo "+algo=ppo,trpo +compress=fp32,ptdq,ptsq env=halfcheetah,hopper $packs"
-  echo "+algo=ppo,trpo +compress=fp32,ptdq,ptsq env=ant,humanoid,humanoid_standup $packs"
+  echo "+algo=trpo,ppo +compress=fp32,ptdq,ptsq env=halfcheetah,hopper $packs"
+  echo "+algo=trpo,ppo +compress=fp32,ptdq,ptsq env=ant,humanoid,humanoid_standup $packs"
   echo "+algo=sac,td3,ddpg +compress=fp32,ptdq,ptsq env=hopper,halfcheetah,ant seed=0,1,2 total_steps=300000"
   echo "+algo=ppo,trpo +compress=qat env=halfcheetah,hopper,ant,humanoid,humanoid_standup $packs"
   echo "+experiment=table2 +algo=ppo,trpo"
