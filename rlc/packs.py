@@ -199,6 +199,8 @@ def _read_file(file: Path, study: str | None) -> list[PackedRun]:
         if run.path in runs:
             raise SettingsError(f"{file}: line {number}: {run.label} seed {run.seed} stands in it twice")
         runs[run.path] = run
+    if not runs:
+        raise SettingsError(f"{file}: holds no run")
     return list(runs.values())
 
 
