@@ -13,7 +13,8 @@ import safetensors.torch
 from compression.artifact import CONTRACT_FILE, TENSOR_FILE, sha256, write_atomic
 from rlc.arguments import only, run_command
 from rlc.messages import say
-from rlc.packs import PACK, SCHEMA, PackedRun, Record, of_study, read_pack, record_files, record_text, same_outcome
+from rlc.packs import SCHEMA, PackedRun, Record, of_study, read_pack, record_files, record_text, same_outcome, shortened
+from rlc.restore import PACK
 from rlc.runs import AGENT_FILE, OUTPUTS, PACKED_PART, RunDirectory, algorithm_directory, read_config, stored_runs
 from rlc.settings import SettingsError
 from rlc.status import refuse_repeated
@@ -72,13 +73,15 @@ def _packed(stored: RunDirectory, folder: Path, study: str) -> tuple[PackedRun, 
         "result": stored.result(),
         "measurement": stored.measurement(),
         "metrics": metrics.read_bytes().decode() if metrics.exists() else None,
-        "contract": contract,
+        "contract": None if contract is None else shortened(contract),
         "tensors": None if content is None else {"file": place, "sha256": sha256(content)},
     }
     algorithm = algorithm_directory(stored.settings)
     file = folder / algorithm.parent.name / f"{algorithm.name}.jsonl.gz"
     try:
         own = PackedRun(of_study(record, study), file)
+        if contract is not None and own.contract() != contract:
+            raise ValueError("its contract has numbers that are no float32")
     except (KeyError, TypeError, ValueError) as error:
         raise SettingsError(f"cannot be packed: {error}") from error
     if content is not None and not _holds(own.tensor_file, content):

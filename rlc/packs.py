@@ -6,32 +6,27 @@ training the contract of its policy. `<env id>/<algo>/<label>/seed<n>.safetensor
 
 import gzip
 import json
-import os
 import re
-import shutil
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 import yaml
-from filelock import FileLock
 
-from compression.artifact import ArtifactError, read_policy, read_spec, remade_files, sha256, write_atomic
+from compression.artifact import ArtifactError, read_policy, read_spec, remade_files, sha256
 from rlc import build
-from rlc.messages import say
 from rlc.runs import (
     AGENT_FILE,
     ARTIFACT,
     MEASUREMENT_FILE,
     NOT_PACKED,
-    OUTPUTS,
     RunDirectory,
     algorithm_directory,
-    read_json,
     stored_settings,
 )
 from rlc.settings import SettingsError
@@ -39,9 +34,6 @@ from trainers.policy import Policy
 
 SCHEMA = 1
 KEYS = {"schema", "label", "seed", "config", "status", "result", "measurement", "metrics", "contract", "tensors"}
-PACK = "pack"
-MARKER = ".unpacked.json"
-LOCK = ".unpack.lock"
 LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*")
 # Of result.json: what differs where the same computation is done twice, and what is joined later.
 CIRCUMSTANCES = re.compile(r"provenance|lockstep_seeds|fp32_.*|.*_seconds|.*_reason")
@@ -106,10 +98,14 @@ class PackedRun(RunDirectory):
             raise SettingsError(f"{self.tensor_file}: is damaged: its hash is not the one in {self.file}")
         return content
 
+    def contract(self) -> Record:
+        """policy.json of a training."""
+        return with_numbers(self.record["contract"], lambda values: np.array(values, np.float32).tolist())
+
     def artifact_files(self, content: bytes) -> dict[str, bytes]:
         """The artifact of a training, made again from its tensors. Raises SettingsError where that cannot be done."""
         try:
-            return remade_files(self._policy(content), self.record["contract"])
+            return remade_files(self._policy(content), self.contract())
         except (ArtifactError, safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
             raise SettingsError(f"{self.file}: {self.name}: does not make its policy: {error}") from error
 
@@ -156,6 +152,18 @@ class PackedRun(RunDirectory):
             # Made again by another version of onnx, the contract may name another hash.
             record["contract"] = theirs["contract"]
         return PackedRun(record, self.file)
+
+
+def with_numbers(contract: Record, convert: Callable[[Any], Any]) -> Record:
+    """The contract with its lists of float32 numbers converted."""
+    golden = {name: convert(contract["golden"][name]) for name in ("observations", "actions")}
+    normalizer = {name: convert(values) for name, values in (contract["normalizer"] or {}).items()}
+    return contract | {"golden": contract["golden"] | golden, "normalizer": normalizer or None}
+
+
+def shortened(contract: Record) -> Record:
+    """The contract with float32 numbers in as few digits as tell them apart, a third of the bytes."""
+    return with_numbers(contract, lambda values: np.array(values, np.float32).astype(str).astype(float).tolist())
 
 
 def same_outcome(own: Record, other: Record) -> bool:
@@ -220,62 +228,6 @@ def of_study(record: Record, study: str) -> Record:
     """The record as that of a run of a study of another name."""
     config = record["config"]
     return record | {"config": config | {"settings": config["settings"] | {"study": study}}}
-
-
-def restore(runs: Sequence[PackedRun], study: str) -> int:
-    """Make the directories of runs that have none; returns how many.
-
-    Raises SettingsError, before anything is written, where a policy cannot be made again.
-    """
-    contents = [(run.path, run.files()) for run in runs if not run.path.exists()]
-    if not contents:
-        return 0
-    (OUTPUTS / study).mkdir(parents=True, exist_ok=True)
-    with FileLock(OUTPUTS / study / LOCK):
-        missing = [(path, files) for path, files in contents if not path.exists()]
-        staged = [path.with_name(f".{path.name}.unpacking") for path, _ in missing]
-        for folder, (_, files) in zip(staged, missing, strict=True):
-            shutil.rmtree(folder, ignore_errors=True)
-            for name, content in files.items():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).write_bytes(content)
-        os.sync()  # once, rather than for each of so many files
-        for folder, (path, _) in zip(staged, missing, strict=True):
-            folder.rename(path)
-    return len(missing)
-
-
-def lend_measurements(runs: Sequence[PackedRun]) -> None:
-    """Give their measurements to directories of the same runs that have none."""
-    for run in runs:
-        here = RunDirectory(run.path, run.settings, run.seed, run.label, run.identity)
-        measurement = run.measurement()
-        if measurement is None or here.measurement() is not None or not here.finished():
-            continue
-        if same_outcome(here.result() or {}, run.result()):
-            here.write_measurement(measurement)
-
-
-def unpack_own(study: str) -> None:
-    """Make directories of the runs in the study's own pack that have none, and say how many there were.
-
-    What has a directory stays as it is. Raises SettingsError where the pack is damaged or nothing can be written.
-    """
-    home = OUTPUTS / study
-    try:
-        hashes = {str(file.relative_to(home)): sha256(file.read_bytes()) for file in record_files(home / PACK)}
-        known = read_json(home / MARKER) or {}
-        if not hashes or (known.get("files") == hashes and all((home / run).exists() for run in known["runs"])):
-            return
-        runs = read_pack(home / PACK, study)
-        count = restore(runs, study)
-        lend_measurements(runs)
-        places = [str(run.path.relative_to(home)) for run in runs]
-        write_atomic(home / MARKER, json.dumps({"files": hashes, "runs": places}).encode())
-    except OSError as error:
-        raise SettingsError(f"{home}: its pack cannot be unpacked: {error}") from error
-    if count:
-        say(f"{home}: {count} runs from its pack")
 
 
 def _json(value: Record) -> bytes:

@@ -16,8 +16,8 @@ from rich import box
 from rich.table import Column, Table
 
 from rlc.arguments import only, run_command
-from rlc.packs import unpack_own
 from rlc.plan import make_plan
+from rlc.restore import unpack_own
 from rlc.runs import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, OUTPUTS, Run, RunDirectory, all_runs
 from rlc.settings import SettingsError
 from rlc.table import print_table

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from measure.statistics import FloatVector, Interval, mean_interval
-from rlc.packs import unpack_own
+from rlc.restore import unpack_own
 from rlc.runs import OUTPUTS, RunDirectory, stored_runs, task_of
 from rlc.settings import PruneSettings, Selection, Settings, SettingsError
 from rlc.status import refuse_repeated

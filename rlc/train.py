@@ -44,8 +44,8 @@ def plan_and_run(arguments: list[str]) -> int:
     from rlc.decide import warn_without_compiler
     from rlc.estimate import estimate
     from rlc.jobs import check_runs, run_job
-    from rlc.packs import unpack_own
     from rlc.plan import make_plan
+    from rlc.restore import unpack_own
     from rlc.settings import SettingsError
 
     try:

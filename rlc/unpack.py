@@ -5,7 +5,8 @@ from pathlib import Path
 
 from rlc.arguments import only, run_command
 from rlc.messages import say
-from rlc.packs import PackedRun, lend_measurements, read_pack, restore, same_outcome
+from rlc.packs import PackedRun, read_pack, same_outcome
+from rlc.restore import lend_measurements, restore
 from rlc.runs import OUTPUTS, all_runs, stored_run
 from rlc.settings import SettingsError
 from rlc.status import refuse_repeated

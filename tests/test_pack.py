@@ -11,7 +11,8 @@ import pytest
 import safetensors.torch
 
 from compression.artifact import check_artifact, sha256
-from rlc import measure, packs
+from compression.onnx_graph import onnx_bytes
+from rlc import measure
 from rlc.compress import compress
 from rlc.evaluate import evaluate_run
 from rlc.export import export
@@ -67,7 +68,7 @@ class TestClone:
         status(["study=paper"])
         run = all_runs("paper")[0]
         with monkeypatch.context() as patch:
-            patch.setattr(packs, "read_pack", None)
+            patch.setattr("rlc.restore.read_pack", None)
             status(["study=paper"])
         shutil.rmtree(run.path)
         status(["study=paper"])
@@ -117,8 +118,7 @@ class TestPolicies:
 
     def test_another_onnx_names_its_own_hash(self, study_clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         before = tree(study_clone / PACK)
-        written = packs.remade_files.__globals__["onnx_bytes"]
-        monkeypatch.setattr("compression.artifact.onnx_bytes", lambda policy: written(policy) + b"\x32\x01x")
+        monkeypatch.setattr("compression.artifact.onnx_bytes", lambda policy: onnx_bytes(policy) + b"\x32\x01x")
         status(["study=paper"])
         (run,) = runs_of(SAC)
         model = (run.artifact / "policy.onnx").read_bytes()
