@@ -18,7 +18,7 @@ from rlc.evaluate import evaluate_run
 from rlc.export import export
 from rlc.jobs import run_job
 from rlc.pack import pack
-from rlc.packs import same_outcome
+from rlc.packs import read_pack, record_files, same_outcome
 from rlc.plan import make_plan
 from rlc.report import report
 from rlc.runs import OUTPUTS, all_runs, stored_run
@@ -222,6 +222,9 @@ class TestKilled:
                 pack(["study=paper"])
         found = contents(PACK)
         assert len(found) == after
+        # Tensors come before the record that names them.
+        if record_files(PACK):
+            assert all(run.tensors() for run in read_pack(PACK) if run.settings.trains)
         assert found.items() <= whole.items()
         pack(["study=paper"])
         assert contents(PACK) == whole
