@@ -37,8 +37,8 @@ def pack(arguments: list[str]) -> None:
     for stored in stored_runs(study):
         try:
             own, content = _packed(stored, folder, study)
-        except (OSError, safetensors.SafetensorError, SettingsError) as error:
-            say(f"left out: {stored.path}: {error}")
+        except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError, SettingsError) as error:
+            say(f"left out: {stored.path}: cannot be packed: {error}")
             continue
         run = merged[own.path] = _newest(own, merged.get(own.path))
         if content is not None and run.record["tensors"] == own.record["tensors"]:
@@ -57,7 +57,10 @@ def pack(arguments: list[str]) -> None:
 
 
 def _packed(stored: RunDirectory, folder: Path, study: str) -> tuple[PackedRun, bytes | None]:
-    """A finished run as a record, and its tensors if it is a training, which were seen to make its policy."""
+    """A finished run as a record, and its tensors if it is a training, which were seen to make its policy.
+
+    Raises OSError, LookupError, TypeError, ValueError, SafetensorError or SettingsError for a run of another shape.
+    """
     content = contract = None
     if stored.settings.trains:
         content = _policy_tensors(stored)
@@ -78,12 +81,9 @@ def _packed(stored: RunDirectory, folder: Path, study: str) -> tuple[PackedRun, 
     }
     algorithm = algorithm_directory(stored.settings)
     file = folder / algorithm.parent.name / f"{algorithm.name}.jsonl.gz"
-    try:
-        own = PackedRun(of_study(record, study), file)
-        if contract is not None and own.contract() != contract:
-            raise ValueError("its contract has numbers that are no float32")
-    except (KeyError, TypeError, ValueError) as error:
-        raise SettingsError(f"cannot be packed: {error}") from error
+    own = PackedRun(of_study(record, study), file)
+    if contract is not None and own.contract() != contract:
+        raise ValueError("its contract has numbers that are no float32")
     if content is not None and not _holds(own.tensor_file, content):
         own.artifact_files(content)
     return own, content

@@ -62,7 +62,7 @@ class PackedRun(RunDirectory):
             raise ValueError("has other keys or kinds of values")
         if not isinstance(record["metrics"], str | None):
             raise ValueError("metrics is no text")
-        if self.settings.seed != [self.seed] or isinstance(self.seed, bool):
+        if self.settings.seed != [self.seed] or type(self.seed) is not int:
             raise ValueError(f"seed {self.seed!r} is not that of its settings")
         if status["state"] != "done" or not status["identity"] == result["identity"] == self.identity:
             raise ValueError("is not a finished run of its settings")

@@ -26,11 +26,12 @@ def unpack(arguments: list[str]) -> None:
     (study,) = studies
     here = [run for run in runs if run.path.exists()]
     missing = [run for run in runs if not run.path.exists()]
-    for run in here:
-        _check_here(run)
+    unfinished = [run for run in here if not _finished_here(run)]
     refuse_repeated([*missing, *all_runs(study)])
     count = restore(missing, study)
     lend_measurements(here)
+    for run in unfinished:
+        say(f"{run.path} stays as it is: it is not finished; without it, the run would come from {run.file}")
     print(f"{OUTPUTS / study}: {count} runs from {values['from']}, {len(here)} were there")
 
 
@@ -50,18 +51,18 @@ def _joined(runs: Iterable[PackedRun]) -> list[PackedRun]:
     return list(found.values())
 
 
-def _check_here(run: PackedRun) -> None:
-    """Raises SettingsError where the directory of a run holds another one, or another result of it."""
+def _finished_here(run: PackedRun) -> bool:
+    """Whether the directory of a run is finished. Raises SettingsError where it holds another one, or other results."""
     here = stored_run(run.path)
     if here.identity != run.identity:
         raise SettingsError(f"{run.path} and {run.file}: different settings: choose another study=<name>")
-    if not here.finished():
-        say(f"{run.path} stays as it is: it is not finished; without it, the run would come from {run.file}")
-    elif not same_outcome(here.result() or {}, run.result()):
+    finished = here.finished()
+    if finished and not same_outcome(here.result() or {}, run.result()):
         raise SettingsError(
             f"{run.path} and {run.file}: different results of one seed: move the directory away, or choose another "
             "study=<name>"
         )
+    return finished
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A study in a pack: a clone reports it and goes on with it, and what does not mix is refused in one line."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 
 from compression.artifact import check_artifact, sha256
 from compression.onnx_graph import onnx_bytes
@@ -26,6 +28,7 @@ from rlc.status import status
 from rlc.train import plan_and_run
 from rlc.unpack import unpack
 from tests.packed import DERIVED, LINES, MEASURED, PACK, RECORDS, SAC, TRPO, change, contents, runs_of, tree
+from trainers.policy import Policy, Rescale
 
 
 class TestClone:
@@ -126,6 +129,17 @@ class TestPolicies:
         assert check_artifact(run.artifact)["sha256"]["policy.onnx"] == sha256(model)
         pack(["study=paper"])
         assert tree(study_clone / PACK) == before
+
+    def test_another_onnx_must_give_the_golden_actions(
+        self, study_clone: Path, monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
+    ) -> None:
+        def other(policy: Policy) -> bytes:
+            changed = copy.deepcopy(policy)
+            changed[-1] = Rescale(torch.zeros(1), torch.ones(1))
+            return onnx_bytes(changed)
+
+        monkeypatch.setattr("compression.artifact.onnx_bytes", other)
+        assert "policy.onnx differs from its golden actions" in refusal(status, "study=paper")
 
     @pytest.mark.parametrize(
         ("command", "key"), [(evaluate_run, "run"), (export, "run"), (compress, "policy")], ids=lambda x: str(x)
