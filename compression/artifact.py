@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from compression.onnx_graph import INPUT
+from compression.onnx_graph import INPUT, onnx_bytes
 from compression.ptdq import DynamicQuantLinear
 from compression.qat import ActivationQuantize, StaticQuantLinear
 from trainers.networks import plain_linear
@@ -128,7 +128,7 @@ def save_artifact(
         "sha256": {ONNX_FILE: sha256(model), TENSOR_FILE: sha256(tensors)},
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "gymnasium", "mujoco")},
     }
-    files = {ONNX_FILE: model, TENSOR_FILE: tensors, CONTRACT_FILE: json.dumps(contract, indent=1).encode()}
+    files = {ONNX_FILE: model, TENSOR_FILE: tensors, CONTRACT_FILE: contract_bytes(contract)}
     _write_folder(folder, files)
     return contract
 
@@ -148,28 +148,54 @@ def load_policy(folder: Path) -> Policy:
     if not isinstance(contract, dict) or contract.get("format") != FORMAT:
         raise ArtifactError(f"{folder / CONTRACT_FILE} is not of the format {FORMAT}")
     try:
-        return _read_policy(folder, contract, content)
+        if sha256(content) != contract["sha256"][TENSOR_FILE]:
+            raise ArtifactError(f"{folder / TENSOR_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
+        return read_policy(contract, content)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ArtifactError(f"{folder / CONTRACT_FILE} lacks or mistakes {error}") from error
 
 
-def _read_policy(folder: Path, contract: dict[str, Any], content: bytes) -> Policy:
-    if sha256(content) != contract["sha256"][TENSOR_FILE]:
-        raise ArtifactError(f"{folder / TENSOR_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
-    tensors = safetensors.torch.load(content)
+def read_spec(contract: dict[str, Any]) -> Spec:
+    """What a contract says of the environment."""
     environment = contract["environment"]
-    spec = Spec(
+    return Spec(
         environment["id"],
         environment["observation"]["shape"][0],
         environment["action"]["shape"][0],
         tuple(environment["action"]["low"]),
         tuple(environment["action"]["high"]),
     )
+
+
+def read_policy(contract: dict[str, Any], content: bytes) -> Policy:
+    """The torch policy of a contract and the content of policy.safetensors, which is not checked."""
+    tensors = safetensors.torch.load(content)
     stages = []
     for i, kind in enumerate(contract["stages"]):
         own = {name.split(".", 1)[1]: t for name, t in tensors.items() if name.split(".", 1)[0] == str(i)}
         stages.append(_restore(STAGE_KINDS[kind], own))
-    return Policy(spec, stages)
+    return Policy(read_spec(contract), stages)
+
+
+def remade_files(policy: Policy, contract: dict[str, Any]) -> dict[str, bytes]:
+    """The files of an artifact, by name, from its policy and its contract, where `onnx_bytes` wrote policy.onnx.
+
+    The bytes of policy.onnx may depend on the version of onnx: the contract that is returned has the hash of the new
+    ones, which must give the golden actions. The same bytes need not: not all CPUs have exact int8 products.
+    Raises ArtifactError where the tensors are not those of the contract or an action is not its golden one.
+    """
+    tensors, model = safetensors.torch.save(dict(policy.state_dict())), onnx_bytes(policy)
+    if sha256(tensors) != contract["sha256"][TENSOR_FILE]:
+        raise ArtifactError(f"{TENSOR_FILE} has not the hash in {CONTRACT_FILE}")
+    same = sha256(model) == contract["sha256"][ONNX_FILE]
+    _check_golden(Path(), contract, policy, None if same else model)
+    contract = contract | {"sha256": {ONNX_FILE: sha256(model), TENSOR_FILE: sha256(tensors)}}
+    return {ONNX_FILE: model, TENSOR_FILE: tensors, CONTRACT_FILE: contract_bytes(contract)}
+
+
+def contract_bytes(contract: dict[str, Any]) -> bytes:
+    """The content of policy.json."""
+    return json.dumps(contract, indent=1).encode()
 
 
 def intact(folder: Path) -> bool:
@@ -191,24 +217,25 @@ def check_artifact(folder: Path) -> dict[str, Any]:
     if not intact(folder):
         raise ArtifactError(f"{folder / ONNX_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
     try:
-        _check_golden(folder, contract, policy)
+        _check_golden(folder, contract, policy, folder / ONNX_FILE)
         contract["algorithm"], contract["compression"]["method"]
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ArtifactError(f"{folder / CONTRACT_FILE} lacks or mistakes {error}") from error
     return contract
 
 
-def _check_golden(folder: Path, contract: dict[str, Any], policy: Policy) -> None:
+def _check_golden(folder: Path, contract: dict[str, Any], policy: Policy, model: bytes | Path | None) -> None:
+    """Raises ArtifactError where an action of the policy, or of the ONNX file if one is given, is not golden."""
     golden = contract["golden"]
     observations, actions = (np.array(golden[name], np.float32) for name in ("observations", "actions"))
     if observations.shape != (len(actions), policy.spec.obs_dim):
         raise ValueError(f"golden observations of shape {observations.shape}")
     _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
-    runner = OnnxPolicy(folder / ONNX_FILE)
-    for name, found in {
-        ONNX_FILE: np.stack([runner(obs) for obs in observations]),
-        TENSOR_FILE: policy(torch.from_numpy(observations)).numpy(),
-    }.items():
+    given = {TENSOR_FILE: policy(torch.from_numpy(observations)).numpy()}
+    if model is not None:
+        runner = OnnxPolicy(model)
+        given[ONNX_FILE] = np.stack([runner(obs) for obs in observations])
+    for name, found in given.items():
         difference = float((np.abs(found - actions) / half_range.numpy()).max())
         if difference > golden["tolerance"]:
             raise ArtifactError(f"{folder / name} differs from its golden actions by {difference:.2g} half ranges")

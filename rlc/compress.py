@@ -4,7 +4,6 @@ import functools
 from pathlib import Path
 
 from compression.artifact import (
-    CONTRACT_FILE,
     ONNX_FILE,
     OnnxPolicy,
     check_artifact,
@@ -20,7 +19,7 @@ from rlc.arguments import run_command, split
 from rlc.decide import decide_range
 from rlc.plan import compose_groups
 from rlc.record import export_policy
-from rlc.runs import ARTIFACT
+from rlc.runs import artifact_of
 from rlc.sb3 import read_sb3
 from rlc.settings import CompressRequest, PruneSettings, SettingsError, parse_request
 from trainers.policy import Policy, around_linears
@@ -62,7 +61,7 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
     """The policy and the name of its algorithm."""
     env_id = request.env.id
     if source.is_dir():
-        folder = source if (source / CONTRACT_FILE).exists() else source / ARTIFACT
+        folder = artifact_of(source)
         contract, policy = check_artifact(folder), load_policy(folder)
         if env_given and policy.spec.env_id != env_id:
             raise SettingsError(f"env.id={env_id}: {source} was made for {policy.spec.env_id}")

@@ -14,7 +14,16 @@ from compression.onnx_graph import onnx_bytes
 from compression.pruning import Importance, Size, prune, size_of, sparsify
 from rlc import build, envs, paper
 from rlc.fit import evaluate_policy, fit
-from rlc.runs import AGENT_FILE, ARTIFACT, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run, finished_fp32_run, stored_run
+from rlc.runs import (
+    AGENT_FILE,
+    ARTIFACT,
+    FIRST_OBSERVATIONS,
+    INITIAL_WEIGHTS,
+    Run,
+    finished_fp32_run,
+    stored_run,
+    without_critics,
+)
 from rlc.settings import FP32Settings, PruneSettings, QATSettings
 from rlc.tracking import Tracker
 from trainers.actor_critic import ActorCritic
@@ -27,10 +36,15 @@ CPU = torch.device("cpu")
 
 
 def derive(run: Run, tracker: Tracker) -> tuple[Policy, dict[str, Any]]:
-    """The policy, and what result.json says of its making. Raises RuntimeError where the fp32 training failed."""
+    """The policy, and what result.json says of its making.
+
+    Raises RuntimeError where the fp32 training failed, or lacks the critics to be trained further.
+    """
     source = finished_fp32_run(run.job, run.seed)
     if source is None:
         raise RuntimeError(f"the fp32 run of seed {run.seed} it builds on did not finish")
+    if run.settings.training_steps and without_critics(source):
+        raise RuntimeError(f"{source} came from a pack without its critics: train it again with overwrite=true")
     run.log(f"derived from {source}")
     compress = run.settings.compress
     beginning = stored_run(source).result() or {}
@@ -53,7 +67,8 @@ def _prune_and_recover(
     settings, spec = run.settings, envs.spec_of(run.settings.env.id)
     tensors = safetensors.torch.load_file(source / AGENT_FILE)
     teacher = build.build_agent(settings.algo, FP32Settings(), spec, [run.seed], CPU)
-    teacher.load_state(0, tensors)
+    # An agent from a pack has no critics: those of the teacher are not used.
+    teacher.load_state(0, teacher.state(0) | tensors)
     layers = actor_layers(teacher)
     importance = Importance(compress.norm, compress.reduction, compress.normalizer, compress.bias)
     if compress.sparsity.steps:

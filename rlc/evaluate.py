@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from compression.artifact import CONTRACT_FILE, ONNX_FILE, OnnxPolicy, check_artifact, load_policy
+from compression.artifact import ONNX_FILE, OnnxPolicy, check_artifact, load_policy
 from measure.returns import Act, Returns, evaluate, random_policy, summary, zero_policy
 from rlc import envs, table, video
 from rlc.arguments import configured, run_command
 from rlc.plan import CONF
-from rlc.runs import ARTIFACT, fp32_beside
+from rlc.runs import ARTIFACT, artifact_of, fp32_beside
 from rlc.settings import EvaluateSettings, SettingsError, parse_evaluation
 from trainers.spec import Spec, Stream, env_seed
 
@@ -21,7 +21,7 @@ def evaluate_run(arguments: list[str]) -> None:
         raise SettingsError("run: none given; add run=<directory of a run, or folder of an artifact>")
     settings = parse_evaluation(values)
     folder = Path(settings.run).resolve()
-    artifact = folder if (folder / CONTRACT_FILE).exists() else folder / ARTIFACT
+    artifact = artifact_of(folder)
     contract = check_artifact(artifact)
     spec = load_policy(artifact).spec
     if contract["compression"].get("protocol") == "paper":

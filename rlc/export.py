@@ -3,17 +3,16 @@
 import shutil
 from pathlib import Path
 
-from compression.artifact import CONTRACT_FILE, check_artifact
+from compression.artifact import check_artifact
 from rlc.arguments import only, run_command
-from rlc.runs import ARTIFACT
+from rlc.runs import artifact_of
 from rlc.settings import SettingsError
 
 
 def export(arguments: list[str]) -> None:
     """Without `to` the artifact is only checked. Raises ArtifactError where it is damaged."""
     values = only(arguments, ("run", "to"), required=("run",))
-    run = Path(values["run"])
-    folder = run if (run / CONTRACT_FILE).exists() else run / ARTIFACT
+    folder = artifact_of(Path(values["run"]))
     contract = check_artifact(folder)
     kept = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
     if "to" in values:

@@ -9,7 +9,7 @@ from rlc.decide import check_compile
 from rlc.fit import fit, fresh_agent
 from rlc.messages import say
 from rlc.plan import Job
-from rlc.runs import OUTPUTS, Run, algorithm_directory, finished_fp32_run
+from rlc.runs import OUTPUTS, Run, algorithm_directory, finished_fp32_run, without_critics
 from rlc.settings import SettingsError
 from rlc.tracking import Tracker
 
@@ -31,6 +31,7 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
             run.check_identity()
         if not run.settings.trains and finished_fp32_run(run.job, run.seed) is None:
             Run(run.job.with_fp32(), run.seed).check_identity()
+    _check_critics(runs)
     try:
         OUTPUTS.mkdir(exist_ok=True)
     except OSError as error:
@@ -38,6 +39,21 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
     if not os.access(OUTPUTS, os.W_OK):
         raise SettingsError(f"{OUTPUTS.resolve()} is not writable")
     return runs
+
+
+def _check_critics(runs: Sequence[Run]) -> None:
+    """Raises SettingsError for a run that is left to train further from an agent without critics."""
+    trained_anew = {run.path for run in runs if run.settings.overwrite}
+    for run in runs:
+        further = run.settings.training_steps > 0 and not run.settings.trains
+        if not further or (run.finished() and not run.settings.overwrite):
+            continue
+        source = finished_fp32_run(run.job, run.seed)
+        if source is not None and source not in trained_anew and without_critics(source):
+            raise SettingsError(
+                f"{run.name}: would train {source} further, which came from a pack without its critics: "
+                "train that run again first, with overwrite=true, or leave this one out"
+            )
 
 
 def run_job(job: Job) -> None:

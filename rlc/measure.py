@@ -47,7 +47,7 @@ PAPER_EPISODES = 10
 def measure(arguments: list[str]) -> None:
     """Measure the runs that the arguments choose and write measurement.json beside each result.json."""
     settings = parse_measure(configured(arguments, CONF / "measure.yaml"))
-    runs = chosen_runs(settings)
+    runs = _with_policies(chosen_runs(settings))
     with _alone(), one_pinned_thread() as core:
         state = {"machine": machine() | {"pinned_core": core}, "load": _quiet(), "provenance": provenance()}
         groups = [list(group) for _, group in itertools.groupby(runs, key=task_of)]
@@ -62,6 +62,19 @@ def measure(arguments: list[str]) -> None:
         tracker.summary(_flat(run.measurement() or {}))
         tracker.finish()
     table.show_measurements(runs)
+
+
+def _with_policies(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
+    """The runs that can be measured; says how many cannot. Raises SettingsError where none can."""
+    found = [run for run in runs if not run.record_only()]
+    missing = len(runs) - len(found)
+    again = "the commands that made them make them again with overwrite=true"
+    why = f"{missing} runs came from a pack without their policies: {again}"
+    if not found:
+        raise SettingsError(why)
+    if missing:
+        say(f"left out, and their measurements left as they are: {why}")
+    return found
 
 
 def _figures(group: Sequence[RunDirectory], settings: MeasureSettings) -> list[dict[str, Any]]:

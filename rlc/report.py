@@ -113,7 +113,7 @@ def render(
 ) -> str:
     """The page: one file that needs no network."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    links = [(run.name, os.path.relpath(run.path, folder), _return(run)) for run in runs]
+    links = [(run.name, os.path.relpath(run.path, folder), _return(run), run.record_only()) for run in runs]
     return environment.from_string((DATA / "page.html").read_text()).render(
         study=study,
         provenance=made,

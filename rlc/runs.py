@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from compression.artifact import intact, write_atomic
+from compression.artifact import CONTRACT_FILE, intact, write_atomic
 from rlc.checkpoint import Checkpoints
 from rlc.messages import one_line, say
 from rlc.plan import Job, default_settings
@@ -29,6 +29,10 @@ OUTPUTS = Path("outputs")
 ARTIFACT = "artifact"
 MEASUREMENT_FILE = "measurement.json"
 AGENT_FILE = "agent.safetensors"
+# What status.json says of the artifact of a run that came from a pack as a record alone.
+NOT_PACKED = "not packed"
+# What the metadata of agent.safetensors say of its part that came from a pack: without critics and targets.
+PACKED_PART = {"part": "policy"}
 # Fingerprints in result.json: two seeds that share one are not independent.
 FIRST_OBSERVATIONS = "first_observations_sha256"
 INITIAL_WEIGHTS = "initial_weights_sha256"
@@ -93,19 +97,26 @@ class RunDirectory:
         return f"{self.settings.algo.name} {self.settings.env.id} {self.label} seed {self.seed}"
 
     def finished(self) -> bool:
-        """Whether status, result and artifact of a run of these settings are all there and whole."""
+        """Whether status, result and artifact of a run of these settings are all there and whole.
+
+        A run that came from a pack without its policy is finished without an artifact.
+        """
         status = self.status() or {}
         done = status.get("state") == "done" and status.get("identity") == self.identity
-        return done and "return_mean" in (self.result() or {}) and intact(self.artifact)
+        return done and "return_mean" in (self.result() or {}) and (self.record_only() or intact(self.artifact))
+
+    def record_only(self) -> bool:
+        """Whether the run came from a pack as a record, without its policy."""
+        return (self.status() or {}).get("artifact") == NOT_PACKED
 
     def status(self) -> dict[str, Any] | None:
-        return _read_json(self.path / "status.json")
+        return read_json(self.path / "status.json")
 
     def result(self) -> dict[str, Any] | None:
-        return _read_json(self.path / "result.json")
+        return read_json(self.path / "result.json")
 
     def measurement(self) -> dict[str, Any] | None:
-        return _read_json(self.path / MEASUREMENT_FILE)
+        return read_json(self.path / MEASUREMENT_FILE)
 
     def figures(self) -> dict[str, Any]:
         """result.json and measurement.json as one: the source of every table."""
@@ -123,16 +134,43 @@ class RunDirectory:
 
 
 def stored_run(path: Path) -> RunDirectory:
-    """The run in a directory. Raises SettingsError where there is none that can be read.
-
-    A setting that is younger than the run has its default.
-    """
+    """The run in a directory. Raises SettingsError where there is none that can be read."""
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text())
-        settings = parse_settings(default_settings() | config["settings"])
+        config = read_config(path)
+        settings = stored_settings(config)
         return RunDirectory(path, settings, settings.seed[0], path.parent.name, config["identity"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, SettingsError) as error:
         raise SettingsError(f"{path} holds no run that can be read: {error}") from error
+
+
+def read_config(path: Path) -> Any:
+    """config.yaml of a run directory, as it stands there."""
+    # The parser in C where there is one: a study has thousands of these.
+    return yaml.load((path / "config.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def stored_settings(config: Any) -> Settings:
+    """The settings in config.yaml. A setting that is younger than the run has its default."""
+    return parse_settings(default_settings() | config["settings"])
+
+
+def artifact_of(folder: Path) -> Path:
+    """The artifact that a folder is, or that it has as a run. Raises SettingsError for a run that has only a record."""
+    if (read_json(folder / "status.json") or {}).get("artifact") == NOT_PACKED:
+        raise SettingsError(
+            f"{folder}: came from a pack without its policy: the command that made it, with overwrite=true, "
+            "makes it again"
+        )
+    return folder if (folder / CONTRACT_FILE).exists() else folder / ARTIFACT
+
+
+def without_critics(path: Path) -> bool:
+    """Whether the agent in a run directory came from a pack: nothing can be trained further from it."""
+    try:
+        with safetensors.safe_open(path / AGENT_FILE, "pt") as file:
+            return dict(file.metadata() or {}) == PACKED_PART
+    except (OSError, safetensors.SafetensorError):
+        return False
 
 
 def stored_runs(study: str) -> list[RunDirectory]:
@@ -338,14 +376,15 @@ def _finished_fp32(folder: Path, settings: Settings, seed: int) -> Path | None:
     for path in sorted(folder.glob(f"fp32*/seed{seed}")):
         if path.parent.name.partition("~")[0] != "fp32":
             continue  # by another protocol
-        result, status = _read_json(path / "result.json") or {}, _read_json(path / "status.json") or {}
+        result, status = read_json(path / "result.json") or {}, read_json(path / "status.json") or {}
         same = result.get("training_identity") == training and status.get("state") == "done"
         if same and intact(path / ARTIFACT):
             return path
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is none that can be read."""
     try:
         data = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -17,6 +17,7 @@ from rich.table import Column, Table
 
 from rlc.arguments import only, run_command
 from rlc.plan import make_plan
+from rlc.restore import unpack_own
 from rlc.runs import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, OUTPUTS, Run, RunDirectory, all_runs
 from rlc.settings import SettingsError
 from rlc.table import print_table
@@ -66,11 +67,15 @@ def status(arguments: list[str]) -> None:
     rest = [argument for argument in arguments if argument != "--json"]
     if all(argument.startswith("study=") for argument in rest):
         study = only(rest, ("study",), required=()).get("study", "default")
+        unpack_own(study)
         runs: Sequence[RunDirectory] = all_runs(study)
         if not runs:
             raise SettingsError(f"study={study}: there is no run in {OUTPUTS / study}")
     else:
-        runs = [Run(job, seed) for job in make_plan(rest).jobs for seed in job.settings.seed]
+        jobs = make_plan(rest).jobs
+        for study in sorted({job.settings.study for job in jobs}):
+            unpack_own(study)
+        runs = [Run(job, seed) for job in jobs for seed in job.settings.seed]
     states = [state_of(run) for run in runs]
     if as_json:
         print(json.dumps([asdict(state) for state in states], indent=1))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from measure.statistics import FloatVector, Interval, mean_interval
+from rlc.restore import unpack_own
 from rlc.runs import OUTPUTS, RunDirectory, stored_runs, task_of
 from rlc.settings import PruneSettings, Selection, Settings, SettingsError
 from rlc.status import refuse_repeated
@@ -161,6 +162,7 @@ def chosen_runs(selection: Selection) -> list[RunDirectory]:
 
     Raises SettingsError where there are none.
     """
+    unpack_own(selection.study)
     stored = stored_runs(selection.study)
     if not stored:
         raise SettingsError(f"study={selection.study}: there is no finished run in {OUTPUTS / selection.study}")

@@ -45,10 +45,13 @@ def plan_and_run(arguments: list[str]) -> int:
     from rlc.estimate import estimate
     from rlc.jobs import check_runs, run_job
     from rlc.plan import make_plan
+    from rlc.restore import unpack_own
     from rlc.settings import SettingsError
 
     try:
         plan = make_plan(arguments)
+        for study in sorted({job.settings.study for job in plan.jobs}):
+            unpack_own(study)
         runs = check_runs(plan.jobs)
     except SettingsError as error:
         say(str(error))

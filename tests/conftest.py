@@ -1,8 +1,9 @@
-"""Shared by all tests: one torch thread, small agents, batches on the random stream of each seed."""
+"""Shared by all tests: one torch thread, small agents, batches on the random stream of each seed, a study."""
 
 import functools
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,10 +14,15 @@ import torch
 import yaml
 
 from compression.qat import prepare_qat
+from rlc.arguments import run_command
 from rlc.build import build_agent
+from rlc.jobs import run_job
+from rlc.pack import pack
 from rlc.plan import Job, default_settings, make_plan
-from rlc.runs import Run, training_identity
+from rlc.runs import OUTPUTS, Run, training_identity
 from rlc.settings import parse_settings
+from tests.packed import DERIVED, LINES, MEASURED, PACK, runs_of, tree
+from tests.packed import SAC as SAC_LINE
 from trainers.actor_critic import ActorCritic
 from trainers.replay import Batch
 from trainers.rollout import Rollout
@@ -131,3 +137,53 @@ def wandb_holds(folder: Path, *names: bytes) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+@pytest.fixture(scope="session")
+def study_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with trainings of two algorithms, what derives from them, and the pack of it all."""
+    home = tmp_path_factory.mktemp("study")
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for line in LINES:
+            run_job(make_plan(line.split()).jobs[0])
+            assert all(run.finished() for run in runs_of(line)), line
+        runs_of(f"{SAC_LINE} {DERIVED[0]}")[0].write_measurement(MEASURED)
+        pack(["study=paper"])
+    return home
+
+
+@pytest.fixture
+def study_clone(study_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory that has nothing but the pack, and in which nothing can be trained."""
+    shutil.copytree(study_home / PACK, tmp_path / PACK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rlc.jobs.fit", None)
+    return tmp_path
+
+
+@pytest.fixture
+def study_copy(study_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The study with its runs and its pack, to be changed."""
+    shutil.copytree(study_home / OUTPUTS, tmp_path / OUTPUTS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The one line of a command that ends with code 2 and has written nothing."""
+
+    def refuse(command: Callable[[list[str]], None], *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["", *arguments])
+        before = tree(Path())
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run_command(command)
+        shown = capsys.readouterr()
+        assert (ended.value.code, shown.out, shown.err.count("\n")) == (2, "", 1)
+        assert tree(Path()) == before
+        return shown.err
+
+    return refuse

@@ -1,0 +1,148 @@
+"""Put the finished runs of a study into a few files, for git: python -m rlc.pack study=paper [to=<folder>]"""
+
+import gzip
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from compression.artifact import CONTRACT_FILE, TENSOR_FILE, sha256, write_atomic
+from rlc.arguments import only, run_command
+from rlc.messages import say
+from rlc.packs import SCHEMA, PackedRun, Record, of_study, read_pack, record_files, record_text, same_outcome, shortened
+from rlc.restore import PACK
+from rlc.runs import AGENT_FILE, OUTPUTS, PACKED_PART, RunDirectory, algorithm_directory, read_config, stored_runs
+from rlc.settings import SettingsError
+from rlc.status import refuse_repeated
+
+# The networks of an agent that make its policy; the others only train it.
+POLICY_PARTS = ("actor.", "observations.")
+
+
+def pack(arguments: list[str]) -> None:
+    """Pack every finished run, beside what the folder has already.
+
+    Raises SettingsError, before anything is written, where the folder has a run of other settings in the place of one
+    of these, or is damaged, or seeds repeat.
+    """
+    values = only(arguments, ("study", "to"), required=("study",))
+    study = values["study"]
+    folder = Path(values.get("to") or OUTPUTS / study / PACK)
+    merged = {run.path: run for run in read_pack(folder, study)} if record_files(folder) else {}
+    tensors: dict[Path, bytes] = {}
+    for stored in stored_runs(study):
+        try:
+            own, content = _packed(stored, folder, study)
+        except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError, SettingsError) as error:
+            say(f"left out: {stored.path}: cannot be packed: {error}")
+            continue
+        run = merged[own.path] = _newest(own, merged.get(own.path))
+        if content is not None and run.record["tensors"] == own.record["tensors"]:
+            tensors[own.tensor_file] = content
+    runs = list(merged.values())
+    if not runs:
+        raise SettingsError(f"study={study}: there is no finished run in {OUTPUTS / study}")
+    refuse_repeated(runs)
+    trained = [run for run in runs if run.settings.trains]
+    for run in trained:
+        if run.tensor_file not in tensors:
+            run.tensors()
+    written = _write(tensors, _texts(runs))
+    size = sum(path.stat().st_size for path in {*(run.file for run in runs), *(run.tensor_file for run in trained)})
+    print(f"{folder}: {len(runs)} runs, {len(trained)} policies, {size / 1e6:.2f} MB; {written} files were written")
+
+
+def _packed(stored: RunDirectory, folder: Path, study: str) -> tuple[PackedRun, bytes | None]:
+    """A finished run as a record, and its tensors if it is a training, which were seen to make its policy.
+
+    Raises OSError, LookupError, TypeError, ValueError, SafetensorError or SettingsError for a run of another shape.
+    """
+    content = contract = None
+    if stored.settings.trains:
+        content = _policy_tensors(stored)
+        contract = json.loads((stored.artifact / CONTRACT_FILE).read_text())
+    metrics = stored.path / "metrics.csv"
+    place = f"{stored.label}/seed{stored.seed}.safetensors"
+    record: Record = {
+        "schema": SCHEMA,
+        "label": stored.label,
+        "seed": stored.seed,
+        "config": read_config(stored.path),
+        "status": {key: value for key, value in (stored.status() or {}).items() if key != "artifact"},
+        "result": stored.result(),
+        "measurement": stored.measurement(),
+        "metrics": metrics.read_bytes().decode() if metrics.exists() else None,
+        "contract": None if contract is None else shortened(contract),
+        "tensors": None if content is None else {"file": place, "sha256": sha256(content)},
+    }
+    algorithm = algorithm_directory(stored.settings)
+    file = folder / algorithm.parent.name / f"{algorithm.name}.jsonl.gz"
+    own = PackedRun(of_study(record, study), file)
+    if contract is not None and own.contract() != contract:
+        raise ValueError("its contract has numbers that are no float32")
+    if content is not None and not _holds(own.tensor_file, content):
+        own.artifact_files(content)
+    return own, content
+
+
+def _policy_tensors(run: RunDirectory) -> bytes:
+    """Of fp32 the actor with all its heads and its statistics, which other runs are made from; else of the artifact."""
+    if not run.settings.is_fp32:
+        return (run.artifact / TENSOR_FILE).read_bytes()
+    agent = safetensors.torch.load_file(run.path / AGENT_FILE)
+    part = {name: tensor for name, tensor in agent.items() if name.startswith(POLICY_PARTS)}
+    return safetensors.torch.save(part, metadata=PACKED_PART)
+
+
+def _newest(own: PackedRun, other: PackedRun | None) -> PackedRun:
+    """Of two records of a run the later one, own where they are equally old, completed by the other of one outcome.
+
+    Raises SettingsError where they are not of the same run.
+    """
+    if other is None:
+        return own
+    if own.identity != other.identity:
+        raise SettingsError(f"{own.path} and {other.file}: {own.name} has different settings in them")
+    ended = [run.status().get("heartbeat", "") for run in (own, other)]
+    newer, older = (own, other) if ended[0] >= ended[1] else (other, own)
+    return newer.completed(older) if same_outcome(newer.result(), older.result()) else newer
+
+
+def _texts(runs: Iterable[PackedRun]) -> dict[Path, str]:
+    """The lines of every file of records."""
+    of_file: dict[Path, list[PackedRun]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: (run.label, run.seed)):
+        of_file[run.file].append(run)
+    lines = {file: [json.dumps(run.record, separators=(",", ":")) for run in own] for file, own in of_file.items()}
+    return {file: "\n".join([*own, ""]) for file, own in lines.items()}
+
+
+def _write(tensors: dict[Path, bytes], texts: dict[Path, str]) -> int:
+    """Write what is not there already, records behind the tensors that they name; returns how many files."""
+    changed = {path: content for path, content in tensors.items() if not _holds(path, content)}
+    # By their text: another zlib writes other bytes of it.
+    changed |= {path: _gzip(text) for path, text in texts.items() if not path.exists() or record_text(path) != text}
+    for path, content in changed.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+    return len(changed)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.exists() and path.read_bytes() == content
+
+
+def _gzip(text: str) -> bytes:
+    """Without a time and a name, so that equal text makes equal bytes."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile("", "wb", 9, buffer, mtime=0) as file:
+        file.write(text.encode())
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    run_command(pack)
