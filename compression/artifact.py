@@ -20,6 +20,7 @@ from torch import nn
 from compression.onnx_graph import INPUT, onnx_bytes
 from compression.ptdq import DynamicQuantLinear
 from compression.qat import ActivationQuantize, StaticQuantLinear
+from trainers.errors import UserError
 from trainers.networks import plain_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.rollout import FloatArray
@@ -48,7 +49,7 @@ STAGE_KINDS: dict[str, type[nn.Module]] = {
 INTEGER_KERNELS = {"QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul"}
 
 
-class ArtifactError(Exception):
+class ArtifactError(UserError):
     """An artifact that cannot be made or read, in one line."""
 
 

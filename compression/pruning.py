@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from trainers.errors import UserError
 from trainers.networks import StackedLinear, StackedMLP
 
 Reduction = Literal["mean", "sum", "max", "prod", "first"]
 Normalizer = Literal["mean", "sum", "max", "standarization", "gaussian"]
 
 
-class PruningError(Exception):
+class PruningError(UserError):
     """A network that cannot be pruned as asked, in one line."""
 
 

@@ -9,14 +9,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from compression.artifact import ArtifactError
-from compression.pruning import PruningError
 from rlc.messages import closest, say
-from rlc.settings import SettingsError
+from trainers.errors import UserError
 
 
 def split(arguments: Sequence[str], own: Collection[str]) -> tuple[dict[str, str], list[str]]:
-    """The values of a command's own keys, and the other arguments. Raises SettingsError for a key given twice."""
+    """The values of a command's own keys, and the other arguments. Raises UserError for a key given twice."""
     values: dict[str, str] = {}
     rest = []
     for argument in arguments:
@@ -24,25 +22,25 @@ def split(arguments: Sequence[str], own: Collection[str]) -> tuple[dict[str, str
         if not equals or key not in own:
             rest.append(argument)
         elif key in values:
-            raise SettingsError(f"{argument}: {key} is given twice; give it once")
+            raise UserError(f"{argument}: {key} is given twice; give it once")
         else:
             values[key] = value
     return values, rest
 
 
 def only(arguments: Sequence[str], own: Collection[str], required: Collection[str]) -> dict[str, str]:
-    """As `split`, where nothing else is allowed. Raises SettingsError for what is unknown or missing."""
+    """As `split`, where nothing else is allowed. Raises UserError for what is unknown or missing."""
     values, rest = split(arguments, own)
     if rest:
-        raise SettingsError(f"{rest[0]}: unknown; allowed: {', '.join(f'{key}=...' for key in own)}")
+        raise UserError(f"{rest[0]}: unknown; allowed: {', '.join(f'{key}=...' for key in own)}")
     for key in required:
         if not values.get(key):
-            raise SettingsError(f"{key}: none given; add {key}=...")
+            raise UserError(f"{key}: none given; add {key}=...")
     return values
 
 
 def configured(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
-    """The values of a file of defaults, changed by key=value. Raises SettingsError for a key it does not have."""
+    """The values of a file of defaults, changed by key=value. Raises UserError for a key it does not have."""
     config = OmegaConf.load(defaults)
     for argument in arguments:
         key, equals, _ = argument.partition("=")
@@ -50,11 +48,11 @@ def configured(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
         node = OmegaConf.select(config, parent) if parent else config
         if not equals or not isinstance(node, DictConfig) or leaf not in node or isinstance(node[leaf], DictConfig):
             siblings = [str(name) for name in (node if isinstance(node, DictConfig) else config)]
-            raise SettingsError(f"{argument}: no such key{closest(leaf, siblings)}")
+            raise UserError(f"{argument}: no such key{closest(leaf, siblings)}")
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(arguments))), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise SettingsError(str(error)) from error
+        raise UserError(str(error)) from error
     assert isinstance(merged, dict)
     return {str(key): value for key, value in merged.items()}
 
@@ -63,7 +61,7 @@ def run_command(command: Callable[[list[str]], None]) -> None:
     """Run a command on the arguments of the process. Bad input is one line and exit code 2."""
     try:
         command(sys.argv[1:])
-    except (SettingsError, ArtifactError, PruningError, OSError) as error:
+    except (UserError, OSError) as error:
         say(str(error))
         sys.exit(2)
     except KeyboardInterrupt:

@@ -21,11 +21,11 @@ from rlc.settings import (
     PTSQSettings,
     QATSettings,
     Settings,
-    SettingsError,
     decided,
 )
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.ddpg import DDPG
+from trainers.errors import UserError
 from trainers.networks import StackedMLP
 from trainers.policy import Policy
 from trainers.ppo import PPO
@@ -38,18 +38,18 @@ from trainers.workers import WorkerEnvs
 
 
 def device_of(name: str) -> torch.device:
-    """Raises SettingsError for a device this machine lacks."""
+    """Raises UserError for a device this machine lacks."""
     device = torch.device(name)
     available = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= available:
-        raise SettingsError(f"device={name}: this machine has {available} CUDA devices; allowed: cpu")
+        raise UserError(f"device={name}: this machine has {available} CUDA devices; allowed: cpu")
     return device
 
 
 def check_precision(name: str, device: torch.device) -> None:
-    """Raises SettingsError where a device has no fast products of that precision."""
+    """Raises UserError where a device has no fast products of that precision."""
     if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise SettingsError("precision=bf16: this CPU has no bfloat16 products; allowed: fp32")
+        raise UserError("precision=bf16: this CPU has no bfloat16 products; allowed: fp32")
 
 
 AGENTS: dict[str, type[ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg": DDPG, "td3": TD3, "sac": SAC}

@@ -21,7 +21,8 @@ from rlc.plan import compose_groups
 from rlc.record import export_policy
 from rlc.runs import artifact_of
 from rlc.sb3 import read_sb3
-from rlc.settings import CompressRequest, PruneSettings, SettingsError, parse_request
+from rlc.settings import CompressRequest, PruneSettings, parse_request
+from trainers.errors import UserError
 from trainers.policy import Policy, around_linears
 
 OWN = ("policy", "statistics", "activation", "to")
@@ -31,16 +32,16 @@ def compress(arguments: list[str]) -> None:
     """Read, compress, check, evaluate both, and write an artifact to `to`."""
     values, rest = split(arguments, OWN)
     if not values.get("policy"):
-        raise SettingsError("policy: none given; add policy=<folder of an artifact or zip of Stable-Baselines3>")
+        raise UserError("policy: none given; add policy=<folder of an artifact or zip of Stable-Baselines3>")
     if values.get("activation") not in (None, "relu", "tanh"):
-        raise SettingsError(f"activation={values['activation']}: unknown; allowed: relu, tanh")
+        raise UserError(f"activation={values['activation']}: unknown; allowed: relu, tanh")
     request = parse_request(compose_groups(rest))
     source = Path(values["policy"])
     policy, algorithm = _read(source, values, request, env_given=any(a.startswith("env") for a in rest))
     label = request.compress.label
     target = Path(values.get("to") or source.with_name(f"{source.stem}-{label}"))
     if target.exists():
-        raise SettingsError(f"to={target}: exists already; choose another to=<folder>")
+        raise UserError(f"to={target}: exists already; choose another to=<folder>")
     make_env = functools.partial(envs.make_env, policy.spec.env_id)
     settings, smaller = decide_range(request.compress), policy
     if isinstance(settings, PruneSettings):
@@ -64,9 +65,9 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
         folder = artifact_of(source)
         contract, policy = check_artifact(folder), load_policy(folder)
         if env_given and policy.spec.env_id != env_id:
-            raise SettingsError(f"env.id={env_id}: {source} was made for {policy.spec.env_id}")
+            raise UserError(f"env.id={env_id}: {source} was made for {policy.spec.env_id}")
         if quantized_layers(policy):
-            raise SettingsError(f"policy={source}: is quantised already; allowed: a policy in float32")
+            raise UserError(f"policy={source}: is quantised already; allowed: a policy in float32")
         return policy, contract["algorithm"]
     statistics = values.get("statistics")
     policy = read_sb3(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from compression.qat import cpu_saturates
 from rlc.build import AGENTS
 from rlc.messages import say
-from rlc.settings import CompressSettings, OffPolicySettings, Settings, SettingsError
+from rlc.settings import CompressSettings, OffPolicySettings, Settings
+from trainers.errors import UserError
 
 if TYPE_CHECKING:
     from rlc.plan import Job
@@ -79,10 +80,10 @@ def warn_without_compiler(jobs: "Iterable[Job]") -> None:
 
 
 def check_compile(settings: Settings) -> None:
-    """Raises SettingsError where `compile=true` was asked for and the algorithm or the machine cannot."""
+    """Raises UserError where `compile=true` was asked for and the algorithm or the machine cannot."""
     if settings.compile is not True:
         return
     if not AGENTS[settings.algo.name].COMPILES:
-        raise SettingsError(f"compile=true: {settings.algo.name} cannot be compiled; allowed with it: false, auto")
+        raise UserError(f"compile=true: {settings.algo.name} cannot be compiled; allowed with it: false, auto")
     if not has_compiler():
-        raise SettingsError(f"compile=true: {NO_COMPILER}; allowed here: false, auto")
+        raise UserError(f"compile=true: {NO_COMPILER}; allowed here: false, auto")

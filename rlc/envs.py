@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from rlc.settings import SettingsError
+from trainers.errors import UserError
 from trainers.rollout import Env
 from trainers.spec import Spec
 
@@ -60,21 +60,21 @@ def time_limit(env_id: str) -> int:
 
 @functools.cache
 def spec_of(env_id: str) -> Spec:
-    """Shapes and bounds of an environment. Raises SettingsError where rlc cannot train in it."""
+    """Shapes and bounds of an environment. Raises UserError where rlc cannot train in it."""
     try:
         env = make_env(env_id)
     except Exception as error:  # whatever the constructor of somebody's environment raises
-        raise SettingsError(f"env.id={env_id}: cannot be made: {error}") from error
+        raise UserError(f"env.id={env_id}: cannot be made: {error}") from error
     observations, actions = env.observation_space, env.action_space
     env.close()
     if env.spec is None or env.spec.max_episode_steps is None:
-        raise SettingsError(f"env.id={env_id}: has no time limit; register it with max_episode_steps")
+        raise UserError(f"env.id={env_id}: has no time limit; register it with max_episode_steps")
     if not (isinstance(observations, Box) and isinstance(actions, Box)):
-        raise SettingsError(
+        raise UserError(
             f"env.id={env_id}: observations and actions must be Box spaces, they are {observations}, {actions}"
         )
     if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all() and (actions.low < actions.high).all()):
-        raise SettingsError(f"env.id={env_id}: every action needs two finite bounds, they are {actions}")
+        raise UserError(f"env.id={env_id}: every action needs two finite bounds, they are {actions}")
     return Spec(
         env_id,
         observations.shape[0],

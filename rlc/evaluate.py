@@ -8,7 +8,8 @@ from rlc import envs, table, video
 from rlc.arguments import configured, run_command
 from rlc.plan import CONF
 from rlc.runs import ARTIFACT, artifact_of, fp32_beside
-from rlc.settings import EvaluateSettings, SettingsError, parse_evaluation
+from rlc.settings import EvaluateSettings, parse_evaluation
+from trainers.errors import UserError
 from trainers.spec import Spec, Stream, env_seed
 
 VIDEO_FILE = "video.mp4"
@@ -18,14 +19,14 @@ def evaluate_run(arguments: list[str]) -> None:
     """Print returns of a run's policy, of the fp32 policy it comes from, of random and of zero actions."""
     values = configured(arguments, CONF / "evaluate.yaml")
     if not values["run"]:
-        raise SettingsError("run: none given; add run=<directory of a run, or folder of an artifact>")
+        raise UserError("run: none given; add run=<directory of a run, or folder of an artifact>")
     settings = parse_evaluation(values)
     folder = Path(settings.run).resolve()
     artifact = artifact_of(folder)
     contract = check_artifact(artifact)
     spec = load_policy(artifact).spec
     if contract["compression"].get("protocol") == "paper":
-        raise SettingsError(f"run={folder}: was made by protocol=paper, and its result.json holds the paper's scores")
+        raise UserError(f"run={folder}: was made by protocol=paper, and its result.json holds the paper's scores")
     envs.spec_of(spec.env_id)
     if settings.video:
         video.choose_backend(spec.env_id)

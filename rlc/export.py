@@ -6,7 +6,7 @@ from pathlib import Path
 from compression.artifact import check_artifact
 from rlc.arguments import only, run_command
 from rlc.runs import artifact_of
-from rlc.settings import SettingsError
+from trainers.errors import UserError
 
 
 def export(arguments: list[str]) -> None:
@@ -18,14 +18,14 @@ def export(arguments: list[str]) -> None:
     if "to" in values:
         target = Path(values["to"])
         if target.exists():
-            raise SettingsError(f"to={target}: exists already")
+            raise UserError(f"to={target}: exists already")
         temporary = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             shutil.copytree(folder, temporary)
             temporary.replace(target)
         except OSError as error:
-            raise SettingsError(f"to={target}: cannot be written: {error.strerror}") from error
+            raise UserError(f"to={target}: cannot be written: {error.strerror}") from error
         print(f"{target}: {kept}")
     else:
         print(f"{folder}: {kept}: whole, and gives its golden actions")

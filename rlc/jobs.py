@@ -10,17 +10,17 @@ from rlc.fit import fit, fresh_agent
 from rlc.messages import say
 from rlc.plan import Job
 from rlc.runs import OUTPUTS, Run, algorithm_directory, finished_fp32_run, without_critics
-from rlc.settings import SettingsError
 from rlc.tracking import Tracker
+from trainers.errors import UserError
 
 
 def check_runs(jobs: Sequence[Job]) -> list[Run]:
-    """The runs that jobs stand for. Raises SettingsError for what would stop one of them on its way."""
+    """The runs that jobs stand for. Raises UserError for what would stop one of them on its way."""
     runs = [Run(job, seed) for job in jobs for seed in job.settings.seed]
     seen = set()
     for run in runs:
         if run.path in seen:
-            raise SettingsError(f"seed={run.seed}: asked for twice ({run.name})")
+            raise UserError(f"seed={run.seed}: asked for twice ({run.name})")
         seen.add(run.path)
     for job in jobs:
         envs.spec_of(job.settings.env.id)
@@ -35,14 +35,14 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
     try:
         OUTPUTS.mkdir(exist_ok=True)
     except OSError as error:
-        raise SettingsError(f"{OUTPUTS.resolve()} cannot be made: {error.strerror}") from error
+        raise UserError(f"{OUTPUTS.resolve()} cannot be made: {error.strerror}") from error
     if not os.access(OUTPUTS, os.W_OK):
-        raise SettingsError(f"{OUTPUTS.resolve()} is not writable")
+        raise UserError(f"{OUTPUTS.resolve()} is not writable")
     return runs
 
 
 def _check_critics(runs: Sequence[Run]) -> None:
-    """Raises SettingsError for a run that is left to train further from an agent without critics."""
+    """Raises UserError for a run that is left to train further from an agent without critics."""
     trained_anew = {run.path for run in runs if run.settings.overwrite}
     for run in runs:
         further = run.settings.training_steps > 0 and not run.settings.trains
@@ -50,7 +50,7 @@ def _check_critics(runs: Sequence[Run]) -> None:
             continue
         source = finished_fp32_run(run.job, run.seed)
         if source is not None and source not in trained_anew and without_critics(source):
-            raise SettingsError(
+            raise UserError(
                 f"{run.name}: would train {source} further, which came from a pack without its critics: "
                 "train that run again first, with overwrite=true, or leave this one out"
             )

@@ -35,9 +35,10 @@ from rlc.messages import say
 from rlc.plan import CONF
 from rlc.record import PROTOCOLS, provenance
 from rlc.runs import ARTIFACT, OUTPUTS, RunDirectory, fp32_beside, task_of
-from rlc.settings import EvalSettings, MeasureSettings, Settings, SettingsError, parse_measure
+from rlc.settings import EvalSettings, MeasureSettings, Settings, parse_measure
 from rlc.study import chosen_runs
 from rlc.tracking import Tracker
+from trainers.errors import UserError
 from trainers.rollout import FloatArray, visited_observations
 
 STATES = 512
@@ -65,13 +66,13 @@ def measure(arguments: list[str]) -> None:
 
 
 def _with_policies(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
-    """The runs that can be measured; says how many cannot. Raises SettingsError where none can."""
+    """The runs that can be measured; says how many cannot. Raises UserError where none can."""
     found = [run for run in runs if not run.record_only()]
     missing = len(runs) - len(found)
     again = "the commands that made them make them again with overwrite=true"
     why = f"{missing} runs came from a pack without their policies: {again}"
     if not found:
-        raise SettingsError(why)
+        raise UserError(why)
     if missing:
         say(f"left out, and their measurements left as they are: {why}")
     return found
@@ -224,12 +225,12 @@ def _quiet() -> dict[str, float]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Raises SettingsError where another measurement runs here."""
+    """Raises UserError where another measurement runs here."""
     lock = FileLock(OUTPUTS / ".measure.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise SettingsError("another rlc.measure is running in this directory: wait for it") from None
+        raise UserError("another rlc.measure is running in this directory: wait for it") from None
     try:
         yield
     finally:

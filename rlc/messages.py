@@ -4,10 +4,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-
-def one_line(text: str) -> str:
-    """The text with every run of white space, line breaks included, as one space."""
-    return " ".join(text.split())
+from trainers.errors import one_line
 
 
 def say(text: str) -> None:

@@ -16,8 +16,8 @@ from rlc.messages import say
 from rlc.packs import SCHEMA, PackedRun, Record, of_study, read_pack, record_files, record_text, same_outcome, shortened
 from rlc.restore import PACK
 from rlc.runs import AGENT_FILE, OUTPUTS, PACKED_PART, RunDirectory, algorithm_directory, read_config, stored_runs
-from rlc.settings import SettingsError
 from rlc.status import refuse_repeated
+from trainers.errors import UserError
 
 # The networks of an agent that make its policy; the others only train it.
 POLICY_PARTS = ("actor.", "observations.")
@@ -26,7 +26,7 @@ POLICY_PARTS = ("actor.", "observations.")
 def pack(arguments: list[str]) -> None:
     """Pack every finished run, beside what the folder has already.
 
-    Raises SettingsError, before anything is written, where the folder has a run of other settings in the place of one
+    Raises UserError, before anything is written, where the folder has a run of other settings in the place of one
     of these, or is damaged, or seeds repeat.
     """
     values = only(arguments, ("study", "to"), required=("study",))
@@ -37,7 +37,7 @@ def pack(arguments: list[str]) -> None:
     for stored in stored_runs(study):
         try:
             own, content = _packed(stored, folder, study)
-        except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError, SettingsError) as error:
+        except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError, UserError) as error:
             say(f"left out: {stored.path}: cannot be packed: {error}")
             continue
         run = merged[own.path] = _newest(own, merged.get(own.path))
@@ -45,7 +45,7 @@ def pack(arguments: list[str]) -> None:
             tensors[own.tensor_file] = content
     runs = list(merged.values())
     if not runs:
-        raise SettingsError(f"study={study}: there is no finished run in {OUTPUTS / study}")
+        raise UserError(f"study={study}: there is no finished run in {OUTPUTS / study}")
     refuse_repeated(runs)
     trained = [run for run in runs if run.settings.trains]
     for run in trained:
@@ -59,7 +59,7 @@ def pack(arguments: list[str]) -> None:
 def _packed(stored: RunDirectory, folder: Path, study: str) -> tuple[PackedRun, bytes | None]:
     """A finished run as a record, and its tensors if it is a training, which were seen to make its policy.
 
-    Raises OSError, LookupError, TypeError, ValueError, SafetensorError or SettingsError for a run of another shape.
+    Raises OSError, LookupError, TypeError, ValueError, SafetensorError or UserError for a run of another shape.
     """
     content = contract = None
     if stored.settings.trains:
@@ -101,12 +101,12 @@ def _policy_tensors(run: RunDirectory) -> bytes:
 def _newest(own: PackedRun, other: PackedRun | None) -> PackedRun:
     """Of two records of a run the later one, own where they are equally old, completed by the other of one outcome.
 
-    Raises SettingsError where they are not of the same run.
+    Raises UserError where they are not of the same run.
     """
     if other is None:
         return own
     if own.identity != other.identity:
-        raise SettingsError(f"{own.path} and {other.file}: {own.name} has different settings in them")
+        raise UserError(f"{own.path} and {other.file}: {own.name} has different settings in them")
     ended = [run.status().get("heartbeat", "") for run in (own, other)]
     newer, older = (own, other) if ended[0] >= ended[1] else (other, own)
     return newer.completed(older) if same_outcome(newer.result(), older.result()) else newer

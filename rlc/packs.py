@@ -29,7 +29,7 @@ from rlc.runs import (
     algorithm_directory,
     stored_settings,
 )
-from rlc.settings import SettingsError
+from trainers.errors import UserError
 from trainers.policy import Policy
 
 SCHEMA = 1
@@ -44,7 +44,7 @@ class PackedRun(RunDirectory):
     """A run in a pack, or on its way into one. Its path is where its directory belongs."""
 
     def __init__(self, record: Record, file: Path) -> None:
-        """Raises KeyError, TypeError, ValueError or SettingsError for a record of another shape."""
+        """Raises KeyError, TypeError, ValueError or UserError for a record of another shape."""
         settings = stored_settings(record["config"])
         label, seed = record["label"], record["seed"]
         if not LABEL.fullmatch(label):
@@ -89,13 +89,13 @@ class PackedRun(RunDirectory):
         return self.file.parent / self.settings.algo.name / str(self.record["tensors"]["file"])
 
     def tensors(self) -> bytes:
-        """The tensors of a training. Raises SettingsError where the file is missing or damaged."""
+        """The tensors of a training. Raises UserError where the file is missing or damaged."""
         try:
             content = self.tensor_file.read_bytes()
         except OSError as error:
-            raise SettingsError(f"{self.tensor_file}: cannot be read: {error.strerror}") from error
+            raise UserError(f"{self.tensor_file}: cannot be read: {error.strerror}") from error
         if sha256(content) != self.record["tensors"]["sha256"]:
-            raise SettingsError(f"{self.tensor_file}: is damaged: its hash is not the one in {self.file}")
+            raise UserError(f"{self.tensor_file}: is damaged: its hash is not the one in {self.file}")
         return content
 
     def contract(self) -> Record:
@@ -103,11 +103,11 @@ class PackedRun(RunDirectory):
         return with_numbers(self.record["contract"], lambda values: np.array(values, np.float32).tolist())
 
     def artifact_files(self, content: bytes) -> dict[str, bytes]:
-        """The artifact of a training, made again from its tensors. Raises SettingsError where that cannot be done."""
+        """The artifact of a training, made again from its tensors. Raises UserError where that cannot be done."""
         try:
             return remade_files(self._policy(content), self.contract())
         except (ArtifactError, safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            raise SettingsError(f"{self.file}: {self.name}: does not make its policy: {error}") from error
+            raise UserError(f"{self.file}: {self.name}: does not make its policy: {error}") from error
 
     def _policy(self, content: bytes) -> Policy:
         contract = self.record["contract"]
@@ -119,7 +119,7 @@ class PackedRun(RunDirectory):
         return agent.policy(0)
 
     def files(self) -> dict[str, bytes]:
-        """What its directory holds, by name. Raises SettingsError where its policy cannot be made again."""
+        """What its directory holds, by name. Raises UserError where its policy cannot be made again."""
         record, status = self.record, self.status()
         files = {}
         if self.settings.trains:
@@ -181,20 +181,20 @@ def record_files(folder: Path) -> list[Path]:
 def read_pack(folder: Path, study: str | None = None) -> list[PackedRun]:
     """All runs of a pack, as runs of `study` where one is given. Tensors are read later.
 
-    Raises SettingsError naming the file and the reason where a part of it is torn or foreign.
+    Raises UserError naming the file and the reason where a part of it is torn or foreign.
     """
     files = record_files(folder)
     if not files:
-        raise SettingsError(f"{folder}: holds no pack: there is no <env id>/<algo>.jsonl.gz in it")
+        raise UserError(f"{folder}: holds no pack: there is no <env id>/<algo>.jsonl.gz in it")
     return [run for file in files for run in _read_file(file, study)]
 
 
 def record_text(file: Path) -> str:
-    """The lines of a file of records. Raises SettingsError where it cannot be read or is torn."""
+    """The lines of a file of records. Raises UserError where it cannot be read or is torn."""
     try:
         return gzip.decompress(file.read_bytes()).decode()
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise SettingsError(f"{file}: is no whole gzip file: {error}") from error
+        raise UserError(f"{file}: is no whole gzip file: {error}") from error
 
 
 def _read_file(file: Path, study: str | None) -> list[PackedRun]:
@@ -202,13 +202,13 @@ def _read_file(file: Path, study: str | None) -> list[PackedRun]:
     for number, line in enumerate(record_text(file).splitlines(), 1):
         try:
             run = _read_line(line, file, study)
-        except (KeyError, TypeError, ValueError, AttributeError, SettingsError) as error:
-            raise SettingsError(f"{file}: line {number}: {_reason(error)}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+            raise UserError(f"{file}: line {number}: {_reason(error)}") from error
         if run.path in runs:
-            raise SettingsError(f"{file}: line {number}: {run.label} seed {run.seed} stands in it twice")
+            raise UserError(f"{file}: line {number}: {run.label} seed {run.seed} stands in it twice")
         runs[run.path] = run
     if not runs:
-        raise SettingsError(f"{file}: holds no run")
+        raise UserError(f"{file}: holds no run")
     return list(runs.values())
 
 

@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlc.decide import as_asked, decide
 from rlc.messages import closest
-from rlc.settings import DERIVED_METHODS, Settings, SettingsError, parse_settings
+from rlc.settings import DERIVED_METHODS, Settings, parse_settings
+from trainers.errors import UserError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # `env` has a default and is replaced; the others start empty and are added with a plus.
@@ -92,32 +93,32 @@ class Plan:
 
 
 def make_plan(arguments: Sequence[str]) -> Plan:
-    """Compose and check every job. Raises SettingsError with one line for anything that cannot run."""
+    """Compose and check every job. Raises UserError with one line for anything that cannot run."""
     given = [a for a in arguments if a not in MULTIRUN_FLAGS]
     for argument in given:
         if argument.startswith("-"):
-            raise SettingsError(f"{argument}: unknown option; allowed: -m, --help, --cfg job, key=value")
+            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --cfg job, key=value")
     try:
         preset = _preset(given)
         if "grids" in preset:
             return _joined(given, preset)
         return _make_plan(given, multirun=len(given) < len(arguments))
     except (HydraException, OmegaConfBaseException) as error:
-        raise SettingsError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
-    """The composed configuration of arguments that name no algorithm. Raises SettingsError in one line."""
+    """The composed configuration of arguments that name no algorithm. Raises UserError in one line."""
     try:
         overrides = _parse(arguments)
         _check_groups(overrides)
         for override in overrides:
             if override.is_sweep_override() or override.key_or_group in ("algo", "experiment"):
-                raise SettingsError(f"{override.input_line}: one policy is compressed here, and nothing trained")
+                raise UserError(f"{override.input_line}: one policy is compressed here, and nothing trained")
         _check_keys(overrides)
         return _composed(tuple(arguments), without=("algo",))
     except (HydraException, OmegaConfBaseException) as error:
-        raise SettingsError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def default_settings() -> dict[str, Any]:
@@ -135,7 +136,7 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
     _check_launcher(overrides)
     base = _compose(tuple(_first_value(o) for o in overrides if _is_group(o) or _is_hydra(o)))
     if base.hydra.job.chdir:
-        raise SettingsError("hydra.job.chdir=true: runs lie in outputs/ of the current directory; allowed: false")
+        raise UserError("hydra.job.chdir=true: runs lie in outputs/ of the current directory; allowed: false")
     multirun = multirun or base.hydra.mode == RunMode.MULTIRUN
     sweep = _parse([f"{k}={v}" for k, v in base.hydra.sweeper.params.items()]) if multirun else []
     given_keys = {o.key_or_group for o in overrides}
@@ -147,12 +148,12 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
     if not multirun:
         for override in overrides:
             if override.is_sweep_override():
-                raise SettingsError(f"{override.input_line}: several values make several jobs: add -m")
+                raise UserError(f"{override.input_line}: several values make several jobs: add -m")
         return Plan([_job(everything)], [], multirun=False)
     tasks = _training_first([o for o in everything if not _is_hydra(o)])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     if not lines:
-        raise SettingsError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
+        raise UserError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
     own = [str(o.input_line) for o in overrides if _is_hydra(o)]
     return Plan([_job(_parse(line)) for line in lines], own, multirun=True)
 
@@ -176,7 +177,7 @@ def _joined(given: list[str], preset: dict[str, Any]) -> Plan:
         if lines is not None:
             plans.append(_make_plan(lines, multirun=True))
     if not plans:
-        raise SettingsError(f"{' '.join(given)}: none of {', '.join(preset['grids'])} has these compressions")
+        raise UserError(f"{' '.join(given)}: none of {', '.join(preset['grids'])} has these compressions")
     # The grids may share jobs.
     jobs = {job.settings.model_dump_json(): job for plan in plans for job in plan.jobs}
     return Plan(list(jobs.values()), plans[0].hydra, multirun=True, then=tuple(preset.get("then", ())))
@@ -213,7 +214,7 @@ def _job(overrides: list[Override]) -> Job:
         for key in NOT_OF_THE_PAPER:
             value = getattr(asked.compress, key, None)
             if value != getattr(defaults.compress, key, None):
-                raise SettingsError(f"compress.{key}={value}: protocol=paper has its own; leave it out")
+                raise UserError(f"compress.{key}={value}: protocol=paper has its own; leave it out")
     settings, auto = decide(asked)
     return Job(settings, defaults, tuple(str(o.input_line) for o in overrides), auto)
 
@@ -272,26 +273,26 @@ def _check_groups(overrides: list[Override]) -> None:
         plus = "+" if group in ADDED_GROUPS else ""
         if len(mine) > 1:
             lines = " ".join(str(o.input_line) for o in mine)
-            raise SettingsError(f"{lines}: {group} is given {len(mine)} times; give it once")
+            raise UserError(f"{lines}: {group} is given {len(mine)} times; give it once")
         for override in mine:
             offered = choices(group)
             for value in _values(override):
                 if value not in offered:
-                    raise SettingsError(f"{group}={value}: unknown{closest(value, offered)}")
+                    raise UserError(f"{group}={value}: unknown{closest(value, offered)}")
             if override.get_key_element() != f"{plus}{group}":
-                raise SettingsError(f"{override.input_line}: write {plus}{group}={_values(override)[0]}")
+                raise UserError(f"{override.input_line}: write {plus}{group}={_values(override)[0]}")
 
 
 def _check_launcher(overrides: list[Override]) -> None:
     for override in overrides:
         extra, module = LAUNCHERS.get(str(override.value()), (None, ""))
         if override.key_or_group == "hydra/launcher" and extra and importlib.util.find_spec(module) is None:
-            raise SettingsError(f"{override.input_line}: not installed; pip install --editable '.[{extra}]'")
+            raise UserError(f"{override.input_line}: not installed; pip install --editable '.[{extra}]'")
 
 
 def _check_algorithm(overrides: list[Override]) -> None:
     if not any(o.key_or_group == "algo" for o in overrides):
-        raise SettingsError(f"algo: none given; add +algo=<name> with one of: {', '.join(choices('algo'))}")
+        raise UserError(f"algo: none given; add +algo=<name> with one of: {', '.join(choices('algo'))}")
 
 
 def _check_keys(overrides: list[Override]) -> None:
@@ -309,7 +310,7 @@ def _check_keys(overrides: list[Override]) -> None:
             if not isinstance(node, DictConfig) or leaf not in node:
                 siblings = [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else []
                 within = f" for {' '.join(task)}" if "." in key else ""
-                raise SettingsError(f"{override.input_line}: no such key{within}{closest(leaf, siblings)}")
+                raise UserError(f"{override.input_line}: no such key{within}{closest(leaf, siblings)}")
 
 
 def _preset_last(overrides: list[Override]) -> list[Override]:

@@ -34,7 +34,7 @@ from rlc.tracking import log_tables
 
 
 def report(arguments: list[str]) -> None:
-    """Write the report of the runs that the arguments choose. Raises SettingsError for runs that do not mix."""
+    """Write the report of the runs that the arguments choose. Raises UserError for runs that do not mix."""
     settings = parse_report(configured(arguments, CONF / "report.yaml"))
     runs = chosen_runs(settings)
     study, as_published = (Study(run for run in runs if run.settings.protocol == name) for name in ("ours", "paper"))

@@ -11,7 +11,7 @@ from compression.artifact import sha256, write_atomic
 from rlc.messages import say
 from rlc.packs import PackedRun, read_pack, record_files, same_outcome
 from rlc.runs import OUTPUTS, RunDirectory, read_json
-from rlc.settings import SettingsError
+from trainers.errors import UserError
 
 PACK = "pack"
 # In the directory of a study: which packed files were unpacked, and what they held.
@@ -22,7 +22,7 @@ LOCK = ".unpack.lock"
 def restore(runs: Sequence[PackedRun], study: str) -> int:
     """Make the directories of runs that have none; returns how many.
 
-    Raises SettingsError, before anything is written, where a policy cannot be made again.
+    Raises UserError, before anything is written, where a policy cannot be made again.
     """
     contents = [(run.path, run.files()) for run in runs if not run.path.exists()]
     if not contents:
@@ -56,7 +56,7 @@ def lend_measurements(runs: Sequence[PackedRun]) -> None:
 def unpack_own(study: str) -> None:
     """Make directories of the runs in the study's own pack that have none, and say how many there were.
 
-    What has a directory stays as it is. Raises SettingsError where the pack is damaged or nothing can be written.
+    What has a directory stays as it is. Raises UserError where the pack is damaged or nothing can be written.
     """
     home = OUTPUTS / study
     try:
@@ -70,6 +70,6 @@ def unpack_own(study: str) -> None:
         places = [str(run.path.relative_to(home)) for run in runs]
         write_atomic(home / MARKER, json.dumps({"files": hashes, "runs": places}).encode())
     except OSError as error:
-        raise SettingsError(f"{home}: its pack cannot be unpacked: {error}") from error
+        raise UserError(f"{home}: its pack cannot be unpacked: {error}") from error
     if count:
         say(f"{home}: {count} runs from its pack")

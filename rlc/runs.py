@@ -21,9 +21,10 @@ from torch import Tensor
 
 from compression.artifact import CONTRACT_FILE, intact, write_atomic
 from rlc.checkpoint import Checkpoints
-from rlc.messages import one_line, say
+from rlc.messages import say
 from rlc.plan import Job, default_settings
-from rlc.settings import PruneSettings, Settings, SettingsError, parse_settings
+from rlc.settings import PruneSettings, Settings, parse_settings
+from trainers.errors import UserError, one_line
 
 OUTPUTS = Path("outputs")
 ARTIFACT = "artifact"
@@ -134,13 +135,13 @@ class RunDirectory:
 
 
 def stored_run(path: Path) -> RunDirectory:
-    """The run in a directory. Raises SettingsError where there is none that can be read."""
+    """The run in a directory. Raises UserError where there is none that can be read."""
     try:
         config = read_config(path)
         settings = stored_settings(config)
         return RunDirectory(path, settings, settings.seed[0], path.parent.name, config["identity"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, SettingsError) as error:
-        raise SettingsError(f"{path} holds no run that can be read: {error}") from error
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        raise UserError(f"{path} holds no run that can be read: {error}") from error
 
 
 def read_config(path: Path) -> Any:
@@ -155,9 +156,9 @@ def stored_settings(config: Any) -> Settings:
 
 
 def artifact_of(folder: Path) -> Path:
-    """The artifact that a folder is, or that it has as a run. Raises SettingsError for a run that has only a record."""
+    """The artifact that a folder is, or that it has as a run. Raises UserError for a run that has only a record."""
     if (read_json(folder / "status.json") or {}).get("artifact") == NOT_PACKED:
-        raise SettingsError(
+        raise UserError(
             f"{folder}: came from a pack without its policy: the command that made it, with overwrite=true, "
             "makes it again"
         )
@@ -192,7 +193,7 @@ def all_runs(study: str) -> list[RunDirectory]:
             continue
         try:
             found.append(stored_run(file.parent))
-        except SettingsError as error:
+        except UserError as error:
             say(f"left out: {error}")
     return found
 
@@ -211,10 +212,10 @@ class Run(RunDirectory):
         self._status: dict[str, Any] = {}
 
     def check_identity(self) -> None:
-        """Raises SettingsError where the directory holds a run of other settings."""
+        """Raises UserError where the directory holds a run of other settings."""
         status = self.status()
         if status is not None and status.get("identity") != self.identity:
-            raise SettingsError(f"{self.path} holds a run of other settings: choose another study=<name>")
+            raise UserError(f"{self.path} holds a run of other settings: choose another study=<name>")
 
     def error(self) -> str:
         """Why the run is not finished."""
@@ -224,7 +225,7 @@ class Run(RunDirectory):
     def begin(self) -> None:
         """Take the directory for this run. An unfinished attempt is kept as far as a training can go on from it.
 
-        Raises SettingsError where the directory holds a run of other settings.
+        Raises UserError where the directory holds a run of other settings.
         """
         self.check_identity()
         if not self.trained() and not self._checkpoint_folder.exists():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlc.settings import SettingsError
+from trainers.errors import UserError
 from trainers.networks import ACTIVATIONS, plain_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.spec import Spec
@@ -29,7 +29,7 @@ def read_sb3(path: Path, spec: Spec, *, activation: str | None, statistics: Path
 
     `activation` names that of the hidden layers where the file does not say it; `statistics` is an .npz with the
     `mean`, `var`, `epsilon` and `clip_obs` of the observation normalisation it was trained behind. Raises
-    SettingsError for what cannot be read or does not fit the environment.
+    UserError for what cannot be read or does not fit the environment.
     """
     data, tensors = _read(path)
     linears, squashed = _layers(path, data, tensors)
@@ -39,7 +39,7 @@ def read_sb3(path: Path, spec: Spec, *, activation: str | None, statistics: Path
         stages += [linear, hidden()]
     stages.append(linears[-1])
     if (linears[0].in_features, linears[-1].out_features) != (spec.obs_dim, spec.act_dim):
-        raise SettingsError(
+        raise UserError(
             f"policy={path}: maps {linears[0].in_features} observations to {linears[-1].out_features} actions, but "
             f"{spec.env_id} has {spec.obs_dim} and {spec.act_dim}"
         )
@@ -53,25 +53,25 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with zipfile.ZipFile(path) as archive:
             data, content = json.loads(archive.read("data")), archive.read("policy.pth")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise SettingsError(f"policy={path}: is no Stable-Baselines3 file: {error}") from error
+        raise UserError(f"policy={path}: is no Stable-Baselines3 file: {error}") from error
     try:
         tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file makes the reader raise
-        raise SettingsError(f"policy={path}: its policy.pth does not hold plain tensors") from error
+        raise UserError(f"policy={path}: its policy.pth does not hold plain tensors") from error
     return data, tensors
 
 
 def _layers(path: Path, data: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[list[nn.Linear], bool]:
     """The layers from observation to action, and whether a tanh follows."""
     if any("features_extractor" in name for name in tensors):
-        raise SettingsError(f"policy={path}: has a feature extractor of its own; allowed: flat observations")
+        raise UserError(f"policy={path}: has a feature extractor of its own; allowed: flat observations")
     if "action_net.weight" in tensors:
         return [*_numbered(tensors, "mlp_extractor.policy_net"), _linear(tensors, "action_net")], False
     if "actor.latent_pi.0.weight" in tensors and not data.get("use_sde"):
         return [*_numbered(tensors, "actor.latent_pi"), _linear(tensors, "actor.mu")], True
     if "actor.mu.0.weight" in tensors and not data.get("use_sde"):
         return _numbered(tensors, "actor.mu"), True
-    raise SettingsError(f"policy={path}: is none of PPO, TRPO, SAC, TD3, DDPG without state-dependent exploration")
+    raise UserError(f"policy={path}: is none of PPO, TRPO, SAC, TD3, DDPG without state-dependent exploration")
 
 
 def _numbered(tensors: dict[str, Tensor], prefix: str) -> list[nn.Linear]:
@@ -92,7 +92,7 @@ def _activation(path: Path, data: dict[str, Any]) -> str:
     if not given:
         name = DEFAULT_ACTIVATION.get((data.get("policy_class") or {}).get("__module__", ""))
     if name is None:
-        raise SettingsError(
+        raise UserError(
             f"policy={path}: its hidden activation is {given or 'not in the file'}; add activation=relu or tanh"
         )
     return name
@@ -103,11 +103,9 @@ def _normalizer(path: Path, spec: Spec) -> list[nn.Module]:
         with np.load(path, allow_pickle=False) as file:
             mean, var, epsilon, limit = (torch.from_numpy(np.asarray(file[k], np.float64)) for k in STATISTICS)
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise SettingsError(f"statistics={path}: is no .npz with {', '.join(STATISTICS)}: {error}") from error
+        raise UserError(f"statistics={path}: is no .npz with {', '.join(STATISTICS)}: {error}") from error
     if mean.shape != (spec.obs_dim,) or var.shape != (spec.obs_dim,):
-        raise SettingsError(
-            f"statistics={path}: has {mean.numel()} means, but {spec.env_id} {spec.obs_dim} observations"
-        )
+        raise UserError(f"statistics={path}: has {mean.numel()} means, but {spec.env_id} {spec.obs_dim} observations")
     limit = limit.float().reshape(())
     return [Standardize(mean, (var + epsilon).sqrt()), Clamp(-limit, limit)]
 

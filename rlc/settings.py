@@ -6,14 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from rlc.messages import one_line
-
-
-class SettingsError(Exception):
-    """A setting that cannot be right, in one line."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(one_line(text))
+from trainers.errors import UserError
 
 
 def _integral(value: Any) -> Any:
@@ -448,7 +441,7 @@ def parse_measure(data: dict[str, Any]) -> MeasureSettings:
 
 
 def parse_settings(data: dict[str, Any]) -> Settings:
-    """Check a resolved configuration. Raises SettingsError with one line: key, value, what is allowed."""
+    """Check a resolved configuration. Raises UserError with one line: key, value, what is allowed."""
     return _parse(Settings, data)
 
 
@@ -461,7 +454,7 @@ def _parse(model: type[Model], data: dict[str, Any]) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise SettingsError("; ".join(_lines(error, data))) from None
+        raise UserError("; ".join(_lines(error, data))) from None
 
 
 def _lines(error: ValidationError, data: dict[str, Any]) -> Iterable[str]:

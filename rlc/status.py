@@ -19,8 +19,8 @@ from rlc.arguments import only, run_command
 from rlc.plan import make_plan
 from rlc.restore import unpack_own
 from rlc.runs import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, OUTPUTS, Run, RunDirectory, all_runs
-from rlc.settings import SettingsError
 from rlc.table import print_table
+from trainers.errors import UserError
 
 # A run without a heartbeat for so long is lost, unless its process is seen alive on this machine.
 LOST_SECONDS = 120
@@ -70,7 +70,7 @@ def status(arguments: list[str]) -> None:
         unpack_own(study)
         runs: Sequence[RunDirectory] = all_runs(study)
         if not runs:
-            raise SettingsError(f"study={study}: there is no run in {OUTPUTS / study}")
+            raise UserError(f"study={study}: there is no run in {OUTPUTS / study}")
     else:
         jobs = make_plan(rest).jobs
         for study in sorted({job.settings.study for job in jobs}):
@@ -85,7 +85,7 @@ def status(arguments: list[str]) -> None:
 
 
 def refuse_repeated(runs: Iterable[RunDirectory]) -> None:
-    """Raises SettingsError where runs of different seeds began, or ended, the same."""
+    """Raises UserError where runs of different seeds began, or ended, the same."""
     seen: dict[tuple[Path, str, str], RunDirectory] = {}
     for run in runs:
         for kind in (FIRST_OBSERVATIONS, INITIAL_WEIGHTS, FINAL_WEIGHTS):
@@ -94,7 +94,7 @@ def refuse_repeated(runs: Iterable[RunDirectory]) -> None:
                 continue
             other = seen.setdefault((run.path.parent, kind, fingerprint), run)
             if other is not run:
-                raise SettingsError(f"{other.path} and {run.path} have the same {kind}: they are no two seeds")
+                raise UserError(f"{other.path} and {run.path} have the same {kind}: they are no two seeds")
 
 
 class Watch:

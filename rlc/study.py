@@ -11,8 +11,9 @@ import numpy as np
 from measure.statistics import FloatVector, Interval, mean_interval
 from rlc.restore import unpack_own
 from rlc.runs import OUTPUTS, RunDirectory, stored_runs, task_of
-from rlc.settings import PruneSettings, Selection, Settings, SettingsError
+from rlc.settings import PruneSettings, Selection, Settings
 from rlc.status import refuse_repeated
+from trainers.errors import UserError
 
 # Words of the command line that choose among runs, and what they are compared with.
 CHOICES: dict[str, Callable[[RunDirectory], str]] = {
@@ -91,7 +92,7 @@ class Study:
     """The cells of the runs of one protocol."""
 
     def __init__(self, runs: Iterable[RunDirectory]) -> None:
-        """Raises SettingsError for runs that must not be pooled: repeated seeds, mixed settings, mixed versions."""
+        """Raises UserError for runs that must not be pooled: repeated seeds, mixed settings, mixed versions."""
         self.runs = list(runs)
         refuse_repeated(self.runs)
         grouped: dict[tuple[Task, str], list[RunDirectory]] = defaultdict(list)
@@ -101,12 +102,12 @@ class Study:
             labels = sorted({run.label for run in group})
             if len(labels) > 1:
                 kinds = ", ".join(labels)
-                raise SettingsError(
+                raise UserError(
                     f"{task.algo} {task.env_id} {name}: runs of different settings are not pooled: {kinds}; "
                     "choose with label=... or total_steps=..."
                 )
             if len({deployed_bits(run.settings) for run in group}) > 1:
-                raise SettingsError(
+                raise UserError(
                     f"{task.algo} {task.env_id} {name}: weights of 7 bits (for CPUs without VNNI) and of 8 are not "
                     "pooled; choose with seed=..., or make them alike with compress.reduce_range=true"
                 )
@@ -117,7 +118,7 @@ class Study:
             versions[task.env].add(task.env_id)
         for ids in versions.values():
             if len(ids) > 1:
-                raise SettingsError(f"{', '.join(sorted(ids))}: versions do not mix in a table: choose with env=...")
+                raise UserError(f"{', '.join(sorted(ids))}: versions do not mix in a table: choose with env=...")
 
     def cell(self, task: Task, name: str) -> Cell | None:
         return self.cells.get((task, name))
@@ -160,12 +161,12 @@ def variant(settings: Settings) -> str:
 def chosen_runs(selection: Selection) -> list[RunDirectory]:
     """The finished runs that the settings choose, those of one task side by side, fp32 first.
 
-    Raises SettingsError where there are none.
+    Raises UserError where there are none.
     """
     unpack_own(selection.study)
     stored = stored_runs(selection.study)
     if not stored:
-        raise SettingsError(f"study={selection.study}: there is no finished run in {OUTPUTS / selection.study}")
+        raise UserError(f"study={selection.study}: there is no finished run in {OUTPUTS / selection.study}")
     runs: Sequence[RunDirectory] = stored
     for key, name_of in CHOICES.items():
         patterns = getattr(selection, key)
@@ -176,7 +177,7 @@ def chosen_runs(selection: Selection) -> list[RunDirectory]:
             matching = [run for run in runs if fnmatch(name_of(run), pattern)]
             if not matching:
                 names = ", ".join(sorted({name_of(run) for run in runs}))
-                raise SettingsError(f"{key}={patterns}: no finished run is called {pattern}; there are: {names}")
+                raise UserError(f"{key}={patterns}: no finished run is called {pattern}; there are: {names}")
             chosen += matching
         runs = [run for run in runs if run in chosen]
     return sorted(runs, key=lambda run: (task_of(run), not run.settings.is_fp32, run.label))

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlc.messages import one_line, say
+from rlc.messages import say
 from rlc.runs import RunDirectory
 from rlc.settings import WandbSettings
+from trainers.errors import one_line
 
 
 class Tracker:

@@ -46,14 +46,14 @@ def plan_and_run(arguments: list[str]) -> int:
     from rlc.jobs import check_runs, run_job
     from rlc.plan import make_plan
     from rlc.restore import unpack_own
-    from rlc.settings import SettingsError
+    from trainers.errors import UserError
 
     try:
         plan = make_plan(arguments)
         for study in sorted({job.settings.study for job in plan.jobs}):
             unpack_own(study)
         runs = check_runs(plan.jobs)
-    except SettingsError as error:
+    except UserError as error:
         say(str(error))
         return 2
     overwrite = any(job.settings.overwrite for job in plan.jobs)
@@ -81,7 +81,7 @@ def plan_and_run(arguments: list[str]) -> int:
         command = getattr(importlib.import_module(f"rlc.{name}"), name)
         try:
             command([f"study={plan.jobs[0].settings.study}"])
-        except (SettingsError, OSError) as error:
+        except (UserError, OSError) as error:
             say(f"{name}: {error}")
             return 1
     return 0

@@ -8,21 +8,21 @@ from rlc.messages import say
 from rlc.packs import PackedRun, read_pack, same_outcome
 from rlc.restore import lend_measurements, restore
 from rlc.runs import OUTPUTS, all_runs, stored_run
-from rlc.settings import SettingsError
 from rlc.status import refuse_repeated
+from trainers.errors import UserError
 
 
 def unpack(arguments: list[str]) -> None:
     """Make directories of all runs of the packs that have none.
 
-    Raises SettingsError, before anything is written, for packs that are damaged, or do not mix with each other or with
+    Raises UserError, before anything is written, for packs that are damaged, or do not mix with each other or with
     the run directories that are there.
     """
     values = only(arguments, ("from", "study"), required=("from",))
     runs = _joined(run for folder in values["from"].split(",") for run in read_pack(Path(folder), values.get("study")))
     studies = sorted({run.settings.study for run in runs})
     if len(studies) > 1:
-        raise SettingsError(f"from={values['from']}: of several studies, {', '.join(studies)}: add study=<name>")
+        raise UserError(f"from={values['from']}: of several studies, {', '.join(studies)}: add study=<name>")
     (study,) = studies
     here = [run for run in runs if run.path.exists()]
     missing = [run for run in runs if not run.path.exists()]
@@ -36,7 +36,7 @@ def unpack(arguments: list[str]) -> None:
 
 
 def _joined(runs: Iterable[PackedRun]) -> list[PackedRun]:
-    """Every run once. Raises SettingsError where two packs hold different runs of one place, or results of one run."""
+    """Every run once. Raises UserError where two packs hold different runs of one place, or results of one run."""
     found: dict[Path, PackedRun] = {}
     for run in runs:
         other = found.get(run.path)
@@ -44,21 +44,21 @@ def _joined(runs: Iterable[PackedRun]) -> list[PackedRun]:
             found[run.path] = run
             continue
         if other.identity != run.identity:
-            raise SettingsError(f"{other.file} and {run.file}: {run.name} has different settings in them")
+            raise UserError(f"{other.file} and {run.file}: {run.name} has different settings in them")
         if not same_outcome(other.result(), run.result()):
-            raise SettingsError(f"{other.file} and {run.file}: {run.name} has different results in them: leave one out")
+            raise UserError(f"{other.file} and {run.file}: {run.name} has different results in them: leave one out")
         found[run.path] = other.completed(run)
     return list(found.values())
 
 
 def _finished_here(run: PackedRun) -> bool:
-    """Whether the directory of a run is finished. Raises SettingsError where it holds another one, or other results."""
+    """Whether the directory of a run is finished. Raises UserError where it holds another one, or other results."""
     here = stored_run(run.path)
     if here.identity != run.identity:
-        raise SettingsError(f"{run.path} and {run.file}: different settings: choose another study=<name>")
+        raise UserError(f"{run.path} and {run.file}: different settings: choose another study=<name>")
     finished = here.finished()
     if finished and not same_outcome(here.result() or {}, run.result()):
-        raise SettingsError(
+        raise UserError(
             f"{run.path} and {run.file}: different results of one seed: move the directory away, or choose another "
             "study=<name>"
         )

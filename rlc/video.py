@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from measure.memory import last_words
 from measure.returns import Act
 from rlc import envs
-from rlc.settings import SettingsError
+from trainers.errors import UserError
 from trainers.rollout import Env
 
 BACKENDS = ("egl", "osmesa")
@@ -32,7 +32,7 @@ assert env.render().max() > 0
 
 
 def choose_backend(env_id: str) -> None:
-    """Set MUJOCO_GL to what renders here. Raises SettingsError where nothing does."""
+    """Set MUJOCO_GL to what renders here. Raises UserError where nothing does."""
     chosen = os.environ.get("MUJOCO_GL")
     reason = ""
     for backend in (chosen,) if chosen else BACKENDS:
@@ -44,7 +44,7 @@ def choose_backend(env_id: str) -> None:
             return
         reason = last_words(done)
     tried = f"MUJOCO_GL={chosen} cannot" if chosen else "neither EGL nor OSMesa can"
-    raise SettingsError(
+    raise UserError(
         f"video=true: {tried} render {env_id} here ({reason}); MuJoCo needs libegl1 and a driver, or libosmesa6"
     )
 

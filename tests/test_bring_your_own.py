@@ -18,7 +18,7 @@ from rlc.compress import compress
 from rlc.envs import make_env, spec_of
 from rlc.export import export
 from rlc.sb3 import read_sb3
-from rlc.settings import SettingsError
+from trainers.errors import UserError
 
 RELU = {"activation_fn": torch.nn.ReLU, "net_arch": {"pi": [32], "vf": [16]}}
 MODELS: dict[str, Any] = {
@@ -83,7 +83,7 @@ def test_a_policy_is_compressed_and_exported(
     assert optimized_operators((folder / "policy.onnx").read_bytes()).count("QGemm") == 3
     export([f"run={folder}", "to=deployed"])
     assert check_artifact(tmp_path / "deployed")["algorithm"] == "stable-baselines3"
-    with pytest.raises(SettingsError, match="to=deployed: exists already"):
+    with pytest.raises(UserError, match="to=deployed: exists already"):
         export([f"run={folder}", "to=deployed"])
 
 
@@ -98,9 +98,9 @@ def test_the_same_policy_gives_the_same_bytes_and_artifacts_can_be_compressed_ag
         compress(["policy=fp32", "+compress=ptdq", f"to={target}", *few])
     assert Path("one/policy.onnx").read_bytes() == Path("two/policy.onnx").read_bytes()
     assert check_artifact(Path("fp32"))["algorithm"] == "stable-baselines3"
-    with pytest.raises(SettingsError, match="policy=one: is quantised already"):
+    with pytest.raises(UserError, match="policy=one: is quantised already"):
         compress(["policy=one", "+compress=ptsq"])
-    with pytest.raises(SettingsError, match=r"env\.id=Ant-v4: fp32 was made for Hopper-v4"):
+    with pytest.raises(UserError, match=r"env\.id=Ant-v4: fp32 was made for Hopper-v4"):
         compress(["policy=fp32", "+compress=ptsq", "env=ant"])
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     saved("ppo", tmp_path)
     (tmp_path / "text.zip").write_text("no archive")
     before = sorted(tmp_path.iterdir())
-    with pytest.raises((SettingsError, ArtifactError, PruningError)) as caught:
+    with pytest.raises((UserError, ArtifactError, PruningError)) as caught:
         compress(arguments.split())
     assert REFUSED[arguments] in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -156,7 +156,7 @@ def test_an_activation_that_the_file_does_not_say_must_be_given(tmp_path: Path) 
     model, path, env_id = saved("ppo", tmp_path)
     rewritten(path, lambda data: data["policy_class"].update({"__module__": "mine"}))
     spec, obs = spec_of(env_id), np.ones((3, 11), np.float32)
-    with pytest.raises(SettingsError, match="its hidden activation is not in the file; add activation=relu or tanh"):
+    with pytest.raises(UserError, match="its hidden activation is not in the file; add activation=relu or tanh"):
         read_sb3(path, spec, activation=None, statistics=None)
     policy = read_sb3(path, spec, activation="tanh", statistics=None)
     np.testing.assert_allclose(policy(torch.from_numpy(obs)), model.predict(obs, deterministic=True)[0], atol=1e-5)
@@ -175,7 +175,7 @@ def test_nothing_in_a_file_is_unpickled(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data", data)
         archive.writestr("policy.pth", buffer.getvalue())
-    with pytest.raises(SettingsError, match=r"its policy\.pth does not hold plain tensors"):
+    with pytest.raises(UserError, match=r"its policy\.pth does not hold plain tensors"):
         read_sb3(path, spec_of(env_id), activation=None, statistics=None)
     assert not (tmp_path / "pwned").exists()
 

@@ -10,10 +10,10 @@ from rlc import decide
 from rlc.jobs import check_runs, run_job
 from rlc.plan import make_plan
 from rlc.runs import Run
-from rlc.settings import SettingsError
 from tests.conftest import batches, make_agent, rollouts, spec
 from tests.test_checkpoint import crash_at, job, weights
 from trainers.compiled import CompiledStep, CompiledUpdate
+from trainers.errors import UserError
 from trainers.ppo import PPO
 
 SETTINGS = {
@@ -100,14 +100,14 @@ def test_a_machine_without_a_compiler_is_told_before_anything_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(SettingsError, match="compile=true: needs a C\\+\\+ compiler"):
+    with pytest.raises(UserError, match="compile=true: needs a C\\+\\+ compiler"):
         check_runs(make_plan(["+algo=sac", "compile=true"]).jobs)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_algorithm_that_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PPO, "COMPILES", False)
-    with pytest.raises(SettingsError, match="compile=true: ppo cannot be compiled"):
+    with pytest.raises(UserError, match="compile=true: ppo cannot be compiled"):
         decide.check_compile(make_plan(["+algo=ppo", "compile=true"]).jobs[0].asked)
     assert make_plan(["+algo=ppo"]).jobs[0].settings.compile is False
 

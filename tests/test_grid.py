@@ -18,10 +18,10 @@ import pytest
 from rlc.launch import stages
 from rlc.plan import LAUNCHERS, make_plan
 from rlc.runs import Run, all_runs
-from rlc.settings import SettingsError
 from rlc.status import State, Watch, refuse_repeated, state_of, status
 from rlc.train import plan_and_run
 from tests.conftest import as_run
+from trainers.errors import UserError
 
 ONE = "+algo=sac env=hopper total_steps=800 algo.learning_starts=200 algo.hidden=[16,16] algo.batch_size=16"
 QUIET = "eval.episodes=1 eval.along=1 wandb.mode=disabled"
@@ -266,7 +266,7 @@ def test_a_preempted_job_goes_on_when_its_scheduler_starts_it_again(whole: Path,
 
 def test_a_launcher_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LAUNCHERS, "slurm", ("slurm", "no_such_module"))
-    with pytest.raises(SettingsError, match=r"launcher=slurm: not installed; .* '.\[slurm\]'"):
+    with pytest.raises(UserError, match=r"launcher=slurm: not installed; .* '.\[slurm\]'"):
         make_plan([*GRID.split(), "hydra/launcher=slurm"])
 
 
@@ -313,5 +313,5 @@ def test_two_seeds_that_began_alike_are_named(tmp_path: Path, monkeypatch: pytes
     run = as_run("trpo-halfcheetah", study="fixtures")
     twin = tmp_path / run.path.parent / "seed1"
     shutil.copytree(run.path, twin)
-    with pytest.raises(SettingsError, match=r"seed0 and .*seed1 have the same initial_weights_sha256"):
+    with pytest.raises(UserError, match=r"seed0 and .*seed1 have the same initial_weights_sha256"):
         refuse_repeated(all_runs("fixtures"))

@@ -19,8 +19,8 @@ from rlc.evaluate import evaluate_run
 from rlc.jobs import run_job
 from rlc.plan import make_plan
 from rlc.runs import OUTPUTS, Run, stored_runs
-from rlc.settings import SettingsError
 from tests.conftest import POLICIES, as_run, wandb_holds
+from trainers.errors import UserError
 
 QUIET = {"mode": "disabled", "project": "rlc", "entity": None}
 FEW = ["study=fixtures", "episodes=2", "copies=4"]
@@ -142,14 +142,14 @@ def test_bad_requests_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(UserError, match=words):
         measure.measure(arguments)
 
 
 def test_two_measurements_do_not_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
-    with FileLock(OUTPUTS / ".measure.lock"), pytest.raises(SettingsError, match="is running in this directory"):
+    with FileLock(OUTPUTS / ".measure.lock"), pytest.raises(UserError, match="is running in this directory"):
         measure.measure(FEW)
 
 
@@ -187,7 +187,7 @@ def test_evaluate_shows_a_policy_beside_fp32(runs: list[Run], capsys: pytest.Cap
 
 
 def test_evaluate_refuses_what_is_no_artifact(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="run: none given"):
+    with pytest.raises(UserError, match="run: none given"):
         evaluate_run([])
     with pytest.raises(ArtifactError, match="is no artifact"):
         evaluate_run([f"run={tmp_path}"])
@@ -195,7 +195,7 @@ def test_evaluate_refuses_what_is_no_artifact(tmp_path: Path) -> None:
 
 def test_without_a_renderer_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
-    with pytest.raises(SettingsError, match="video=true: MUJOCO_GL=nonsense cannot render Hopper-v4 here"):
+    with pytest.raises(UserError, match="video=true: MUJOCO_GL=nonsense cannot render Hopper-v4 here"):
         video.choose_backend("Hopper-v4")
 
 
@@ -205,9 +205,9 @@ def test_a_film_shows_policies_side_by_side(tmp_path: Path) -> None:
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
         "from rlc import video\n"
-        "from rlc.settings import SettingsError\n"
+        "from rlc.settings import UserError\n"
         "try:\n    video.choose_backend('Hopper-v4')\n"
-        "except SettingsError as error:\n    sys.exit(str(error))\n"
+        "except UserError as error:\n    sys.exit(str(error))\n"
         "still, push = np.zeros(3, 'float32'), np.ones(3, 'float32')\n"
         "video.film(Path('film.mp4'), 'Hopper-v4', [lambda o: push, lambda o: push], 3)\n"
     )

@@ -13,8 +13,9 @@ from rlc.jobs import check_runs
 from rlc.plan import CONF, Job, make_plan
 from rlc.published import RATIOS
 from rlc.runs import Run, label, training_identity
-from rlc.settings import PPOSettings, PruneSettings, SettingsError
+from rlc.settings import PPOSettings, PruneSettings
 from rlc.study import ALGORITHMS
+from trainers.errors import UserError
 
 ERRORS = {
     "": "algo: none given; add +algo=<name> with one of: ddpg, ppo, sac, td3, trpo",
@@ -101,7 +102,7 @@ gym.register("Broken-v0", entry_point=broken_environment)
 @pytest.mark.parametrize("arguments", ERRORS)
 def test_bad_input_gives_one_clear_line(arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError) as caught:
+    with pytest.raises(UserError) as caught:
         check_runs(make_plan(arguments.split()).jobs)
     message = str(caught.value)
     assert all(part in message for part in ERRORS[arguments].split(" ... ")), message
@@ -299,7 +300,7 @@ def test_compressions_and_their_settings_reach_the_grids_that_know_them() -> Non
     words = "+experiment=figures +algo=sac env=hopper seed=0 +compress=ptdq,prune_l2 compress.ratio=0.1,0.3 study=mine"
     labels = [job.settings.label for job in make_plan(words.split()).jobs]
     assert sorted(labels) == ["prune_l2-0.10", "prune_l2-0.30", "ptdq"]
-    with pytest.raises(SettingsError, match="none of table1, table2 has these compressions"):
+    with pytest.raises(UserError, match="none of table1, table2 has these compressions"):
         make_plan(["+experiment=figures", "+compress=prune_qat"])
 
 

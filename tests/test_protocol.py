@@ -23,8 +23,8 @@ from rlc import paper
 from rlc.jobs import run_job
 from rlc.plan import make_plan
 from rlc.runs import Run
-from rlc.settings import SettingsError
 from tests.conftest import POLICIES
+from trainers.errors import UserError
 from trainers.networks import StackedMLP
 from trainers.policy import Policy
 from trainers.rollout import FloatArray, visited_observations
@@ -162,5 +162,5 @@ def test_published_qat_begins_with_the_temperature_and_warmup_of_the_paper() -> 
     ],
 )
 def test_what_the_paper_does_not_have_is_refused(arguments: str, words: str) -> None:
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(UserError, match=words):
         make_plan(f"+algo=sac env=hopper protocol=paper {arguments}".split())

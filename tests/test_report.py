@@ -31,9 +31,9 @@ from rlc.report_tables import (
     with_interval,
 )
 from rlc.runs import RunDirectory, label
-from rlc.settings import SettingsError
 from rlc.study import Study, Task, variant
 from tests.conftest import as_run, wandb_holds
+from trainers.errors import UserError
 
 HOPPER = Task("sac", "Hopper-v4")
 Add = Callable[..., RunDirectory]
@@ -165,11 +165,11 @@ def test_guidance_takes_the_smallest_file_within_the_tolerance(add: Add) -> None
 
 def test_what_must_not_be_pooled_is_refused(add: Add) -> None:
     first = add("+algo=sac env=hopper", 0, 1.0, first_observations_sha256="a")
-    with pytest.raises(SettingsError, match=r"fp32, fp32~\w+; choose with label=... or total_steps=..."):
+    with pytest.raises(UserError, match=r"fp32, fp32~\w+; choose with label=... or total_steps=..."):
         Study([first, add("+algo=sac env=hopper total_steps=20000", 1, 1.0)])
-    with pytest.raises(SettingsError, match=r"Hopper-v4, Hopper-v5: versions do not mix in a table"):
+    with pytest.raises(UserError, match=r"Hopper-v4, Hopper-v5: versions do not mix in a table"):
         Study([first, add("+algo=sac env=hopper env.version=v5", 0, 1.0)])
-    with pytest.raises(SettingsError, match="have the same first_observations_sha256"):
+    with pytest.raises(UserError, match="have the same first_observations_sha256"):
         Study([first, add("+algo=sac env=hopper", 1, 1.0, first_observations_sha256="a")])
 
 
@@ -328,12 +328,12 @@ def test_the_tables_reach_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_bad_words_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SettingsError, match="there is no finished run"):
+    with pytest.raises(UserError, match="there is no finished run"):
         report(["study=nowhere"])
     as_run("ppo-hopper", study="fixtures")
-    with pytest.raises(SettingsError, match="algo=sac: no finished run is called sac; there are: ppo"):
+    with pytest.raises(UserError, match="algo=sac: no finished run is called sac; there are: ppo"):
         report(["study=fixtures", "algo=sac"])
-    with pytest.raises(SettingsError, match="studdy=x: no such key; did you mean study"):
+    with pytest.raises(UserError, match="studdy=x: no such key; did you mean study"):
         report(["studdy=x"])
     shutil.rmtree(tmp_path / "outputs")
 
@@ -348,5 +348,5 @@ def test_weights_of_seven_and_of_eight_bits_are_not_pooled(add: Add) -> None:
         if pooled:
             assert Study(runs).runs == runs
         else:
-            with pytest.raises(SettingsError, match="weights of 7 bits"):
+            with pytest.raises(UserError, match="weights of 7 bits"):
                 Study(runs)

@@ -11,7 +11,7 @@ from compression.artifact import sha256
 from rlc.jobs import check_runs, run_job
 from rlc.plan import Job, make_plan
 from rlc.runs import MetricsFile, Run, finished_fp32_run, training_identity
-from rlc.settings import SettingsError
+from trainers.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -105,9 +105,9 @@ def test_a_directory_of_other_settings_is_refused() -> None:
     run.begin()
     status = json.loads((run.path / "status.json").read_text())
     (run.path / "status.json").write_text(json.dumps(status | {"identity": "other"}))
-    with pytest.raises(SettingsError, match="holds a run of other settings"):
+    with pytest.raises(UserError, match="holds a run of other settings"):
         check_runs([job()])
-    with pytest.raises(SettingsError, match="holds a run of other settings"):
+    with pytest.raises(UserError, match="holds a run of other settings"):
         run.begin()
 
 
