@@ -11,7 +11,7 @@ from torch import nn
 from rlc import build
 from tests.conftest import ON_POLICY, make_agent, rollouts, spec
 from tests.test_replay import SPEC, Count
-from trainers import gaussian
+from trainers.gaussian import entropy, kl_divergence, log_probability, minibatches
 from trainers.loops import on_policy
 from trainers.networks import GaussianMLP, in_memory, row_gradient, row_views
 from trainers.normalize import RunningStatistics
@@ -131,10 +131,10 @@ def test_gaussian_formulas_agree_with_torch() -> None:
     log_std, old_log_std = (torch.randn(2, 1, 3, generator=generator) for _ in range(2))
     new = torch.distributions.Normal(mean, log_std.exp())
     old = torch.distributions.Normal(old_mean, old_log_std.exp())
-    torch.testing.assert_close(gaussian.log_probability(mean, log_std, x), new.log_prob(x).sum(-1))
+    torch.testing.assert_close(log_probability(mean, log_std, x), new.log_prob(x).sum(-1))
     divergence = torch.distributions.kl_divergence(old, new).sum(-1)
-    torch.testing.assert_close(gaussian.kl_divergence(old_mean, old_log_std, mean, log_std), divergence)
-    torch.testing.assert_close(gaussian.entropy(log_std).expand(2, 7), new.entropy().sum(-1))
+    torch.testing.assert_close(kl_divergence(old_mean, old_log_std, mean, log_std), divergence)
+    torch.testing.assert_close(entropy(log_std).expand(2, 7), new.entropy().sum(-1))
 
 
 def test_clipped_surrogate_by_hand() -> None:
@@ -147,7 +147,7 @@ def test_minibatches_are_a_pass_over_everything_in_an_order_of_the_seed() -> Non
     def parts(seeds: list[int]) -> torch.Tensor:
         x = torch.arange(10).expand(len(seeds), 10)
         streams = [torch.Generator().manual_seed(seed) for seed in seeds]
-        batches = [part for (part,) in gaussian.minibatches((x,), 4, streams)]
+        batches = [part for (part,) in minibatches((x,), 4, streams)]
         assert [part.shape[1] for part in batches] == [4, 4, 2]
         return torch.cat(batches, 1)
 
@@ -183,7 +183,7 @@ class KL:
             self.old = self.actor(self.obs), self.actor.log_std.clone()
 
     def __call__(self) -> torch.Tensor:
-        return gaussian.kl_divergence(*self.old, self.actor(self.obs), self.actor.log_std).mean(-1)
+        return kl_divergence(*self.old, self.actor(self.obs), self.actor.log_std).mean(-1)
 
 
 def random_direction(like: torch.Tensor) -> torch.Tensor:
@@ -264,7 +264,7 @@ class WatchedTRPO(TRPO):
     @torch.no_grad()
     def distance(self, rollout: Rollout) -> torch.Tensor:
         obs = self.normalized(rollout.obs.flatten(1, 2))
-        return gaussian.kl_divergence(*self.old, self.actor(obs), self.actor.log_std).mean(-1)
+        return kl_divergence(*self.old, self.actor(obs), self.actor.log_std).mean(-1)
 
 
 @pytest.mark.parametrize("qat", [False, True])
@@ -404,7 +404,7 @@ def test_a_seed_that_has_moved_too_far_stops_and_the_other_goes_on() -> None:
         draw = rollouts(of, seeds, 64, 4)
         figures = agent.update(draw(agent))
     moved = [
-        gaussian.kl_divergence(torch.zeros(1), torch.tensor([-0.5]), torch.zeros(1), a.actor.log_std).sum()
+        kl_divergence(torch.zeros(1), torch.tensor([-0.5]), torch.zeros(1), a.actor.log_std).sum()
         for a in (free, stopping)
     ]
     assert moved[1] < moved[0]
