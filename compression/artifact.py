@@ -20,11 +20,11 @@ from torch import nn
 from compression.onnx_graph import INPUT, onnx_bytes
 from compression.ptdq import DynamicQuantLinear
 from compression.qat import ActivationQuantize, StaticQuantLinear
+from trainers.envs.spec import Spec
 from trainers.errors import UserError
-from trainers.networks import plain_linear
+from trainers.nn.stacked import plain_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
-from trainers.rollout import FloatArray
-from trainers.spec import Spec
+from trainers.tensors import FloatArray
 
 FORMAT = "rlc-policy-1"
 ONNX_FILE, TENSOR_FILE, CONTRACT_FILE = "policy.onnx", "policy.safetensors", "policy.json"

@@ -8,10 +8,12 @@ from compression.artifact import OnnxPolicy
 from compression.onnx_graph import onnx_bytes
 from compression.pruning import replace_layers
 from trainers.actor_critic import ActorTransform
-from trainers.networks import ACTIVATIONS, FlatAdam, StackedMLP
+from trainers.data.rollout import visited_observations
+from trainers.envs.seed_envs import EnvFactory
+from trainers.nn.optimizer import FlatAdam
+from trainers.nn.stacked import ACTIVATIONS, StackedMLP
 from trainers.policy import Clamp, Policy, around_linears
-from trainers.rollout import EnvFactory, visited_observations
-from trainers.spec import Stream, torch_stream
+from trainers.rng import Stream, torch_stream
 
 # Episodes of one round lie apart from those of the next.
 EPISODES_PER_ROUND = 100_000

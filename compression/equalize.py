@@ -7,9 +7,9 @@ column of the weights is multiplied by: s = max|x|^a / max|w|^(1-a) shares the s
 import torch
 from torch import Tensor, nn
 
-from trainers.networks import plain_linear
+from trainers.nn.stacked import plain_linear
 from trainers.policy import Policy, input_standardized
-from trainers.rollout import FloatArray
+from trainers.tensors import FloatArray
 
 MIGRATION_STRENGTH = 0.5
 

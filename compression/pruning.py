@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.errors import UserError
-from trainers.networks import StackedLinear, StackedMLP
+from trainers.nn.stacked import StackedLinear, StackedMLP
 
 Reduction = Literal["mean", "sum", "max", "prod", "first"]
 Normalizer = Literal["mean", "sum", "max", "standarization", "gaussian"]

@@ -11,7 +11,7 @@ from compression.equalize import equalized
 from compression.onnx_graph import onnx_bytes
 from compression.qat import activation_grid, centred_levels, weight_levels, weight_scale
 from trainers.policy import Policy
-from trainers.rollout import FloatArray
+from trainers.tensors import FloatArray
 
 
 class DynamicQuantLinear(nn.Module):

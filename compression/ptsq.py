@@ -14,7 +14,7 @@ from compression.onnx_graph import INPUT, onnx_bytes
 from compression.ptdq import with_quantizer
 from compression.qat import ActivationQuantize, StaticQuantLinear
 from trainers.policy import Policy
-from trainers.rollout import FloatArray
+from trainers.tensors import FloatArray
 
 Calibration = Literal["minmax", "entropy", "percentile"]
 

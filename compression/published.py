@@ -11,9 +11,9 @@ from compression.onnx_graph import onnx_bytes
 from compression.ptdq import DynamicQuantLinear, with_quantizer
 from compression.ptsq import Observations, QuantizedGraph
 from compression.qat import WEIGHT_LEVELS, ActivationQuantize, QATLinear, activation_grid, fake_quantize
-from trainers.networks import StackedLinear, StackedMLP
+from trainers.nn.stacked import StackedLinear, StackedMLP
 from trainers.policy import Policy
-from trainers.rollout import FloatArray
+from trainers.tensors import FloatArray
 
 # torch's x86 configuration trains with 7-bit activations; what it converts to runs with 8 on the same scale.
 TRAINED_ACTIVATION_LEVELS = 127

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.networks import Acting, FloatArray, StackedLinear, StackedMLP, as_numpy, stacked_affine
+from trainers.nn.stacked import Acting, StackedLinear, StackedMLP, stacked_affine
 from trainers.policy import Standardize
+from trainers.tensors import FloatArray, as_numpy
 
 ACTIVATION_LEVELS = 255
 WEIGHT_LEVELS = 127

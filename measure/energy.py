@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from measure.latency import BLOCK, Call
-from trainers.rollout import FloatArray
+from trainers.tensors import FloatArray
 
 POWERCAP = ("/sys/class/powercap/intel-rapl", "/zeus_sys/class/powercap/intel-rapl")
 POWER_SUPPLY = Path("/sys/class/power_supply")

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from compression.artifact import onnx_session
 from compression.onnx_graph import INPUT, OPSET, OUTPUT
 from trainers.policy import Policy
-from trainers.rollout import FloatArray
+from trainers.tensors import FloatArray
 
 Call = Callable[[FloatArray], Any]
 Clock = Callable[[], int]

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from measure.statistics import paired_difference
-from trainers.rollout import EnvFactory, FloatArray, finite
-from trainers.spec import Spec, Stream, env_seed, numpy_stream
+from trainers.envs.seed_envs import EnvFactory, finite
+from trainers.envs.spec import Spec
+from trainers.rng import Stream, env_seed, numpy_stream
+from trainers.tensors import FloatArray
 
 Act = Callable[[FloatArray], FloatArray]
 

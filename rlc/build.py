@@ -11,7 +11,6 @@ from compression.pruning import replace_layers
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.qat import prepare_qat
-from rlc.envs import make_env
 from rlc.settings import (
     AlgoSettings,
     CompressSettings,
@@ -25,16 +24,18 @@ from rlc.settings import (
 )
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.ddpg import DDPG
+from trainers.envs.make import make_env
+from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.spec import Spec
+from trainers.envs.workers import WorkerEnvs
 from trainers.errors import UserError
-from trainers.networks import StackedMLP
+from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
 from trainers.ppo import PPO
-from trainers.rollout import FloatArray, SeedEnvs
 from trainers.sac import SAC
-from trainers.spec import Spec
 from trainers.td3 import TD3
+from trainers.tensors import FloatArray
 from trainers.trpo import TRPO
-from trainers.workers import WorkerEnvs
 
 
 def device_of(name: str) -> torch.device:

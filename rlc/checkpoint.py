@@ -16,8 +16,8 @@ import torch
 
 from compression.artifact import sha256, write_atomic
 from rlc.messages import say
-from trainers.replay import Replay
-from trainers.spec import Snapshot
+from trainers.data.replay import Replay
+from trainers.tensors import Snapshot
 
 # Environment steps (times num_envs transitions) in a replay segment.
 SEGMENT_ROWS = 10_000

@@ -14,7 +14,7 @@ from compression.distill import distill
 from compression.onnx_graph import onnx_bytes
 from compression.pruning import Importance, prune
 from measure.returns import Returns, evaluate
-from rlc import build, envs
+from rlc import build
 from rlc.arguments import run_command, split
 from rlc.decide import decide_range
 from rlc.plan import compose_groups
@@ -22,6 +22,7 @@ from rlc.record import export_policy
 from rlc.runs import artifact_of
 from rlc.sb3 import read_sb3
 from rlc.settings import CompressRequest, PruneSettings, parse_request
+from trainers.envs import make as envs
 from trainers.errors import UserError
 from trainers.policy import Policy, around_linears
 

@@ -12,7 +12,7 @@ from compression.artifact import OnnxPolicy, load_policy
 from compression.distill import distill
 from compression.onnx_graph import onnx_bytes
 from compression.pruning import Importance, Size, prune, size_of, sparsify
-from rlc import build, envs, paper
+from rlc import build, paper
 from rlc.fit import evaluate_policy, fit
 from rlc.runs import (
     AGENT_FILE,
@@ -27,10 +27,11 @@ from rlc.runs import (
 from rlc.settings import FP32Settings, PruneSettings, QATSettings
 from rlc.tracking import Tracker
 from trainers.actor_critic import ActorCritic
-from trainers.networks import StackedMLP
+from trainers.data.rollout import visited_observations
+from trainers.envs import make as envs
+from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy, around_linears
-from trainers.rollout import visited_observations
-from trainers.spec import Stream, torch_stream
+from trainers.rng import Stream, torch_stream
 
 CPU = torch.device("cpu")
 

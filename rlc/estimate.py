@@ -3,10 +3,10 @@
 import functools
 from collections.abc import Sequence
 
-from rlc import envs
 from rlc.published import read
 from rlc.runs import Run, finished_fp32_run
 from rlc.settings import OffPolicySettings, Settings
+from trainers.envs import make as envs
 
 # Measured on two environments: a run that is made from a trained one takes so long, its evaluations for the most part.
 DERIVED_SECONDS = 8.0

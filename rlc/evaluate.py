@@ -4,13 +4,15 @@ from pathlib import Path
 
 from compression.artifact import ONNX_FILE, OnnxPolicy, check_artifact, load_policy
 from measure.returns import Act, Returns, evaluate, random_policy, summary, zero_policy
-from rlc import envs, table, video
+from rlc import table, video
 from rlc.arguments import configured, run_command
 from rlc.plan import CONF
 from rlc.runs import ARTIFACT, artifact_of, fp32_beside
 from rlc.settings import EvaluateSettings, parse_evaluation
+from trainers.envs import make as envs
+from trainers.envs.spec import Spec
 from trainers.errors import UserError
-from trainers.spec import Spec, Stream, env_seed
+from trainers.rng import Stream, env_seed
 
 VIDEO_FILE = "video.mp4"
 

@@ -16,22 +16,23 @@ from torch import Tensor
 from compression.artifact import OnnxPolicy
 from compression.onnx_graph import onnx_bytes
 from measure.returns import Act, Returns, evaluate
-from rlc import build, envs
+from rlc import build
 from rlc.checkpoint import Checkpoints, Saved
 from rlc.messages import say
 from rlc.progress import TrainingProgress
 from rlc.runs import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, MetricsFile, Run
 from rlc.settings import OffPolicySettings, Settings
 from rlc.tracking import Tracker
+from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
+from trainers.acceleration.cuda_graphs import RecordedUpdate
 from trainers.actor_critic import ActorCritic
-from trainers.compiled import CompiledStep, CompiledUpdate
-from trainers.gaussian import GaussianActorCritic
+from trainers.data.replay import Batch, Replay
+from trainers.envs import make as envs
+from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.workers import WorkerEnvs
 from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy, on_policy
-from trainers.recorded import RecordedUpdate
-from trainers.replay import Batch, Replay
-from trainers.rollout import SeedEnvs
-from trainers.spec import Snapshot, under
-from trainers.workers import WorkerEnvs
+from trainers.on_policy import GaussianActorCritic
+from trainers.tensors import Snapshot, under
 
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50

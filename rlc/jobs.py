@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
-from rlc import build, envs, record
+from rlc import build, record
 from rlc.decide import check_compile
 from rlc.fit import fit, fresh_agent
 from rlc.messages import say
 from rlc.plan import Job
 from rlc.runs import OUTPUTS, Run, algorithm_directory, finished_fp32_run, without_critics
 from rlc.tracking import Tracker
+from trainers.envs import make as envs
 from trainers.errors import UserError
 
 

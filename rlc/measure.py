@@ -29,7 +29,7 @@ from measure.episodes import paper_episodes
 from measure.machine import BUSY_PERCENT, load, machine, one_pinned_thread
 from measure.memory import measure_memory
 from measure.returns import Returns, summary
-from rlc import envs, table
+from rlc import table
 from rlc.arguments import configured, run_command
 from rlc.messages import say
 from rlc.plan import CONF
@@ -38,8 +38,10 @@ from rlc.runs import ARTIFACT, OUTPUTS, RunDirectory, fp32_beside, task_of
 from rlc.settings import EvalSettings, MeasureSettings, Settings, parse_measure
 from rlc.study import chosen_runs
 from rlc.tracking import Tracker
+from trainers.data.rollout import visited_observations
+from trainers.envs import make as envs
 from trainers.errors import UserError
-from trainers.rollout import FloatArray, visited_observations
+from trainers.tensors import FloatArray
 
 STATES = 512
 PAPER_EPISODES = 10

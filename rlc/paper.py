@@ -20,15 +20,17 @@ from compression.published import (
     quantize_static_as_published,
 )
 from measure.returns import Act, Returns, evaluate
-from rlc import build, envs
+from rlc import build
 from rlc.fit import fit
 from rlc.runs import Run
 from rlc.settings import AlgoSettings, CompressSettings, OffPolicySettings, SACSettings, Settings
 from rlc.tracking import Tracker
-from trainers.gaussian import OBSERVATION_LIMIT
-from trainers.networks import plain_linear
+from trainers.data.rollout import visited_observations
+from trainers.envs import make as envs
+from trainers.envs.seed_envs import Env
+from trainers.nn.stacked import plain_linear
+from trainers.on_policy import OBSERVATION_LIMIT
 from trainers.policy import Policy, Rescale, Standardize
-from trainers.rollout import Env, visited_observations
 
 SEED = 102
 CALIBRATION_STEPS = 10_000

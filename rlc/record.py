@@ -13,14 +13,15 @@ import torch
 from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, save_artifact, weight_bytes
 from compression.onnx_graph import onnx_bytes
 from measure.returns import Act, Returns, random_policy, zero_policy
-from rlc import build, envs, paper
+from rlc import build, paper
 from rlc.derive import derive
 from rlc.fit import evaluate_policy, fingerprint
 from rlc.runs import ARTIFACT, FINAL_WEIGHTS, Run, finished_fp32_run, identity, stored_run
 from rlc.settings import CompressSettings, Settings
 from rlc.tracking import Tracker
+from trainers.data.rollout import visited_observations
+from trainers.envs import make as envs
 from trainers.policy import Policy
-from trainers.rollout import visited_observations
 
 PARITY_STATES = 1024
 REFERENCES = [(name, part) for name in ("random", "zero") for part in ("mean", "std")]

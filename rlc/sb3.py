@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainers.envs.spec import Spec
 from trainers.errors import UserError
-from trainers.networks import ACTIVATIONS, plain_linear
+from trainers.nn.stacked import ACTIVATIONS, plain_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
-from trainers.spec import Spec
 
 # Of the policy classes that come with the libraries, by their module.
 DEFAULT_ACTIVATION = {

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from measure.memory import last_words
 from measure.returns import Act
-from rlc import envs
+from trainers.envs import make as envs
+from trainers.envs.seed_envs import Env
 from trainers.errors import UserError
-from trainers.rollout import Env
 
 BACKENDS = ("egl", "osmesa")
 # A backend that fails leaves OpenGL unusable in its process: each is tried in one of its own.

@@ -24,10 +24,10 @@ from rlc.settings import parse_settings
 from tests.packed import DERIVED, LINES, MEASURED, PACK, runs_of, tree
 from tests.packed import SAC as SAC_LINE
 from trainers.actor_critic import ActorCritic
-from trainers.replay import Batch
-from trainers.rollout import Rollout
+from trainers.data.replay import Batch
+from trainers.data.rollout import Rollout
+from trainers.envs.spec import Spec
 from trainers.sac import SAC
-from trainers.spec import Spec
 
 SAC_SETTINGS: dict[str, Any] = {
     "hidden": [32, 32],

@@ -25,10 +25,10 @@ from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.qat import WEIGHT_LEVELS, StaticQuantLinear, cpu_saturates, static_quant_linear
 from tests.conftest import batches, make_agent, make_sac, rollouts, spec
-from trainers.networks import plain_linear
+from trainers.envs.spec import Spec
+from trainers.nn.stacked import plain_linear
 from trainers.policy import Policy, Rescale, Standardize, input_standardized
-from trainers.rollout import FloatArray
-from trainers.spec import Spec
+from trainers.tensors import FloatArray
 
 OF = spec(17, 6)
 SCALE = np.logspace(-2, 2, 17).astype(np.float32)

@@ -15,9 +15,9 @@ from stable_baselines3 import DDPG, PPO, SAC, TD3
 from compression.artifact import ArtifactError, check_artifact, load_policy, optimized_operators
 from compression.pruning import PruningError
 from rlc.compress import compress
-from rlc.envs import make_env, spec_of
 from rlc.export import export
 from rlc.sb3 import read_sb3
+from trainers.envs.make import make_env, spec_of
 from trainers.errors import UserError
 
 RELU = {"activation_fn": torch.nn.ReLU, "net_arch": {"pi": [32], "vf": [16]}}

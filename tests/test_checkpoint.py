@@ -14,16 +14,16 @@ import torch
 
 from rlc import fit as fit_module
 from rlc.checkpoint import KEPT, Checkpoints
-from rlc.envs import make_env, spec_of
 from rlc.fit import Reporter
 from rlc.jobs import run_job
 from rlc.plan import Job, make_plan
 from rlc.runs import Run
 from tests.conftest import ALGORITHMS, make_agent, rollouts, spec
 from tests.test_replay import SPEC, Count
-from trainers.replay import Replay
-from trainers.rollout import SeedEnvs
-from trainers.spec import Snapshot
+from trainers.data.replay import Replay
+from trainers.envs.make import make_env, spec_of
+from trainers.envs.seed_envs import SeedEnvs
+from trainers.tensors import Snapshot
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from rlc.plan import make_plan
 from rlc.runs import Run
 from tests.conftest import batches, make_agent, rollouts, spec
 from tests.test_checkpoint import crash_at, job, weights
-from trainers.compiled import CompiledStep, CompiledUpdate
+from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
 from trainers.errors import UserError
 from trainers.ppo import PPO
 

@@ -11,7 +11,7 @@ from rlc.plan import make_plan
 from rlc.settings import AlgoSettings, Settings
 from tests.conftest import ALGORITHMS, spec
 from tests.test_replay import Count
-from trainers.rollout import SeedEnvs
+from trainers.envs.seed_envs import SeedEnvs
 
 OFF_POLICY_BASE = {"hidden": "[8,8]", "batch_size": "16", "learning_starts": "20", "buffer_size": "50"}
 ON_POLICY_BASE = {"hidden": "[8,8]", "batch_size": "8", "rollout_steps": "20", "num_envs": "1"}

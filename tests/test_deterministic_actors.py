@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from tests.conftest import batches, make_agent, spec
+from trainers.data.replay import Batch
 from trainers.ddpg import DDPG
-from trainers.networks import StackedMLP
-from trainers.replay import Batch
-from trainers.spec import Spec
+from trainers.envs.spec import Spec
+from trainers.nn.stacked import StackedMLP
 from trainers.td3 import TD3
 
 DETERMINISTIC = ("ddpg", "td3")

@@ -11,7 +11,7 @@ from rlc.jobs import run_job
 from rlc.plan import make_plan
 from rlc.runs import Run
 from tests.conftest import batches, make_sac, spec
-from trainers.recorded import RecordedUpdate
+from trainers.acceleration.cuda_graphs import RecordedUpdate
 
 pytestmark = [
     pytest.mark.gpu,

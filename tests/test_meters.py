@@ -13,7 +13,7 @@ from compression.onnx_graph import onnx_bytes
 from measure import latency
 from measure.memory import measure_memory
 from tests.conftest import spec
-from trainers.networks import plain_linear
+from trainers.nn.stacked import plain_linear
 from trainers.policy import Policy
 
 

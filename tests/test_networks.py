@@ -5,14 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainers.networks import (
-    FlatAdam,
-    StackedMLP,
-    clip_row_norms,
-    frozen_copy,
-    orthogonal_,
-    polyak,
-)
+from trainers.nn.optimizer import FlatAdam, clip_row_norms
+from trainers.nn.stacked import StackedMLP, orthogonal_
+from trainers.nn.targets import frozen_copy, polyak
 
 
 def stacked(rows: int, sizes: tuple[int, ...] = (4, 16, 3)) -> StackedMLP:

@@ -11,12 +11,15 @@ from torch import nn
 from rlc import build
 from tests.conftest import ON_POLICY, make_agent, rollouts, spec
 from tests.test_replay import SPEC, Count
-from trainers.gaussian import entropy, kl_divergence, log_probability, minibatches
+from trainers.data.rollout import Rollout, collect, gae
+from trainers.envs.seed_envs import SeedEnvs
 from trainers.loops import on_policy
-from trainers.networks import GaussianMLP, in_memory, row_gradient, row_views
-from trainers.normalize import RunningStatistics
+from trainers.nn.distributions import entropy, kl_divergence, log_probability
+from trainers.nn.normalizer import RunningStatistics
+from trainers.nn.optimizer import row_gradient
+from trainers.nn.stacked import GaussianMLP, in_memory, row_views
+from trainers.on_policy import minibatches
 from trainers.ppo import PPO, Terms, clipped_surrogate, mean_terms
-from trainers.rollout import Rollout, SeedEnvs, collect, gae
 from trainers.trpo import TRPO, conjugate_gradient, fisher_vector_product
 
 

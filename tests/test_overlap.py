@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from rlc.envs import make_env, spec_of
 from rlc.jobs import run_job
 from rlc.runs import Run
 from tests.conftest import batches, make_agent, spec
 from tests.test_checkpoint import SMALL, crash_at, job, weights
 from tests.test_replay import SPEC, Count
+from trainers.acceleration.cuda_graphs import WARM_UP, RecordedUpdate
 from trainers.actor_critic import LaggingActor
+from trainers.data.replay import Batch, Replay
+from trainers.envs.make import make_env, spec_of
+from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.workers import WorkerEnvs
 from trainers.loops import off_policy
-from trainers.networks import StackedMLP
-from trainers.recorded import WARM_UP, RecordedUpdate
-from trainers.replay import Batch, Replay
-from trainers.rollout import FloatArray, SeedEnvs
-from trainers.workers import WorkerEnvs
+from trainers.nn.stacked import StackedMLP
+from trainers.tensors import FloatArray
 
 
 class Breaks(Count):

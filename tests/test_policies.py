@@ -13,11 +13,12 @@ from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from measure.returns import evaluate, random_policy, zero_policy
 from rlc.build import build_agent
-from rlc.envs import make_env, spec_of
 from rlc.plan import default_settings
 from rlc.settings import parse_settings
 from tests.conftest import POLICIES
-from trainers.rollout import FloatArray, visited_observations
+from trainers.data.rollout import visited_observations
+from trainers.envs.make import make_env, spec_of
+from trainers.tensors import FloatArray
 
 FOLDERS = sorted(path.parent for path in POLICIES.glob("*/policy.json"))
 

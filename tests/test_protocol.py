@@ -24,10 +24,11 @@ from rlc.jobs import run_job
 from rlc.plan import make_plan
 from rlc.runs import Run
 from tests.conftest import POLICIES
+from trainers.data.rollout import visited_observations
 from trainers.errors import UserError
-from trainers.networks import StackedMLP
+from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
-from trainers.rollout import FloatArray, visited_observations
+from trainers.tensors import FloatArray
 
 SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.along=1 wandb.mode=disabled seed=1 total_steps=400"
 QUICK = {

@@ -16,13 +16,13 @@ from compression.onnx_graph import onnx_bytes
 from compression.pruning import Importance, PruningError, prune, replace_layers, size_of, sparsify
 from compression.qat import StaticQuantLinear, prepare_qat
 from rlc.derive import actor_layers
-from rlc.envs import make_env, spec_of
 from rlc.jobs import run_job
 from rlc.plan import make_plan
 from rlc.runs import Run
 from tests.conftest import ALGORITHMS, make_agent, spec
+from trainers.data.rollout import visited_observations
+from trainers.envs.make import make_env, spec_of
 from trainers.policy import Policy
-from trainers.rollout import visited_observations
 
 L1, L2 = (Importance(norm, "mean", "mean", False) for norm in (1, 2))
 

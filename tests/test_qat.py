@@ -13,7 +13,7 @@ from compression.qat import (
     static_quant_linear,
 )
 from tests.conftest import batches, make_sac, spec
-from trainers.networks import StackedMLP
+from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy, Standardize
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.replay import Replay
-from trainers.rollout import SeedEnvs
-from trainers.spec import Spec, Stream, env_seed, numpy_stream
+from trainers.data.replay import Replay
+from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.spec import Spec
+from trainers.rng import Stream, env_seed, numpy_stream
 
 SPEC = Spec("Count-v0", 2, 1, (-1.0,), (1.0,))
 

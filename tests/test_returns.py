@@ -5,8 +5,9 @@ import numpy as np
 from measure.returns import Returns, evaluate, random_policy, zero_policy
 from tests.conftest import spec
 from tests.test_replay import Count
-from trainers.rollout import FloatArray, visited_observations
-from trainers.spec import Spec
+from trainers.data.rollout import visited_observations
+from trainers.envs.spec import Spec
+from trainers.tensors import FloatArray
 
 OF = spec(2, 1, 1.0)
 

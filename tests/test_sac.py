@@ -9,9 +9,10 @@ from scipy import integrate
 from torch import nn
 
 from tests.conftest import SAC_SETTINGS, batches, make_sac, spec
-from trainers.replay import Batch
-from trainers.sac import LOG_STD_MAX, LOG_STD_MIN, SAC, squashed_gaussian
-from trainers.spec import Stream, torch_stream
+from trainers.data.replay import Batch
+from trainers.nn.distributions import squashed_gaussian
+from trainers.rng import Stream, torch_stream
+from trainers.sac import LOG_STD_MAX, LOG_STD_MIN, SAC
 
 
 @pytest.mark.parametrize("scale", [0.4, 1.0, 2.0])

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from compression.artifact import OnnxPolicy, optimized_operators
-from rlc import build, envs, record
+from rlc import build, record
 from rlc.jobs import run_job
 from rlc.plan import make_plan
 from rlc.runs import Run
 from tests.conftest import wandb_holds
+from trainers.envs import make as envs
 
 QUICK = "+algo=sac env=hopper total_steps=400 algo.learning_starts=200 algo.hidden=[32,32] algo.batch_size=32"
 FEW = "eval.episodes=2 eval.along=2"

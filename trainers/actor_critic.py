@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.networks import Acting, FlatAdam, Stacked, StackedMLP, as_numpy
+from trainers.envs.spec import Spec
+from trainers.nn.optimizer import FlatAdam
+from trainers.nn.stacked import Acting, Stacked, StackedMLP
 from trainers.policy import Policy
-from trainers.rollout import FloatArray
-from trainers.spec import Snapshot, Spec, Stream, for_device, numpy_stream, put, stacked_normal, torch_stream, under
+from trainers.rng import Stream, numpy_stream, stacked_normal, torch_stream
+from trainers.tensors import FloatArray, Snapshot, as_numpy, for_device, put, under
 
 ActorTransform = Callable[[StackedMLP], None]
 

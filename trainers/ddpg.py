@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, frozen_copy, polyak
+from trainers.data.replay import Batch
+from trainers.envs.spec import Spec
+from trainers.nn.optimizer import FlatAdam
+from trainers.nn.stacked import StackedMLP
+from trainers.nn.targets import frozen_copy, polyak
 from trainers.policy import Policy, Rescale
-from trainers.replay import Batch
-from trainers.rollout import FloatArray
-from trainers.spec import Spec, Stream, stacked_normal, torch_stream
+from trainers.rng import Stream, stacked_normal, torch_stream
+from trainers.tensors import FloatArray
 
 
 class DDPG(ActorCritic):

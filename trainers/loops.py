@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from trainers.actor_critic import NoiseTape
-from trainers.replay import Batch, Replay
-from trainers.rollout import FloatArray, Rollout, SeedEnvs, collect
-from trainers.workers import WorkerEnvs
+from trainers.data.replay import Batch, Replay
+from trainers.data.rollout import Rollout, collect
+from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.workers import WorkerEnvs
+from trainers.tensors import FloatArray
 
 
 class OffPolicyAgent(Protocol):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from trainers.spec import Spec
+from trainers.envs.spec import Spec
 
 
 class Standardize(nn.Module):

@@ -7,17 +7,11 @@ import torch
 from torch import Tensor
 
 from trainers.actor_critic import ActorTransform
-from trainers.gaussian import (
-    GaussianActorCritic,
-    entropy,
-    explained_variance,
-    log_probability,
-    minibatches,
-    standardized,
-)
-from trainers.networks import FlatAdam, clip_row_norms, differentiate
-from trainers.rollout import Rollout
-from trainers.spec import Spec
+from trainers.data.rollout import Rollout
+from trainers.envs.spec import Spec
+from trainers.nn.distributions import entropy, log_probability
+from trainers.nn.optimizer import FlatAdam, clip_row_norms, differentiate
+from trainers.on_policy import GaussianActorCritic, explained_variance, minibatches, standardized
 
 
 class PPO(GaussianActorCritic):

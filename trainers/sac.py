@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import FlatAdam, StackedMLP, StackedScalar, for_twins, frozen_copy, polyak
+from trainers.data.replay import Batch
+from trainers.envs.spec import Spec
+from trainers.nn.distributions import squashed_gaussian
+from trainers.nn.optimizer import FlatAdam
+from trainers.nn.stacked import StackedMLP, StackedScalar
+from trainers.nn.targets import for_twins, frozen_copy, polyak
 from trainers.policy import Policy, Rescale
-from trainers.replay import Batch
-from trainers.rollout import FloatArray
-from trainers.spec import Spec, Stream, stacked_normal, torch_stream
+from trainers.rng import Stream, stacked_normal, torch_stream
+from trainers.tensors import FloatArray
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 
@@ -123,18 +127,3 @@ class SAC(ActorCritic):
     def _q(self, critics: Callable[[Tensor], Tensor], obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, 2, B] of the twins."""
         return critics(for_twins(obs, unit_action)).view(-1, 2, obs.shape[1])
-
-
-def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """u = tanh(mean + std noise) in [-1, 1] and log p(scale u), the density of the scaled action.
-
-    Appendix C of the paper plus the constant of the affine map: log p = log N(x) - sum log(scale (1 - tanh(x)^2)).
-    Arguments [..., act_dim] (`scale` [act_dim]); returns [..., act_dim] and [...].
-    """
-    x = mean + log_std.exp() * noise
-    # log(1 - tanh(x)^2) = 2 (log 2 - |x| - log(1 + exp(-2|x|))), exact for any x. Not softplus: its bits depend
-    # on how many seeds are batched.
-    size = x.abs()
-    log_slope = 2 * (math.log(2) - size - torch.log(1 + torch.exp(-2 * size)))
-    gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-    return torch.tanh(x), (gaussian - log_slope - scale.log()).sum(-1)

@@ -6,18 +6,12 @@ import torch
 from torch import Tensor
 
 from trainers.actor_critic import ActorTransform
-from trainers.gaussian import (
-    GaussianActorCritic,
-    entropy,
-    explained_variance,
-    kl_divergence,
-    log_probability,
-    minibatches,
-    standardized,
-)
-from trainers.networks import FlatAdam, Stacked, row_gradient
-from trainers.rollout import Rollout
-from trainers.spec import Spec
+from trainers.data.rollout import Rollout
+from trainers.envs.spec import Spec
+from trainers.nn.distributions import entropy, kl_divergence, log_probability
+from trainers.nn.optimizer import FlatAdam, row_gradient
+from trainers.nn.stacked import Stacked
+from trainers.on_policy import GaussianActorCritic, explained_variance, minibatches, standardized
 
 # A conjugate gradient whose squared residual is below this has arrived.
 RESIDUAL_TOLERANCE = 1e-10

@@ -23,13 +23,15 @@ from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, weight_byte
 from compression.onnx_graph import onnx_bytes
 from measure.returns import Act, Returns, evaluate, random_policy, zero_policy
 from measure.statistics import paired_difference
-from rlc import envs, paper
+from rlc import paper
 from rlc.compress import prune_policy
 from rlc.plan import compose_groups
 from rlc.record import export_policy
 from rlc.settings import PruneSettings, parse_request
+from trainers.data.rollout import visited_observations
+from trainers.envs import make as envs
 from trainers.policy import Policy
-from trainers.rollout import FloatArray, visited_observations
+from trainers.tensors import FloatArray
 
 RATIOS = (0.1, 0.3, 0.5, 0.7)
 METHODS = [

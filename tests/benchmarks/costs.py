@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 
 from measure.machine import one_pinned_thread
-from rlc import build, envs
+from rlc import build
 from rlc.fit import Training
 from rlc.plan import make_plan
 from rlc.study import ALGORITHMS
-from trainers.rollout import SeedEnvs
+from trainers.envs import make as envs
+from trainers.envs.seed_envs import SeedEnvs
 
 ENVIRONMENTS = ("halfcheetah", "humanoid_standup", "ant", "humanoid", "hopper")
 WARM_UP = 300  # steps before the clock starts, behind `learning_starts`

@@ -46,10 +46,11 @@ def clocked(times: Iterator[tuple[int, float]], begin: int, total: int) -> float
 
 def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: str) -> float:
     """`variant`: of VARIANTS, joined by +."""
-    from rlc import build, envs
+    from rlc import build
     from rlc.fit import Training, keep_freed_memory
     from rlc.plan import make_plan
-    from trainers.rollout import SeedEnvs
+    from trainers.envs import make as envs
+    from trainers.envs.seed_envs import SeedEnvs
 
     line = [f"+algo={algo}", f"env.id={env_id}", f"total_steps={total}", "algo.num_envs=1"]
     line += [VARIANTS[part] for part in variant.split("+")]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from trainers.actor_critic import NoiseTape
+from trainers.data.replay import Batch
 from trainers.loops import OffPolicyAgent
-from trainers.replay import Batch
 
 Figures = dict[str, Tensor]
 # Updates of a kind before it is recorded: libraries set themselves up in the first ones.

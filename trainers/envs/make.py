@@ -10,9 +10,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
+from trainers.envs.seed_envs import Env
+from trainers.envs.spec import Spec
 from trainers.errors import UserError
-from trainers.rollout import Env
-from trainers.spec import Spec
 
 # MuJoCo loads the renderer that MUJOCO_GL names at once, and fails without it: who trains needs none.
 _renderer = os.environ.pop("MUJOCO_GL", None)

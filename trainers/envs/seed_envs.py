@@ -1,18 +1,18 @@
-"""Environments of all seeds, stepped together in one process, and rollouts in them."""
+"""Environments of all seeds, stepped together in one process."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from trainers.spec import Snapshot, Spec, Stream, env_seed
+from trainers.envs.spec import Spec
+from trainers.rng import Stream, env_seed
+from trainers.tensors import FloatArray, Snapshot
 
-FloatArray = NDArray[np.float32]
 Env = gym.Env[Any, Any]
 EnvFactory = Callable[[], Env]
 
@@ -167,105 +167,9 @@ class EnvWithPast:
         self.env.close()
 
 
-class Rollout(NamedTuple):
-    """T steps of every environment under one policy, [S, T, E, ...]."""
-
-    obs: Tensor
-    action: Tensor
-    """As drawn, in environment units: the environment was given its clip to the bounds."""
-    reward: Tensor
-    next_obs: Tensor
-    """The true next observation: the final one where an episode was truncated, unused where it terminated."""
-    terminated: Tensor
-    ended: Tensor
-    """Whether the episode ended here, in either way."""
-
-
-class Steppable(Protocol):
-    spec: Spec
-    obs: FloatArray
-
-    def step(self, actions: FloatArray) -> Step: ...
-
-
-def collect(act: Callable[[FloatArray], FloatArray], envs: Steppable, steps: int, device: torch.device) -> Rollout:
-    """`steps` steps of every environment with actions [S, E, act_dim] from `act`."""
-    low, high = (np.array(bound, np.float32) for bound in (envs.spec.action_low, envs.spec.action_high))
-    rows: list[tuple[Any, ...]] = []
-    for _ in range(steps):
-        obs = envs.obs
-        action = act(obs)
-        step = envs.step(np.minimum(np.maximum(action, low), high))
-        next_obs, ended = step.next_obs, step.terminated
-        if step.final_obs:
-            next_obs, ended = next_obs.copy(), ended.copy()
-            for place, final in step.final_obs.items():
-                next_obs[place], ended[place] = final, True
-        rows.append((obs, action, step.reward, next_obs, step.terminated, ended))
-    return Rollout(*(torch.from_numpy(np.stack(column, 1)).to(device) for column in zip(*rows, strict=True)))
-
-
-def gae(
-    reward: Tensor,
-    value: Tensor,
-    next_value: Tensor,
-    terminated: Tensor,
-    ended: Tensor,
-    gamma: float,
-    gae_lambda: float,
-) -> Tensor:
-    """Generalised advantage estimates (arXiv 1506.02438, eq. 16) [S, T, E] of arguments of that shape.
-
-    A time limit ends the sum but not the bootstrap: the value of the true final observation stands for the rest.
-    """
-    delta = reward + gamma * next_value * ~terminated - value
-    decay = gamma * gae_lambda * ~ended
-    # In NumPy, on the CPU: a small operation of torch takes several times longer.
-    advantage, factor = (np.ascontiguousarray(x.transpose(0, 1).cpu().numpy()) for x in (delta, decay))
-    sum_backwards(advantage.reshape(len(advantage), -1), factor.reshape(len(factor), -1))
-    return torch.from_numpy(advantage).transpose(0, 1).contiguous().to(reward.device)
-
-
-def sum_backwards(x: FloatArray, factor: FloatArray) -> None:
-    """x[t] <- x[t] + factor[t] x[t + 1], from the end to the beginning of [T, n], in place."""
-    # NumPy's scalars round as its arrays do, and are ten times as fast as arrays of one number.
-    wide = x.shape[1] > 6
-    for numbers, factors in [(x, factor)] if wide else zip(x.T, factor.T, strict=True):
-        later = numbers[-1]
-        for t, now, by in zip(reversed(range(len(x) - 1)), numbers[-2::-1], factors[-2::-1], strict=True):
-            numbers[t] = later = now + by * later
-
-
 def finite(obs: Any, spec: Spec) -> FloatArray:
     """A copy of the observation in float32. One NaN would poison running statistics for ever: it is refused here."""
     array = np.array(obs, np.float32)
     if not np.isfinite(array).all():
         raise FloatingPointError(f"{spec.env_id} returned an observation that is not finite: {array}")
     return array
-
-
-def visited_observations(
-    act: Callable[[FloatArray], FloatArray],
-    make_env: EnvFactory,
-    spec: Spec,
-    seed: int | None,
-    steps: int,
-    first_episode: int = 0,
-) -> FloatArray:
-    """The first `steps` observations [steps, obs_dim] a policy sees on the calibration stream of `seed`.
-
-    With None episodes follow the environment's own stream.
-    """
-    visited = np.empty((steps, spec.obs_dim), np.float32)
-    obs: Any = None
-    episode = first_episode
-    with make_env() as env:
-        for t in range(steps):
-            if obs is None:
-                obs, _ = env.reset(seed=None if seed is None else env_seed(Stream.CALIBRATE, seed, episode))
-                episode += 1
-            visited[t] = finite(obs, spec)
-            obs, _, terminated, truncated, _ = env.step(act(visited[t]))
-            if terminated or truncated:
-                obs = None
-    return visited

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers.rollout import EnvFactory, Episode, FloatArray, SeedEnvs, Step
-from trainers.spec import Snapshot, Spec
+from trainers.envs.seed_envs import EnvFactory, Episode, SeedEnvs, Step
+from trainers.envs.spec import Spec
+from trainers.tensors import FloatArray, Snapshot
 
 
 class WorkerEnvs:

@@ -7,8 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.rollout import FloatArray, Step
-from trainers.spec import Snapshot, Spec, Stream, for_device, numpy_stream, put
+from trainers.envs.seed_envs import Step
+from trainers.envs.spec import Spec
+from trainers.rng import Stream, numpy_stream
+from trainers.tensors import FloatArray, Snapshot, for_device, put
 
 
 class Batch(NamedTuple):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from trainers.actor_critic import ActorCritic, NoiseTape
-from trainers.networks import Stacked
-from trainers.replay import Batch
+from trainers.data.replay import Batch
+from trainers.nn.stacked import Stacked
 
 aten = torch.ops.aten
 Tensors = Sequence[Tensor]

@@ -8,28 +8,20 @@ lie in one flat row padded to a multiple of 64 numbers, and the optimiser and th
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-FloatArray = NDArray[np.float32]
+from trainers.tensors import FloatArray, as_numpy
+
 Acting = Callable[[FloatArray], FloatArray]
-
 ROW_PADDING = 64
-
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 NUMPY_ACTIVATIONS: dict[str, Acting] = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
-
-
-def as_numpy(tensor: Tensor) -> FloatArray:
-    """On the CPU; without a copy where it lies there already."""
-    array: FloatArray = tensor.detach().cpu().numpy()
-    return array
 
 
 class StackedLinear(nn.Module):
@@ -292,144 +284,3 @@ def in_memory(parameter: Tensor) -> Tensor:
 
 def _is_tall(parameter: Tensor) -> bool:
     return parameter.dim() == 3 and parameter.shape[1] > parameter.shape[2]
-
-
-def row_gradient(loss: Tensor, network: Stacked, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
-    """Gradient of a sum of per-seed losses in the layout of the network's flat storage, [N, P]."""
-    parameters = list(network.parameters())
-    gradients = torch.autograd.grad(
-        loss, parameters, retain_graph=retain_graph or create_graph, create_graph=create_graph
-    )
-    row = torch.cat([in_memory(gradient).flatten(1) for gradient in gradients], 1)
-    return nn.functional.pad(row, (0, network.flat.shape[1] - row.shape[1]))
-
-
-class FlatAdam:
-    """Adam (arXiv 1412.6980) over the flat storage of a network, each row with a step count of its own."""
-
-    def __init__(self, network: Stacked, lr: float) -> None:
-        self.lr = torch.tensor(lr, dtype=torch.float64)
-        flat = network.flatten()
-        gradient, exp_avg, exp_avg_sq = (torch.zeros_like(flat) for _ in range(3))
-        self._bind(network, gradient, exp_avg, exp_avg_sq, flat.new_zeros(len(flat)))
-
-    def _bind(self, network: Stacked, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor) -> None:
-        self.network, self.flat, self.parameters = network, network.flat, list(network.parameters())
-        self.gradient, self.exp_avg, self.exp_avg_sq, self.steps = gradient, exp_avg, exp_avg_sq, steps
-        for parameter, view in zip(self.parameters, row_views(self.gradient, self.parameters), strict=True):
-            parameter.grad = view
-        columns = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
-        self._rows = [list(column.unbind()) for column in columns]
-
-    def part(self, network: Stacked, rows: slice) -> "FlatAdam":
-        """The optimiser of `network`, some rows of this one's, on the same storage."""
-        part = copy.copy(self)
-        tensors = (self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
-        part._bind(network, *(own_storage(tensor[rows]) for tensor in tensors))
-        return part
-
-    def minimize(self, loss: Tensor) -> None:
-        """One step on a sum of per-seed losses, for this network's parameters and no others."""
-        self.differentiate(loss)
-        self.step()
-
-    def differentiate(self, loss: Tensor) -> None:
-        """Put the gradient of a sum of per-seed losses into `gradient` [N, P]; 0 for what the loss does not use."""
-        differentiate(loss, [self])
-
-    def step(self, active: Tensor | None = None) -> None:
-        """One step down `gradient`; rows that are not active [N] stay as they are, moments included."""
-        if active is None:
-            self._step()
-            return
-        changing = [self.flat, self.exp_avg, self.exp_avg_sq, self.steps]
-        before = [tensor.clone() for tensor in changing]
-        self._step()
-        for tensor, old in zip(changing, before, strict=True):
-            tensor.copy_(torch.where(active.view(-1, *[1] * (tensor.dim() - 1)), tensor, old))
-
-    def _step(self) -> None:
-        flat, gradient, exp_avg, exp_avg_sq, steps = self._rows
-        torch._foreach_add_(steps, 1)
-        # The kernel behind torch.optim.Adam, without the 100 microseconds of Python around it.
-        torch._fused_adam_(
-            flat,
-            gradient,
-            exp_avg,
-            exp_avg_sq,
-            [],
-            steps,
-            amsgrad=False,
-            lr=self.lr,
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
-
-    def step_down(self, gradients: Sequence[Tensor]) -> None:
-        """One step down the given gradient of each parameter."""
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            cast(Tensor, parameter.grad).copy_(gradient)
-        self.step()
-
-    def state(self, rows: slice) -> dict[str, Tensor]:
-        """Moments and step counts of some rows, on the CPU."""
-        return {name: tensor[rows].cpu().clone() for name, tensor in self._state().items()}
-
-    def load_state(self, rows: slice, state: dict[str, Tensor]) -> None:
-        """Put back what `state` gave."""
-        for name, tensor in self._state().items():
-            tensor[rows] = state[name].to(tensor.device)
-
-    def _state(self) -> dict[str, Tensor]:
-        return {"step": self.steps, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
-
-
-def differentiate(loss: Tensor, optimizers: Iterable[FlatAdam]) -> None:
-    """As the method, for several networks in one backward pass."""
-    parameters: list[Tensor] = []
-    for optimizer in optimizers:
-        optimizer.gradient.zero_()
-        optimizer.network.has_gradient = False
-        parameters += optimizer.parameters
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, found, strict=True):
-        if gradient is not None:
-            cast(Tensor, parameter.grad).copy_(gradient)
-
-
-def clip_row_norms(gradients: Sequence[Tensor], limit: float) -> Tensor:
-    """Scale gradients [N, P_k] in place so that each row, over all of them, has at most the norm `limit`.
-
-    Returns the norms before, [N].
-    """
-    # Not vector_norm: its bits depend on the number of rows.
-    norm = torch.stack([g.square().sum(1) for g in gradients]).sum(0).sqrt()
-    scale = (limit / (norm + 1e-6)).clamp_(max=1).unsqueeze(1)
-    for gradient in gradients:
-        gradient *= scale
-    return norm
-
-
-def for_twins(obs: Tensor, action: Tensor) -> Tensor:
-    """Inputs [2 S, B, ...] of the two critics of each seed, from [S, B, obs_dim] and [S, B, act_dim]."""
-    return torch.cat([obs, action], -1).unsqueeze(1).expand(-1, 2, -1, -1).flatten(0, 1)
-
-
-def frozen_copy(network: StackedMLP) -> StackedMLP:
-    """A target network: the same weights and buffers on flat storage of its own, without gradients."""
-    target = copy.deepcopy(network).requires_grad_(False)
-    target.flatten()
-    return target
-
-
-@torch.no_grad()
-def polyak(target: StackedMLP, online: StackedMLP, tau: float) -> None:
-    """target <- (1 - tau) target + tau online for parameters; buffers (quantisation ranges) are copied."""
-    target.flat.lerp_(online.flat, tau)
-    for kept, (name, buffer) in zip(target.buffers(), online.named_buffers(), strict=True):
-        if kept.shape != buffer.shape:
-            raise ValueError(f"buffer {name}: target {tuple(kept.shape)}, online {tuple(buffer.shape)}")
-        kept.copy_(buffer)

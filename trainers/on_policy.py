@@ -1,6 +1,5 @@
 """What TRPO and PPO share: a Gaussian actor on normalised observations, a critic of scaled returns, advantages."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -8,11 +7,13 @@ import torch
 from torch import Tensor
 
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.networks import Acting, GaussianMLP, StackedLinear, StackedMLP, as_numpy, orthogonal_
-from trainers.normalize import RunningStatistics
+from trainers.data.rollout import Rollout, gae
+from trainers.envs.spec import Spec
+from trainers.nn.normalizer import RunningStatistics
+from trainers.nn.stacked import Acting, GaussianMLP, StackedLinear, StackedMLP, orthogonal_
 from trainers.policy import Clamp, Policy, Rescale, Standardize
-from trainers.rollout import FloatArray, Rollout, gae
-from trainers.spec import Spec, Stream, stacked_normal, torch_stream
+from trainers.rng import Stream, stacked_normal, torch_stream
+from trainers.tensors import FloatArray, as_numpy
 
 OBSERVATION_LIMIT = 10.0
 
@@ -153,23 +154,6 @@ class GaussianActorCritic(ActorCritic):
             parameter.mul_(before / self.returns.std())
         self.observations.update(rollout.obs.flatten(1, 2))
         self.actor(self.normalized(rollout.obs.flatten(1, 2)), update_ranges=True)
-
-
-def log_probability(mean: Tensor, log_std: Tensor, x: Tensor) -> Tensor:
-    """log N(x; mean, std) [..., B] of x and means [..., B, n] and log standard deviations [..., 1, n]."""
-    z = (x - mean) * torch.exp(-log_std)
-    return -0.5 * z.square().sum(-1) - (log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
-
-
-def kl_divergence(old_mean: Tensor, old_log_std: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """KL(old || new) of diagonal Gaussians, summed over the last dimension."""
-    squares = torch.exp(2 * old_log_std) + (old_mean - mean).square()
-    return (log_std - old_log_std + 0.5 * squares * torch.exp(-2 * log_std) - 0.5).sum(-1)
-
-
-def entropy(log_std: Tensor) -> Tensor:
-    """Of a diagonal Gaussian, summed over the last dimension."""
-    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
 
 def explained_variance(advantage: Tensor, returns: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Updates compiled for a CPU or recorded for a GPU."""

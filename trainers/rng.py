@@ -1,0 +1,43 @@
+"""The random streams of a seed."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """What a random stream is used for; two purposes of one seed never share numbers."""
+
+    INIT = 1
+    TRAIN_ENV = 2
+    WARMUP = 3
+    EXPLORE = 4
+    UPDATE = 5
+    REPLAY = 6
+    EVALUATE = 7
+    CALIBRATE = 8
+    RANDOM_POLICY = 9
+    DISTILL = 10
+
+
+def env_seed(stream: Stream, seed: int, index: int = 0) -> int:
+    """Seed for `env.reset`. The three parts are packed, so streams are disjoint by construction."""
+    return (seed << 32) | (int(stream) << 24) | index
+
+
+def numpy_stream(stream: Stream, seed: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence((seed, int(stream))))
+
+
+def torch_stream(stream: Stream, seed: int) -> torch.Generator:
+    """A CPU generator: its numbers are the same whatever device the networks are on."""
+    # torch's CPU generator keeps 32 bits of its seed: hash first, or near seeds would collide.
+    hashed = int(np.random.SeedSequence((seed, int(stream))).generate_state(1)[0])
+    return torch.Generator().manual_seed(hashed)
+
+
+def stacked_normal(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:
+    """Standard normal noise [S, *shape], row s from the generator of seed s."""
+    return torch.stack([torch.randn(shape, generator=g) for g in generators])
