@@ -1,25 +1,24 @@
 """The deployable artifact: a folder of policy.onnx, policy.safetensors and policy.json, the contract."""
 
-import hashlib
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
-from compression.onnx_graph import INPUT, onnx_bytes
+from compression.files import sha256, write_atomic
+from compression.int8 import ActivationQuantize, StaticQuantLinear
+from compression.onnx_export import onnx_bytes
 from compression.ptdq import DynamicQuantLinear
-from compression.qat import ActivationQuantize, StaticQuantLinear
+from compression.runtime import OnnxPolicy, optimized_operators
 from trainers.envs.spec import Spec
 from trainers.errors import UserError
 from trainers.nn.stacked import plain_linear
@@ -34,7 +33,6 @@ GOLDEN_PAIRS = 16
 FP32_TOLERANCE, INT8_TOLERANCE = 1e-4, 5e-3
 # Of the visited states, so many must lie within the tolerance at export.
 PARITY_SHARE = 0.99
-
 STAGE_KINDS: dict[str, type[nn.Module]] = {
     "standardize": Standardize,
     "linear": nn.Linear,
@@ -53,22 +51,6 @@ class ArtifactError(UserError):
     """An artifact that cannot be made or read, in one line."""
 
 
-class OnnxPolicy:
-    """A policy in ONNX Runtime on one thread: observation [obs_dim] -> action [act_dim], at batch 1."""
-
-    def __init__(self, model: bytes | Path) -> None:
-        self.session = onnx_session(model)
-
-    def __call__(self, obs: FloatArray) -> FloatArray:
-        action: FloatArray = self.batch(obs[None])[0]
-        return action
-
-    def batch(self, obs: FloatArray) -> FloatArray:
-        """[B, obs_dim] -> [B, act_dim]. A dynamically quantised policy takes one range over the batch."""
-        actions: FloatArray = self.session.run(None, {INPUT: obs})[0]
-        return actions
-
-
 @dataclass(frozen=True)
 class Parity:
     """Differences between the torch policy and ONNX Runtime at batch 1, in half ranges of the action."""
@@ -77,19 +59,6 @@ class Parity:
     mean: float
     p99: float
     max: float
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write under a temporary name, flush to the disk, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_artifact(
@@ -257,37 +226,6 @@ def check_parity(policy: Policy, runner: OnnxPolicy, observations: FloatArray, t
     if not p99 <= tolerance:
         raise ArtifactError(f"the ONNX file disagrees with the torch policy: {parity}, tolerance {tolerance}")
     return parity
-
-
-def optimized_operators(model: bytes) -> list[str]:
-    """Operators that ONNX Runtime really executes, after its graph optimisations."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
-        onnx_session(model, optimized_path=path)
-        return [node.op_type for node in onnx.load(path).graph.node]
-
-
-def weight_bytes(model: bytes) -> int:
-    """Bytes of all initialisers of an ONNX file."""
-    return sum(onnx.numpy_helper.to_array(t).nbytes for t in onnx.load_from_string(model).graph.initializer)
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def onnx_session(model: bytes | Path, optimized_path: Path | None = None) -> Any:
-    """ONNX Runtime on one thread; writes the graph it really runs to `optimized_path`."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    if optimized_path is not None:
-        options.optimized_model_filepath = str(optimized_path)
-        # Saving an optimised graph warns that it suits this machine only, which is what is asked here.
-        options.log_severity_level = 3
-    source = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _restore(kind: type[nn.Module], tensors: dict[str, torch.Tensor]) -> nn.Module:

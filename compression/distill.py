@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compression.artifact import OnnxPolicy
-from compression.onnx_graph import onnx_bytes
+from compression.onnx_export import onnx_bytes
 from compression.pruning import replace_layers
+from compression.runtime import OnnxPolicy
 from trainers.actor_critic import ActorTransform
 from trainers.data.rollout import visited_observations
 from trainers.envs.seed_envs import EnvFactory

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from compression.equalize import equalized
-from compression.onnx_graph import onnx_bytes
-from compression.qat import activation_grid, centred_levels, weight_levels, weight_scale
+from compression.int8 import activation_grid, centred_levels, weight_levels, weight_scale
+from compression.onnx_export import onnx_bytes
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from compression.equalize import equalized
-from compression.onnx_graph import INPUT, onnx_bytes
+from compression.int8 import ActivationQuantize, StaticQuantLinear
+from compression.onnx_export import INPUT, onnx_bytes
 from compression.ptdq import with_quantizer
-from compression.qat import ActivationQuantize, StaticQuantLinear
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
 

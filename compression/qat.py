@@ -5,23 +5,16 @@ output channel. Gradients pass by the straight-through estimator. The running ra
 passes that say so (`update_ranges=True`: the actor's update batches).
 """
 
-import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compression.int8 import ACTIVATION_LEVELS, activation_grid, static_quant_linear, weight_levels, weight_scale
 from trainers.nn.stacked import Acting, StackedLinear, StackedMLP, stacked_affine
 from trainers.policy import Standardize
 from trainers.tensors import FloatArray, as_numpy
-
-ACTIVATION_LEVELS = 255
-WEIGHT_LEVELS = 127
-# 7-bit weights (ONNX Runtime's reduced range), for CPUs whose 8-bit products saturate.
-REDUCED_WEIGHT_LEVELS = 64
-SMALLEST_SCALE = 1e-8
 
 
 class StraightThroughQuantize(torch.autograd.Function):
@@ -52,29 +45,6 @@ class StraightThroughRound(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
-
-
-def activation_grid(low: Tensor, high: Tensor, levels: int = ACTIVATION_LEVELS) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of the grid 0 to `levels` over [min(low, 0), max(high, 0)], any shape."""
-    low, high = low.clamp(max=0), high.clamp(min=0)
-    scale = ((high - low) / levels).clamp(min=SMALLEST_SCALE)
-    return scale, torch.round(-low / scale)
-
-
-def centred_levels(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """The uint8 levels of x minus the zero point, float64: what an integer kernel multiplies."""
-    level = torch.round(x / scale) + zero_point
-    return level.clamp(0, ACTIVATION_LEVELS).double() - zero_point
-
-
-def weight_levels(reduce_range: bool) -> int:
-    """Largest magnitude of an integer weight."""
-    return REDUCED_WEIGHT_LEVELS if reduce_range else WEIGHT_LEVELS
-
-
-def weight_scale(weight: Tensor, levels: int) -> Tensor:
-    """Scale of each output channel, [..., out, in] -> [..., out, 1], so that the largest weight is +-levels."""
-    return (weight.detach().abs().amax(-1, keepdim=True) / levels).clamp(min=SMALLEST_SCALE)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
@@ -187,65 +157,6 @@ class QATLinear(StackedLinear):
         return [*stages, static_quant_linear(weight[:outputs], bias[0, :outputs], scale, zero_point, self.levels)]
 
 
-class StaticQuantLinear(nn.Module):
-    """A linear layer on the int8 grid with a fixed input range, [B, in] -> [B, out].
-
-    Computes in float64, so that its rounding agrees with exact integer arithmetic but for ties.
-    """
-
-    weight_int8: Tensor
-    weight_scale: Tensor
-    bias_int32: Tensor
-    input_scale: Tensor
-    input_zero_point: Tensor
-
-    def __init__(
-        self,
-        weight_int8: Tensor,
-        weight_scale: Tensor,
-        bias_int32: Tensor,
-        input_scale: Tensor,
-        input_zero_point: Tensor,
-    ) -> None:
-        super().__init__()
-        self.register_buffer("weight_int8", weight_int8.to(torch.int8).cpu().contiguous())
-        self.register_buffer("weight_scale", weight_scale.cpu())
-        self.register_buffer("bias_int32", bias_int32.to(torch.int32).cpu())
-        self.register_buffer("input_scale", input_scale.cpu().reshape(()))
-        self.register_buffer("input_zero_point", input_zero_point.to(torch.uint8).cpu().reshape(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        levels = centred_levels(x, self.input_scale, self.input_zero_point)
-        accumulated = levels @ self.weight_int8.double().mT + self.bias_int32
-        return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
-
-
-class ActivationQuantize(nn.Module):
-    """Rounds a layer's output to a uint8 grid, [B, n] -> [B, n]."""
-
-    scale: Tensor
-    zero_point: Tensor
-
-    def __init__(self, scale: Tensor, zero_point: Tensor) -> None:
-        super().__init__()
-        # Copies: the next layer may have the same numbers, and safetensors refuses tensors that share memory.
-        self.register_buffer("scale", scale.cpu().reshape(()).clone())
-        self.register_buffer("zero_point", zero_point.cpu().reshape(()).to(torch.uint8, copy=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return centred_levels(x, self.scale, self.zero_point).float() * self.scale
-
-
-def static_quant_linear(
-    weight: Tensor, bias: Tensor, input_scale: Tensor, input_zero_point: Tensor, levels: int
-) -> StaticQuantLinear:
-    """A float layer [out, in] on the int8 grid whose largest weight is +-levels."""
-    # A channel of tiny weights gets a coarser grid where its bias would not fit 32 bits.
-    scale = torch.maximum(weight_scale(weight, levels), bias.abs().unsqueeze(1) / (input_scale * 2**30))
-    bias_int32 = torch.round(bias / (input_scale * scale[:, 0]))
-    return StaticQuantLinear(torch.round(weight / scale), scale[:, 0], bias_int32, input_scale, input_zero_point)
-
-
 def prepare_qat(
     network: StackedMLP, *, standardize_input: bool, reduce_range: bool, range_momentum: float = 0.01
 ) -> None:
@@ -257,14 +168,3 @@ def prepare_qat(
         assert isinstance(layer, StackedLinear)
         standardize = standardize_input and i == 0
         network.layers[i] = QATLinear(layer, weight_levels(reduce_range), standardize, range_momentum)
-
-
-def cpu_saturates() -> bool:
-    """Whether 8-bit products may saturate here: x86 without VNNI, or x86 whose flags cannot be read."""
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return True
-    return not {"avx512_vnni", "avx_vnni"} & set(flags)

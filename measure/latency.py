@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from compression.artifact import onnx_session
-from compression.onnx_graph import INPUT, OPSET, OUTPUT
+from compression.onnx_export import INPUT, OPSET, OUTPUT
+from compression.runtime import onnx_session
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
 

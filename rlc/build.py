@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from compression.onnx_graph import onnx_bytes
+from compression.onnx_export import onnx_bytes
 from compression.pruning import replace_layers
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from compression.artifact import sha256, write_atomic
+from compression.files import sha256, write_atomic
 from rlc.messages import say
 from trainers.data.replay import Replay
 from trainers.tensors import Snapshot

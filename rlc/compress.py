@@ -3,16 +3,12 @@
 import functools
 from pathlib import Path
 
-from compression.artifact import (
-    ONNX_FILE,
-    OnnxPolicy,
-    check_artifact,
-    load_policy,
-    quantized_layers,
-)
+from compression.artifact import ONNX_FILE, check_artifact, load_policy, quantized_layers
 from compression.distill import distill
-from compression.onnx_graph import onnx_bytes
+from compression.onnx_export import onnx_bytes
 from compression.pruning import Importance, prune
+from compression.runtime import OnnxPolicy
+from compression.sb3 import read_sb3
 from measure.returns import Returns, evaluate
 from rlc import build
 from rlc.arguments import run_command, split
@@ -20,7 +16,6 @@ from rlc.decide import decide_range
 from rlc.plan import compose_groups
 from rlc.record import export_policy
 from rlc.runs import artifact_of
-from rlc.sb3 import read_sb3
 from rlc.settings import CompressRequest, PruneSettings, parse_request
 from trainers.envs import make as envs
 from trainers.errors import UserError

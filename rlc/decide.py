@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compression.qat import cpu_saturates
+from compression.int8 import cpu_saturates
 from rlc.build import AGENTS
 from rlc.messages import say
 from rlc.settings import CompressSettings, OffPolicySettings, Settings

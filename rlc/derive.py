@@ -8,10 +8,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from compression.artifact import OnnxPolicy, load_policy
+from compression.artifact import load_policy
 from compression.distill import distill
-from compression.onnx_graph import onnx_bytes
+from compression.onnx_export import onnx_bytes
 from compression.pruning import Importance, Size, prune, size_of, sparsify
+from compression.runtime import OnnxPolicy
 from rlc import build, paper
 from rlc.fit import evaluate_policy, fit
 from rlc.runs import (

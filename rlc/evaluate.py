@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from compression.artifact import ONNX_FILE, OnnxPolicy, check_artifact, load_policy
+from compression.artifact import ONNX_FILE, check_artifact, load_policy
+from compression.runtime import OnnxPolicy
+from measure import video
 from measure.returns import Act, Returns, evaluate, random_policy, summary, zero_policy
-from rlc import table, video
+from rlc import table
 from rlc.arguments import configured, run_command
 from rlc.plan import CONF
 from rlc.runs import ARTIFACT, artifact_of, fp32_beside

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compression.artifact import OnnxPolicy
-from compression.onnx_graph import onnx_bytes
+from compression.onnx_export import onnx_bytes
+from compression.runtime import OnnxPolicy
 from measure.returns import Act, Returns, evaluate
 from rlc import build
 from rlc.checkpoint import Checkpoints, Saved

@@ -14,20 +14,13 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.progress import track
 
-from compression.artifact import (
-    CONTRACT_FILE,
-    ONNX_FILE,
-    TENSOR_FILE,
-    OnnxPolicy,
-    load_policy,
-    quantized_layers,
-    weight_bytes,
-)
+from compression.artifact import CONTRACT_FILE, ONNX_FILE, TENSOR_FILE, load_policy, quantized_layers
+from compression.runtime import OnnxPolicy, weight_bytes
 from measure import latency
 from measure.energy import Meter, NoMeterError, measure_energy, open_meter
-from measure.episodes import paper_episodes
 from measure.machine import BUSY_PERCENT, load, machine, one_pinned_thread
 from measure.memory import measure_memory
+from measure.paper import paper_episodes
 from measure.returns import Returns, summary
 from rlc import table
 from rlc.arguments import configured, run_command

@@ -10,7 +10,8 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 
-from compression.artifact import CONTRACT_FILE, TENSOR_FILE, sha256, write_atomic
+from compression.artifact import CONTRACT_FILE, TENSOR_FILE
+from compression.files import sha256, write_atomic
 from rlc.arguments import only, run_command
 from rlc.messages import say
 from rlc.packs import SCHEMA, PackedRun, Record, of_study, read_pack, record_files, record_text, same_outcome, shortened

@@ -18,7 +18,8 @@ import safetensors.torch
 import torch
 import yaml
 
-from compression.artifact import ArtifactError, read_policy, read_spec, remade_files, sha256
+from compression.artifact import ArtifactError, read_policy, read_spec, remade_files
+from compression.files import sha256
 from rlc import build
 from rlc.runs import (
     AGENT_FILE,

@@ -12,13 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compression.artifact import OnnxPolicy, save_artifact
-from compression.onnx_graph import onnx_bytes
-from compression.published import (
-    prepare_qat_as_published,
-    quantize_dynamic_as_published,
-    quantize_static_as_published,
-)
+from compression.artifact import save_artifact
+from compression.onnx_export import onnx_bytes
+from compression.paper import prepare_qat_as_published, quantize_dynamic_as_published, quantize_static_as_published
+from compression.runtime import OnnxPolicy
 from measure.returns import Act, Returns, evaluate
 from rlc import build
 from rlc.fit import fit

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, save_artifact, weight_bytes
-from compression.onnx_graph import onnx_bytes
+from compression.artifact import ONNX_FILE, load_policy, save_artifact
+from compression.onnx_export import onnx_bytes
+from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import Act, Returns, random_policy, zero_policy
 from rlc import build, paper
 from rlc.derive import derive

@@ -19,7 +19,7 @@ from rich import box
 from rich.table import Table
 from tabulate import tabulate
 
-from compression.artifact import write_atomic
+from compression.files import write_atomic
 from rlc.arguments import configured, run_command
 from rlc.findings import Finding, findings
 from rlc.plan import CONF

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from filelock import FileLock
 
-from compression.artifact import sha256, write_atomic
+from compression.files import sha256, write_atomic
 from rlc.messages import say
 from rlc.packs import PackedRun, read_pack, record_files, same_outcome
 from rlc.runs import OUTPUTS, RunDirectory, read_json

@@ -19,7 +19,8 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from compression.artifact import CONTRACT_FILE, intact, write_atomic
+from compression.artifact import CONTRACT_FILE, intact
+from compression.files import write_atomic
 from rlc.checkpoint import Checkpoints
 from rlc.messages import say
 from rlc.plan import Job, default_settings

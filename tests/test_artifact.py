@@ -9,21 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from compression.artifact import (
-    INT8_TOLERANCE,
-    ArtifactError,
-    OnnxPolicy,
-    load_policy,
-    optimized_operators,
-    save_artifact,
-    sha256,
-    weight_bytes,
-)
+from compression.artifact import INT8_TOLERANCE, ArtifactError, load_policy, save_artifact
 from compression.equalize import equalized
-from compression.onnx_graph import onnx_bytes
+from compression.files import sha256
+from compression.int8 import WEIGHT_LEVELS, StaticQuantLinear, cpu_saturates, static_quant_linear
+from compression.onnx_export import onnx_bytes
 from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
-from compression.qat import WEIGHT_LEVELS, StaticQuantLinear, cpu_saturates, static_quant_linear
+from compression.runtime import OnnxPolicy, optimized_operators, weight_bytes
 from tests.conftest import batches, make_agent, make_sac, rollouts, spec
 from trainers.envs.spec import Spec
 from trainers.nn.stacked import plain_linear

@@ -12,11 +12,12 @@ import torch
 from sb3_contrib import TRPO
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 
-from compression.artifact import ArtifactError, check_artifact, load_policy, optimized_operators
+from compression.artifact import ArtifactError, check_artifact, load_policy
 from compression.pruning import PruningError
+from compression.runtime import optimized_operators
+from compression.sb3 import read_sb3
 from rlc.compress import compress
 from rlc.export import export
-from rlc.sb3 import read_sb3
 from trainers.envs.make import make_env, spec_of
 from trainers.errors import UserError
 

@@ -11,10 +11,11 @@ import pytest
 from filelock import FileLock
 
 from compression.artifact import ArtifactError
+from measure import video
 from measure.energy import NoMeterError
 from measure.machine import machine, one_pinned_thread
 from measure.returns import Returns, summary
-from rlc import measure, video
+from rlc import measure
 from rlc.evaluate import evaluate_run
 from rlc.jobs import run_job
 from rlc.plan import make_plan

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from compression.onnx_graph import onnx_bytes
+from compression.onnx_export import onnx_bytes
 from measure import latency
 from measure.memory import measure_memory
 from tests.conftest import spec

@@ -12,8 +12,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from compression.artifact import check_artifact, sha256
-from compression.onnx_graph import onnx_bytes
+from compression.artifact import check_artifact
+from compression.files import sha256
+from compression.onnx_export import onnx_bytes
 from rlc import measure
 from rlc.compress import compress
 from rlc.evaluate import evaluate_run

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from compression.artifact import ONNX_FILE, OnnxPolicy, intact, load_policy
-from compression.onnx_graph import onnx_bytes
+from compression.artifact import ONNX_FILE, intact, load_policy
+from compression.onnx_export import onnx_bytes
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
+from compression.runtime import OnnxPolicy
 from measure.returns import evaluate, random_policy, zero_policy
 from rlc.build import build_agent
 from rlc.plan import default_settings

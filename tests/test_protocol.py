@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from compression.artifact import ONNX_FILE, OnnxPolicy, check_artifact, load_policy, optimized_operators
-from compression.onnx_graph import onnx_bytes
-from compression.published import (
+from compression.artifact import ONNX_FILE, check_artifact, load_policy
+from compression.int8 import ActivationQuantize, StaticQuantLinear
+from compression.onnx_export import onnx_bytes
+from compression.paper import (
     QATHeadAsPublished,
     prepare_qat_as_published,
     quantize_dynamic_as_published,
     quantize_static_as_published,
 )
-from compression.qat import ActivationQuantize, StaticQuantLinear
+from compression.runtime import OnnxPolicy, optimized_operators
 from rlc import paper
 from rlc.jobs import run_job
 from rlc.plan import make_plan

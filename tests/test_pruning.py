@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from compression.artifact import OnnxPolicy
 from compression.distill import distill
-from compression.onnx_graph import onnx_bytes
+from compression.int8 import StaticQuantLinear
+from compression.onnx_export import onnx_bytes
 from compression.pruning import Importance, PruningError, prune, replace_layers, size_of, sparsify
-from compression.qat import StaticQuantLinear, prepare_qat
+from compression.qat import prepare_qat
+from compression.runtime import OnnxPolicy
 from rlc.derive import actor_layers
 from rlc.jobs import run_job
 from rlc.plan import make_plan

@@ -3,15 +3,8 @@
 import pytest
 import torch
 
-from compression.qat import (
-    QATLinear,
-    StaticQuantLinear,
-    activation_grid,
-    fake_quantize,
-    fake_quantize_weight,
-    prepare_qat,
-    static_quant_linear,
-)
+from compression.int8 import StaticQuantLinear, activation_grid, static_quant_linear
+from compression.qat import QATLinear, fake_quantize, fake_quantize_weight, prepare_qat
 from tests.conftest import batches, make_sac, spec
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy, Standardize

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compression.artifact import sha256
+from compression.files import sha256
 from rlc.jobs import check_runs, run_job
 from rlc.plan import Job, make_plan
 from rlc.runs import MetricsFile, Run, finished_fp32_run, training_identity

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compression.artifact import OnnxPolicy, optimized_operators
+from compression.runtime import OnnxPolicy, optimized_operators
 from rlc import build, record
 from rlc.jobs import run_job
 from rlc.plan import make_plan

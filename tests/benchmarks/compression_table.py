@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from compression.artifact import ONNX_FILE, OnnxPolicy, load_policy, weight_bytes
-from compression.onnx_graph import onnx_bytes
+from compression.artifact import ONNX_FILE, load_policy
+from compression.onnx_export import onnx_bytes
+from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import Act, Returns, evaluate, random_policy, zero_policy
 from measure.statistics import paired_difference
 from rlc import paper

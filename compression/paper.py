@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from compression.onnx_graph import onnx_bytes
+from compression.int8 import WEIGHT_LEVELS, ActivationQuantize, activation_grid
+from compression.onnx_export import onnx_bytes
 from compression.ptdq import DynamicQuantLinear, with_quantizer
 from compression.ptsq import Observations, QuantizedGraph
-from compression.qat import WEIGHT_LEVELS, ActivationQuantize, QATLinear, activation_grid, fake_quantize
+from compression.qat import QATLinear, fake_quantize
 from trainers.nn.stacked import StackedLinear, StackedMLP
 from trainers.policy import Policy
 from trainers.tensors import FloatArray

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compression.qat import ActivationQuantize, StaticQuantLinear
+from compression.int8 import ActivationQuantize, StaticQuantLinear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 
 OPSET = 17
