@@ -10,13 +10,14 @@ from compression.pruning import Importance, prune
 from compression.runtime import OnnxPolicy
 from compression.sb3 import read_sb3
 from measure.returns import Returns, evaluate
-from rlc import build
-from rlc.arguments import run_command, split
-from rlc.decide import decide_range
-from rlc.plan import compose_groups
-from rlc.record import export_policy
-from rlc.runs import artifact_of
-from rlc.settings import CompressRequest, PruneSettings, parse_request
+from rlc.cli import run_command, split
+from rlc.config.compose import compose_groups
+from rlc.config.compress import PruneSettings
+from rlc.config.decide import decide_range
+from rlc.config.settings import CompressRequest, parse_request
+from rlc.pipeline import build
+from rlc.pipeline.protocol import export_policy
+from rlc.runs.find import artifact_of
 from trainers.envs import make as envs
 from trainers.errors import UserError
 from trainers.policy import Policy, around_linears

@@ -6,11 +6,12 @@ from compression.artifact import ONNX_FILE, check_artifact, load_policy
 from compression.runtime import OnnxPolicy
 from measure import video
 from measure.returns import Act, Returns, evaluate, random_policy, summary, zero_policy
-from rlc import table
-from rlc.arguments import configured, run_command
-from rlc.plan import CONF
-from rlc.runs import ARTIFACT, artifact_of, fp32_beside
-from rlc.settings import EvaluateSettings, parse_evaluation
+from rlc.cli import configured, run_command
+from rlc.config.commands import EvaluateSettings, parse_evaluation
+from rlc.config.compose import CONF
+from rlc.reporting import console as table
+from rlc.runs.find import artifact_of, fp32_beside
+from rlc.runs.run import ARTIFACT
 from trainers.envs import make as envs
 from trainers.envs.spec import Spec
 from trainers.errors import UserError

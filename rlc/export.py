@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from compression.artifact import check_artifact
-from rlc.arguments import only, run_command
-from rlc.runs import artifact_of
+from rlc.cli import only, run_command
+from rlc.runs.find import artifact_of
 from trainers.errors import UserError
 
 

@@ -12,12 +12,23 @@ import safetensors.torch
 
 from compression.artifact import CONTRACT_FILE, TENSOR_FILE
 from compression.files import sha256, write_atomic
-from rlc.arguments import only, run_command
+from rlc.cli import only, run_command
 from rlc.messages import say
-from rlc.packs import SCHEMA, PackedRun, Record, of_study, read_pack, record_files, record_text, same_outcome, shortened
-from rlc.restore import PACK
-from rlc.runs import AGENT_FILE, OUTPUTS, PACKED_PART, RunDirectory, algorithm_directory, read_config, stored_runs
-from rlc.status import refuse_repeated
+from rlc.packing.packs import (
+    SCHEMA,
+    PackedRun,
+    Record,
+    of_study,
+    read_pack,
+    record_files,
+    record_text,
+    same_outcome,
+    shortened,
+)
+from rlc.packing.restore import PACK
+from rlc.runs.find import read_config, stored_runs
+from rlc.runs.run import AGENT_FILE, OUTPUTS, PACKED_PART, RunDirectory, algorithm_directory
+from rlc.runs.state import refuse_repeated
 from trainers.errors import UserError
 
 # The networks of an agent that make its policy; the others only train it.

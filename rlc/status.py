@@ -1,64 +1,22 @@
 """How far a grid is: python -m rlc.status study=default, or with the words of rlc.train for the missing runs too."""
 
 import json
-import os
-import socket
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import timedelta
 
 from rich import box
 from rich.table import Column, Table
 
-from rlc.arguments import only, run_command
-from rlc.plan import make_plan
-from rlc.restore import unpack_own
-from rlc.runs import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, OUTPUTS, Run, RunDirectory, all_runs
-from rlc.table import print_table
+from rlc.cli import only, run_command
+from rlc.config.plan import make_plan
+from rlc.packing.restore import unpack_own
+from rlc.reporting.console import print_table
+from rlc.runs.find import all_runs
+from rlc.runs.run import OUTPUTS, Run, RunDirectory
+from rlc.runs.state import State, refuse_repeated, state_of
 from trainers.errors import UserError
-
-# A run without a heartbeat for so long is lost, unless its process is seen alive on this machine.
-LOST_SECONDS = 120
-WATCH_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class State:
-    """What the files of a run say of it."""
-
-    run: str
-    state: str
-    """done, running, lost (its process is gone), failed or missing."""
-    step: int
-    total_steps: int
-    heartbeat_age_s: float | None
-    left_s: float | None
-    """Of the training, at its speed so far; null where it has not moved yet."""
-    error: str | None
-
-
-def state_of(run: RunDirectory) -> State:
-    """How far a run is."""
-    status = run.status()
-    if status is None:
-        return State(run.name, "missing", 0, 0, None, None, None)
-    if status["state"] == "done":
-        whole = run.finished()
-        error = None if whole else "a file of it is missing or damaged"
-        return State(run.name, "done" if whole else "failed", status["step"], status["total_steps"], None, None, error)
-    age = _seconds_since(status["heartbeat"])
-    state, step, total = status["state"], status["step"], status["total_steps"]
-    if state == "running" and not _alive(status, age):
-        state = "lost"
-    left = None
-    if state == "running" and step:
-        left = (_seconds_since(status["started"]) - age) / step * (total - step)
-    return State(run.name, state, step, total, age, left, status["error"])
 
 
 def status(arguments: list[str]) -> None:
@@ -84,59 +42,6 @@ def status(arguments: list[str]) -> None:
     refuse_repeated(runs)
 
 
-def refuse_repeated(runs: Iterable[RunDirectory]) -> None:
-    """Raises UserError where runs of different seeds began, or ended, the same."""
-    seen: dict[tuple[Path, str, str], RunDirectory] = {}
-    for run in runs:
-        for kind in (FIRST_OBSERVATIONS, INITIAL_WEIGHTS, FINAL_WEIGHTS):
-            fingerprint = (run.result() or {}).get(kind)
-            if fingerprint is None:
-                continue
-            other = seen.setdefault((run.path.parent, kind, fingerprint), run)
-            if other is not run:
-                raise UserError(f"{other.path} and {run.path} have the same {kind}: they are no two seeds")
-
-
-class Watch:
-    """Says on the terminal how many runs of a multirun are done, failed, running and left, while it lasts."""
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.runs = runs
-        self.began = time.monotonic()
-        self.before = sum(run.finished() for run in runs)
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        last = ""
-        while not self._over.wait(WATCH_SECONDS):
-            line = self.line()
-            if line != last:
-                print(line, flush=True)
-            last = line
-
-    def line(self) -> str:
-        """Counts, and the time left at the speed so far."""
-        states = Counter(state_of(run).state for run in self.runs)
-        left = len(self.runs) - states["done"] - states["failed"] - states["running"]
-        line = f"{states['done']} done, {states['failed']} failed, {states['running']} running, {left} left"
-        ended = states["done"] + states["failed"] - self.before
-        if ended <= 0 or not left + states["running"]:
-            return line
-        seconds = (time.monotonic() - self.began) / ended * (left + states["running"])
-        return f"{line}, about {timedelta(seconds=round(seconds))} more"
-
-
 def _show(states: Sequence[State]) -> None:
     table = Table(Column("run", no_wrap=True), "state", box=box.SIMPLE)
     for header in ("step", "heartbeat", "left"):
@@ -149,22 +54,6 @@ def _show(states: Sequence[State]) -> None:
     print_table(table)
     counts = Counter(state.state for state in states)
     print(", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
-
-
-def _alive(status: dict[str, object], age: float) -> bool:
-    if status["host"] != socket.gethostname():
-        return age < LOST_SECONDS
-    try:
-        os.kill(int(str(status["pid"])), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _seconds_since(moment: str) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
 
 
 if __name__ == "__main__":

@@ -5,31 +5,19 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-import hydra
-from omegaconf import DictConfig
-
+from rlc.config.help import ANSWERED, answer
 from rlc.messages import say
 
 if TYPE_CHECKING:
-    from rlc.plan import Plan
-    from rlc.runs import Run
-
-PASSED_TO_HYDRA = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info")
-
-
-@hydra.main(config_path="../conf", config_name="train", version_base="1.3")
-def hydra_main(config: DictConfig) -> None:
-    """Only for --help, --cfg and their like: jobs are run by the plan."""
+    from rlc.config.plan import Plan
+    from rlc.runs.run import Run
 
 
 def main() -> None:
     """Plan everything, then run it. Exit code 2: bad input, nothing was run; 1: a run failed; 130: Ctrl-C."""
     arguments = sys.argv[1:]
-    if any(a.split("=")[0] in PASSED_TO_HYDRA for a in arguments):
-        import rlc.plan  # noqa: F401 (registers the resolver of conf/)
-
-        sys.argv[1:] = [a for a in arguments if a not in ("-m", "--multirun")]
-        hydra_main()
+    if any(a.split("=")[0] in ANSWERED for a in arguments):
+        answer(arguments)
         return
     try:
         sys.exit(plan_and_run(arguments))
@@ -40,12 +28,13 @@ def main() -> None:
 
 def plan_and_run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit code."""
-    from rlc import record, table
-    from rlc.decide import warn_without_compiler
-    from rlc.estimate import estimate
-    from rlc.jobs import check_runs, run_job
-    from rlc.plan import make_plan
-    from rlc.restore import unpack_own
+    from rlc.config.job import warn_without_compiler
+    from rlc.config.plan import make_plan
+    from rlc.grid.estimate import estimate
+    from rlc.packing.restore import unpack_own
+    from rlc.pipeline import record
+    from rlc.pipeline.job import check_runs, run_job
+    from rlc.reporting import console as table
     from trainers.errors import UserError
 
     try:
@@ -89,8 +78,8 @@ def plan_and_run(arguments: list[str]) -> int:
 
 def launch_and_watch(plan: "Plan", runs: "list[Run]") -> None:
     """Run a multirun, and say how far it is. What the launcher itself suffers is one line: the files tell the rest."""
-    from rlc.launch import launch
-    from rlc.status import Watch
+    from rlc.grid.launch import launch
+    from rlc.grid.watch import Watch
 
     with Watch(runs):
         try:

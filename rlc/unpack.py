@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rlc.arguments import only, run_command
+from rlc.cli import only, run_command
 from rlc.messages import say
-from rlc.packs import PackedRun, read_pack, same_outcome
-from rlc.restore import lend_measurements, restore
-from rlc.runs import OUTPUTS, all_runs, stored_run
-from rlc.status import refuse_repeated
+from rlc.packing.packs import PackedRun, read_pack, same_outcome
+from rlc.packing.restore import lend_measurements, restore
+from rlc.runs.find import all_runs, stored_run
+from rlc.runs.run import OUTPUTS
+from rlc.runs.state import refuse_repeated
 from trainers.errors import UserError
 
 

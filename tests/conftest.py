@@ -14,13 +14,16 @@ import torch
 import yaml
 
 from compression.qat import prepare_qat
-from rlc.arguments import run_command
-from rlc.build import build_agent
-from rlc.jobs import run_job
+from rlc.cli import run_command
+from rlc.config.compose import default_settings
+from rlc.config.job import Job
+from rlc.config.plan import make_plan
+from rlc.config.settings import parse_settings
 from rlc.pack import pack
-from rlc.plan import Job, default_settings, make_plan
-from rlc.runs import OUTPUTS, Run, training_identity
-from rlc.settings import parse_settings
+from rlc.pipeline.build import build_agent
+from rlc.pipeline.job import run_job
+from rlc.runs.identity import training_identity
+from rlc.runs.run import OUTPUTS, Run
 from tests.packed import DERIVED, LINES, MEASURED, PACK, runs_of, tree
 from tests.packed import SAC as SAC_LINE
 from trainers.actor_critic import ActorCritic
@@ -159,7 +162,7 @@ def study_clone(study_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A working directory that has nothing but the pack, and in which nothing can be trained."""
     shutil.copytree(study_home / PACK, tmp_path / PACK)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlc.jobs.fit", None)
+    monkeypatch.setattr("rlc.pipeline.job.fit", None)
     return tmp_path
 
 

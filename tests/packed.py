@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlc.packs import record_text
-from rlc.plan import make_plan
-from rlc.runs import OUTPUTS, Run
+from rlc.config.plan import make_plan
+from rlc.packing.packs import record_text
+from rlc.runs.run import OUTPUTS, Run
 
 SMALL = "env.id=Pendulum-v1 total_steps=400 algo.hidden=[16,16] eval.episodes=2 eval.along=1 wandb.mode=disabled"
 SAC = f"{SMALL} study=paper +algo=sac algo.learning_starts=200 algo.batch_size=16"

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from rlc import fit as fit_module
-from rlc.checkpoint import KEPT, Checkpoints
-from rlc.fit import Reporter
-from rlc.jobs import run_job
-from rlc.plan import Job, make_plan
-from rlc.runs import Run
+from rlc.config.job import Job
+from rlc.config.plan import make_plan
+from rlc.pipeline import training as fit_module
+from rlc.pipeline.job import run_job
+from rlc.pipeline.monitor import Reporter
+from rlc.runs.checkpoint import KEPT, Checkpoints
+from rlc.runs.run import Run
 from tests.conftest import ALGORITHMS, make_agent, rollouts, spec
 from tests.test_replay import SPEC, Count
 from trainers.data.replay import Replay
@@ -131,7 +132,7 @@ def weights(path: Path) -> list[str]:
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_a_stopped_training_ends_as_one_never_stopped(algo: str, qat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped twice: after the checkpoint of step 200, in the warm-up, and after that of 800; in small segments."""
-    monkeypatch.setattr("rlc.checkpoint.SEGMENT_ROWS", 50)
+    monkeypatch.setattr("rlc.runs.checkpoint.SEGMENT_ROWS", 50)
     whole, parts = job(algo, f"study=whole {qat}"), job(algo, f"study=parts {qat}")
     run_job(whole)
     for step in (390, 950):

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from rlc import decide
-from rlc.jobs import check_runs, run_job
-from rlc.plan import make_plan
-from rlc.runs import Run
+from rlc.config import decide
+from rlc.config.job import warn_without_compiler
+from rlc.config.plan import make_plan
+from rlc.pipeline.job import check_runs, run_job
+from rlc.runs.run import Run
 from tests.conftest import batches, make_agent, rollouts, spec
 from tests.test_checkpoint import crash_at, job, weights
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
@@ -136,8 +137,8 @@ def test_without_a_compiler_auto_says_so_once_and_takes_the_plain_path(
     monkeypatch.setenv("CXX", "no-such-compiler")
     plan = make_plan(["+algo=sac", "seed=0,1", "-m", "env=hopper"])
     assert [job.settings.compile for job in plan.jobs] == [False, False]
-    decide.warn_without_compiler(plan.jobs)
-    decide.warn_without_compiler(make_plan(["+algo=sac", "total_steps=11_000"]).jobs)
+    warn_without_compiler(plan.jobs)
+    warn_without_compiler(make_plan(["+algo=sac", "total_steps=11_000"]).jobs)
     assert capsys.readouterr().err.count("compile=auto: needs a C++ compiler") == 1
 
 

@@ -5,10 +5,11 @@ from typing import get_args
 import pytest
 import torch
 
-from rlc.build import build_agent
-from rlc.fit import Training, fingerprint
-from rlc.plan import make_plan
-from rlc.settings import AlgoSettings, Settings
+from rlc.config.algorithms import AlgoSettings
+from rlc.config.plan import make_plan
+from rlc.config.settings import Settings
+from rlc.pipeline.build import build_agent
+from rlc.pipeline.training import Training, fingerprint
 from tests.conftest import ALGORITHMS, spec
 from tests.test_replay import Count
 from trainers.envs.seed_envs import SeedEnvs

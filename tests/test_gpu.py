@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlc.build import build_agent
-from rlc.jobs import run_job
-from rlc.plan import make_plan
-from rlc.runs import Run
+from rlc.config.plan import make_plan
+from rlc.pipeline.build import build_agent
+from rlc.pipeline.job import run_job
+from rlc.runs.run import Run
 from tests.conftest import batches, make_sac, spec
 from trainers.acceleration.cuda_graphs import RecordedUpdate
 

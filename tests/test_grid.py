@@ -15,10 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlc.launch import stages
-from rlc.plan import LAUNCHERS, make_plan
-from rlc.runs import Run, all_runs
-from rlc.status import State, Watch, refuse_repeated, state_of, status
+from rlc.config.plan import LAUNCHERS, make_plan
+from rlc.grid.launch import stages
+from rlc.grid.watch import Watch
+from rlc.runs.find import all_runs
+from rlc.runs.run import Run
+from rlc.runs.state import State, refuse_repeated, state_of
+from rlc.status import status
 from rlc.train import plan_and_run
 from tests.conftest import as_run
 from trainers.errors import UserError
@@ -80,7 +83,7 @@ def test_what_was_decided_while_planning_holds_on_workers_that_would_decide_othe
 ) -> None:
     """The planner's CPU needs 7-bit weights, those of the workers and their children do not."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlc.decide.cpu_saturates", lambda: True)
+    monkeypatch.setattr("rlc.config.decide.cpu_saturates", lambda: True)
     words = f"{ONE} {QUIET} +compress=qat,ptsq seed=0 -m hydra/launcher={launcher}"
     assert plan_and_run(words.split()) == 0
     runs = all_runs("default")

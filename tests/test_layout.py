@@ -10,6 +10,40 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ["trainers", "compression", "measure", "rlc"]  # each may use itself and those before it
 ONLY_RLC = {"hydra", "omegaconf", "wandb", "rich"}
+# Inside a package a file may use those of its own group, and of the groups before it.
+GROUPS = {
+    "trainers": [
+        "errors tensors rng",
+        "nn",
+        "envs",
+        "data",
+        "policy",
+        "actor_critic",
+        "loops",
+        "acceleration on_policy",
+        "ddpg td3 sac ppo trpo",
+        "registry",
+    ],
+    "compression": [
+        "files int8",
+        "equalize onnx_export pruning qat sb3",
+        "runtime",
+        "ptdq",
+        "ptsq distill",
+        "artifact paper",
+    ],
+    "measure": ["statistics machine memory latency", "returns energy", "video paper"],
+    "rlc": [
+        "messages datafiles",
+        "cli config",
+        "runs",
+        "pipeline",
+        "packing",
+        "grid reporting",
+        "train compress evaluate export measure report status pack unpack",
+    ],
+}
+MAX_LINES = 300
 SOURCES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
 
 
@@ -29,6 +63,54 @@ def test_imports_point_down(path: Path) -> None:
     floor = path.relative_to(ROOT).parts[0]
     above = set(FLOORS[FLOORS.index(floor) + 1 :]) | (ONLY_RLC if floor != "rlc" else set())
     assert not imports(path) & above
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Modules of the project that a file imports anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & MODULES.keys()
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+MODULES = {module_name(path): path for path in SOURCES if path.name != "__init__.py"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down_inside_a_package(name: str) -> None:
+    package, part = name.split(".")[:2]
+    rank = {part: number for number, parts in enumerate(GROUPS[package]) for part in parts.split()}
+    for imported in modules_imported(MODULES[name]):
+        other_package, other = imported.split(".")[:2]
+        if other_package == package and other != part:
+            assert rank[other] <= rank[part], imported
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    waiting = {name: modules_imported(path) - {name} for name, path in MODULES.items()}
+    while free := {name for name, needed in waiting.items() if not needed & waiting.keys()}:
+        for name in free:
+            del waiting[name]
+    assert not waiting
+
+
+def test_only_config_and_grid_know_hydra_and_only_one_file_its_private_parts() -> None:
+    for name, path in MODULES.items():
+        if "hydra" in imports(path):
+            assert name.startswith(("rlc.config.", "rlc.grid.")), name
+        assert "hydra._internal" not in path.read_text() or name == "rlc.config.hydra_compat"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_is_longer_than_one_reads(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rlc.jobs import run_job
-from rlc.plan import make_plan
-from rlc.runs import Run
+from rlc.config.plan import make_plan
+from rlc.pipeline.job import run_job
+from rlc.runs.run import Run
 
 # Random actions score about -1200; a good policy -150.
 PENDULUM_SOLVED = -250.0

@@ -16,10 +16,12 @@ from measure.energy import NoMeterError
 from measure.machine import machine, one_pinned_thread
 from measure.returns import Returns, summary
 from rlc import measure
+from rlc.config.plan import make_plan
 from rlc.evaluate import evaluate_run
-from rlc.jobs import run_job
-from rlc.plan import make_plan
-from rlc.runs import OUTPUTS, Run, stored_runs
+from rlc.pipeline import measurement
+from rlc.pipeline.job import run_job
+from rlc.runs.find import stored_runs
+from rlc.runs.run import OUTPUTS, Run
 from tests.conftest import POLICIES, as_run, wandb_holds
 from trainers.errors import UserError
 
@@ -67,7 +69,7 @@ def no_meter() -> None:
 def test_everything_is_measured_and_what_cannot_be_says_why(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(measure, "open_meter", no_meter)
+    monkeypatch.setattr(measurement, "open_meter", no_meter)
     results = [run.result() for run in runs]
     measure.measure(FEW)
     fp32, int8 = (run.measurement() or {} for run in runs)
@@ -99,7 +101,7 @@ def test_everything_is_measured_and_what_cannot_be_says_why(
 def test_measuring_again_replaces_the_measurement_and_keeps_the_choice(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "open_meter", Steady)
+    monkeypatch.setattr(measurement, "open_meter", Steady)
     only = [*FEW, f"label={runs[1].label}", "energy.window_s=0.05", "energy.rounds=2"]
     measure.measure(only)
     assert runs[0].measurement() is None
@@ -110,7 +112,7 @@ def test_measuring_again_replaces_the_measurement_and_keeps_the_choice(
     # fp32 is not measured, but played, from the start states of its own settings.
     fp32 = np.mean((runs[0].result() or {})["episode_returns"][:2])
     assert first["eval"]["return_mean"] - first["eval"]["return_difference_to_fp32_mean"] == pytest.approx(fp32)
-    monkeypatch.setattr(measure, "open_meter", no_meter)
+    monkeypatch.setattr(measurement, "open_meter", no_meter)
     measure.measure(only)
     assert (runs[1].measurement() or {})["energy"]["joules_per_1000_actions"] is None
 
@@ -118,7 +120,7 @@ def test_measuring_again_replaces_the_measurement_and_keeps_the_choice(
 def test_figures_reach_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET | {"mode": "offline"})
-    monkeypatch.setattr(measure, "open_meter", no_meter)
+    monkeypatch.setattr(measurement, "open_meter", no_meter)
     measure.measure(FEW)
     assert wandb_holds(run.path, b"infer", b"onnx_run_p50_us", b"mem", b"bytes_per_copy")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlc import build
+from rlc.pipeline import build
 from tests.conftest import ON_POLICY, make_agent, rollouts, spec
 from tests.test_replay import SPEC, Count
 from trainers.data.rollout import Rollout, collect, gae

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlc.jobs import run_job
-from rlc.runs import Run
+from rlc.pipeline.job import run_job
+from rlc.runs.run import Run
 from tests.conftest import batches, make_agent, spec
 from tests.test_checkpoint import SMALL, crash_at, job, weights
 from tests.test_replay import SPEC, Count

@@ -17,14 +17,15 @@ from compression.files import sha256
 from compression.onnx_export import onnx_bytes
 from rlc import measure
 from rlc.compress import compress
+from rlc.config.plan import make_plan
 from rlc.evaluate import evaluate_run
 from rlc.export import export
-from rlc.jobs import run_job
 from rlc.pack import pack
-from rlc.packs import read_pack, record_files, same_outcome
-from rlc.plan import make_plan
+from rlc.packing.packs import read_pack, record_files, same_outcome
+from rlc.pipeline.job import run_job
 from rlc.report import report
-from rlc.runs import OUTPUTS, all_runs, stored_run
+from rlc.runs.find import all_runs, stored_run
+from rlc.runs.run import OUTPUTS
 from rlc.status import status
 from rlc.train import plan_and_run
 from rlc.unpack import unpack
@@ -72,7 +73,7 @@ class TestClone:
         status(["study=paper"])
         run = all_runs("paper")[0]
         with monkeypatch.context() as patch:
-            patch.setattr("rlc.restore.read_pack", None)
+            patch.setattr("rlc.packing.restore.read_pack", None)
             status(["study=paper"])
         shutil.rmtree(run.path)
         status(["study=paper"])
@@ -161,9 +162,9 @@ class TestPolicies:
         capsys: pytest.CaptureFixture[str],
         refusal: Callable[..., str],
     ) -> None:
-        monkeypatch.setattr(measure, "_figures", lambda group, settings: [{"eval": {}} for _ in group])
-        monkeypatch.setattr(measure, "_add_energy", lambda groups, settings: None)
-        monkeypatch.setattr("rlc.table.show_measurements", lambda runs: None)
+        monkeypatch.setattr(measure, "measure_group", lambda group, settings: [{"eval": {}} for _ in group])
+        monkeypatch.setattr(measure, "add_energy", lambda groups, settings: None)
+        monkeypatch.setattr("rlc.reporting.console.show_measurements", lambda runs: None)
         measure.measure(["study=paper"])
         assert "left out, and their measurements left as they are: 6 runs came from a pack" in capsys.readouterr().err
         for run in all_runs("paper"):

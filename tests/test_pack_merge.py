@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from rlc import packs
 from rlc.pack import pack
+from rlc.packing import packs
 from rlc.report import report
-from rlc.runs import OUTPUTS, all_runs
+from rlc.runs.find import all_runs
+from rlc.runs.run import OUTPUTS
 from rlc.status import status
 from rlc.train import plan_and_run
 from rlc.unpack import unpack

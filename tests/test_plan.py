@@ -8,13 +8,17 @@ import gymnasium as gym
 import pytest
 from omegaconf import OmegaConf
 
-from rlc.estimate import estimate
-from rlc.jobs import check_runs
-from rlc.plan import CONF, Job, make_plan
-from rlc.published import RATIOS
-from rlc.runs import Run, label, training_identity
-from rlc.settings import PPOSettings, PruneSettings
-from rlc.study import ALGORITHMS
+from rlc.config.algorithms import PPOSettings
+from rlc.config.compose import CONF
+from rlc.config.compress import PruneSettings
+from rlc.config.job import Job
+from rlc.config.plan import make_plan
+from rlc.grid.estimate import estimate
+from rlc.pipeline.job import check_runs
+from rlc.reporting.published import RATIOS
+from rlc.reporting.study import ALGORITHMS
+from rlc.runs.identity import label, training_identity
+from rlc.runs.run import Run
 from trainers.errors import UserError
 
 ERRORS = {
@@ -179,7 +183,7 @@ def test_a_run_is_found_on_a_machine_that_decides_otherwise(method: str, monkeyp
     """What was left to the machine is part of the identity as it was asked for, not as it was decided."""
 
     def run_where(saturates: bool) -> Run:
-        monkeypatch.setattr("rlc.decide.cpu_saturates", lambda: saturates)
+        monkeypatch.setattr("rlc.config.decide.cpu_saturates", lambda: saturates)
         (job,) = make_plan(["+algo=sac", f"+compress={method}"]).jobs
         assert job.settings.compress.reduce_range is saturates
         assert job.asked.compress.reduce_range == "auto"
@@ -319,9 +323,9 @@ def test_table_presets_are_the_papers_grids() -> None:
 
 def test_a_grid_is_counted_with_the_fp32_runs_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlc.estimate.DERIVED_SECONDS", 0.0)
+    monkeypatch.setattr("rlc.grid.estimate.DERIVED_SECONDS", 0.0)
     speeds = {("ppo", "Hopper", "fp32"): 1000.0, ("ppo", "Hopper", "qat"): 500.0, ("sac", "Humanoid", "fp32"): 100.0}
-    monkeypatch.setattr("rlc.estimate._speeds", lambda: speeds)
+    monkeypatch.setattr("rlc.grid.estimate._speeds", lambda: speeds)
 
     def line(words: str) -> str:
         jobs = make_plan(words.split()).jobs

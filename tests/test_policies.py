@@ -13,9 +13,9 @@ from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy
 from measure.returns import evaluate, random_policy, zero_policy
-from rlc.build import build_agent
-from rlc.plan import default_settings
-from rlc.settings import parse_settings
+from rlc.config.compose import default_settings
+from rlc.config.settings import parse_settings
+from rlc.pipeline.build import build_agent
 from tests.conftest import POLICIES
 from trainers.data.rollout import visited_observations
 from trainers.envs.make import make_env, spec_of

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlc.fit import Milestones
-from rlc.progress import LINES, TrainingProgress
+from rlc.pipeline.monitor import Milestones
+from rlc.pipeline.progress import LINES, TrainingProgress
 
 
 def test_plain_lines_are_few_and_complete(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,10 +20,10 @@ from compression.paper import (
     quantize_static_as_published,
 )
 from compression.runtime import OnnxPolicy, optimized_operators
-from rlc import paper
-from rlc.jobs import run_job
-from rlc.plan import make_plan
-from rlc.runs import Run
+from rlc.config.plan import make_plan
+from rlc.pipeline import paper
+from rlc.pipeline.job import run_job
+from rlc.runs.run import Run
 from tests.conftest import POLICIES
 from trainers.data.rollout import visited_observations
 from trainers.errors import UserError

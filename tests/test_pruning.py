@@ -16,10 +16,10 @@ from compression.onnx_export import onnx_bytes
 from compression.pruning import Importance, PruningError, prune, replace_layers, size_of, sparsify
 from compression.qat import prepare_qat
 from compression.runtime import OnnxPolicy
-from rlc.derive import actor_layers
-from rlc.jobs import run_job
-from rlc.plan import make_plan
-from rlc.runs import Run
+from rlc.config.plan import make_plan
+from rlc.pipeline.derive import actor_layers
+from rlc.pipeline.job import run_job
+from rlc.runs.run import Run
 from tests.conftest import ALGORITHMS, make_agent, spec
 from trainers.data.rollout import visited_observations
 from trainers.envs.make import make_env, spec_of

@@ -12,26 +12,17 @@ import numpy as np
 import pytest
 
 from measure.statistics import Interval, improvement, mean_interval
-from rlc import findings as rules
-from rlc import published
-from rlc.findings import FAILS, HOLDS, UNKNOWN, findings, verdict
-from rlc.plan import make_plan
+from rlc.config.plan import make_plan
 from rlc.report import report
-from rlc.report_figures import figures
-from rlc.report_tables import (
-    Choice,
-    guidance,
-    largest_kept,
-    number,
-    own_choice,
-    pruning,
-    table1,
-    table2,
-    table3,
-    with_interval,
-)
-from rlc.runs import RunDirectory, label
-from rlc.study import Study, Task, variant
+from rlc.reporting import findings as rules
+from rlc.reporting import published
+from rlc.reporting.figures import figures
+from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, findings, verdict
+from rlc.reporting.paper_tables import Choice, largest_kept, own_choice, pruning, table1, table2, table3
+from rlc.reporting.study import Study, Task, variant
+from rlc.reporting.tables import guidance, number, with_interval
+from rlc.runs.identity import label
+from rlc.runs.run import RunDirectory
 from tests.conftest import as_run, wandb_holds
 from trainers.errors import UserError
 

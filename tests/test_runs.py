@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from compression.files import sha256
-from rlc.jobs import check_runs, run_job
-from rlc.plan import Job, make_plan
-from rlc.runs import MetricsFile, Run, finished_fp32_run, training_identity
+from rlc.config.job import Job
+from rlc.config.plan import make_plan
+from rlc.pipeline.job import check_runs, run_job
+from rlc.runs.find import finished_fp32_run
+from rlc.runs.identity import training_identity
+from rlc.runs.run import MetricsFile, Run
 from trainers.errors import UserError
 
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from compression.runtime import OnnxPolicy, optimized_operators
-from rlc import build, record
-from rlc.jobs import run_job
-from rlc.plan import make_plan
-from rlc.runs import Run
+from rlc.config.plan import make_plan
+from rlc.pipeline import build, protocol
+from rlc.pipeline.job import run_job
+from rlc.runs.run import Run
 from tests.conftest import wandb_holds
 from trainers.envs import make as envs
 
@@ -202,14 +202,14 @@ def test_a_failing_export_costs_neither_the_training_nor_another_run(
 ) -> None:
     """Two seeds in lockstep: the export of one fails. The next try exports what was trained."""
     monkeypatch.chdir(tmp_path)
-    real = record.save_artifact
+    real = protocol.save_artifact
 
     def fail_for_seed_0(folder: Path, *args: Any, **kwargs: Any) -> Any:
         if "seed0" in str(folder):
             raise OSError("no space left on device")
         return real(folder, *args, **kwargs)
 
-    monkeypatch.setattr(record, "save_artifact", fail_for_seed_0)
+    monkeypatch.setattr(protocol, "save_artifact", fail_for_seed_0)
     arguments = f"{QUICK} eval.episodes=1 eval.along=0 wandb.mode=disabled seed=[0,1]"
     (job,) = make_plan(arguments.split()).jobs
     run_job(job)
@@ -221,7 +221,7 @@ def test_a_failing_export_costs_neither_the_training_nor_another_run(
     assert "no space left" in capsys.readouterr().err
 
     agent_written = (bad.path / "agent.safetensors").stat().st_mtime_ns
-    monkeypatch.setattr(record, "save_artifact", real)
+    monkeypatch.setattr(protocol, "save_artifact", real)
     run_job(job)
     assert bad.finished()
     assert (bad.path / "agent.safetensors").stat().st_mtime_ns == agent_written
@@ -344,8 +344,8 @@ def test_import_of_the_entry_point_is_light() -> None:
 
 
 def test_the_registries_know_every_choice_of_conf() -> None:
-    from rlc.plan import choices
-    from rlc.settings import DERIVED_METHODS
+    from rlc.config.compose import choices
+    from rlc.config.compress import DERIVED_METHODS
 
     assert set(choices("algo")) == set(build.AGENTS)
     assert set(DERIVED_METHODS) <= set(choices("compress"))

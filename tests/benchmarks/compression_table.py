@@ -24,11 +24,12 @@ from compression.onnx_export import onnx_bytes
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import Act, Returns, evaluate, random_policy, zero_policy
 from measure.statistics import paired_difference
-from rlc import paper
 from rlc.compress import prune_policy
-from rlc.plan import compose_groups
-from rlc.record import export_policy
-from rlc.settings import PruneSettings, parse_request
+from rlc.config.compose import compose_groups
+from rlc.config.compress import PruneSettings
+from rlc.config.settings import parse_request
+from rlc.pipeline import paper
+from rlc.pipeline.protocol import export_policy
 from trainers.data.rollout import visited_observations
 from trainers.envs import make as envs
 from trainers.policy import Policy

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from measure.machine import one_pinned_thread
-from rlc import build
-from rlc.fit import Training
-from rlc.plan import make_plan
-from rlc.study import ALGORITHMS
+from rlc.config.plan import make_plan
+from rlc.pipeline import build
+from rlc.pipeline.training import Training
+from rlc.reporting.study import ALGORITHMS
 from trainers.envs import make as envs
 from trainers.envs.seed_envs import SeedEnvs
 

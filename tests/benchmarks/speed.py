@@ -46,9 +46,9 @@ def clocked(times: Iterator[tuple[int, float]], begin: int, total: int) -> float
 
 def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: str) -> float:
     """`variant`: of VARIANTS, joined by +."""
-    from rlc import build
-    from rlc.fit import Training, keep_freed_memory
-    from rlc.plan import make_plan
+    from rlc.config.plan import make_plan
+    from rlc.pipeline import build
+    from rlc.pipeline.training import Training, keep_freed_memory
     from trainers.envs import make as envs
     from trainers.envs.seed_envs import SeedEnvs
 

@@ -1,0 +1,1 @@
+"""From a command line and conf/ to checked settings, jobs and plans."""

@@ -1,0 +1,64 @@
+"""The settings of the small commands. Defaults and meanings stand in conf/."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from rlc.config.settings import WandbSettings
+from rlc.config.types import Count, Name, Rate, Seed, Strict, parse_model
+
+
+class EnergySettings(Strict):
+    window_s: Rate
+    longest_s: Rate
+    rounds: Count
+
+
+class Selection(Strict):
+    """Which finished runs: names with * and ?, separated by commas; null for all."""
+
+    study: Name
+    env: str | None
+    algo: str | None
+    label: str | None
+    seed: str | int | None
+    total_steps: str | int | None
+
+
+class ReportSettings(Selection):
+    """What a report is made of; the values stand in conf/report.yaml."""
+
+    wandb: WandbSettings
+
+
+class MeasureSettings(Selection):
+    """What is measured of which runs; the values stand in conf/measure.yaml."""
+
+    episodes: Count
+    calls: Annotated[int, Field(ge=10_000, multiple_of=200)]
+    copies: Annotated[int, Field(ge=2)]
+    energy: EnergySettings
+
+
+class EvaluateSettings(Strict):
+    """Which policy is evaluated how; the values stand in conf/evaluate.yaml."""
+
+    run: Annotated[str, Field(min_length=1)]
+    episodes: Count
+    seed: Seed
+    video: bool
+
+
+def parse_evaluation(data: dict[str, Any]) -> EvaluateSettings:
+    """As `parse_settings`, for the settings of an evaluation."""
+    return parse_model(EvaluateSettings, data)
+
+
+def parse_report(data: dict[str, Any]) -> ReportSettings:
+    """As `parse_settings`, for the settings of a report."""
+    return parse_model(ReportSettings, data)
+
+
+def parse_measure(data: dict[str, Any]) -> MeasureSettings:
+    """As `parse_settings`, for the settings of a measurement."""
+    return parse_model(MeasureSettings, data)

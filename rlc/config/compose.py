@@ -1,0 +1,127 @@
+"""Hydra's part: overrides and the configuration they make of conf/."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlc.config.hydra_compat import BasicSweeper
+from rlc.messages import closest
+from trainers.errors import UserError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+# `env` has a default and is replaced; the others start empty and are added with a plus.
+ADDED_GROUPS = ("algo", "compress", "experiment")
+GROUPS = ("env", *ADDED_GROUPS)
+
+
+def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
+    """The composed configuration of arguments that name no algorithm. Raises UserError in one line."""
+    try:
+        overrides = parse_overrides(arguments)
+        check_groups(overrides)
+        for override in overrides:
+            if override.is_sweep_override() or override.key_or_group in ("algo", "experiment"):
+                raise UserError(f"{override.input_line}: one policy is compressed here, and nothing trained")
+        check_keys(overrides)
+        return compose_settings(tuple(arguments), without=("algo",))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(str(error)) from error
+
+
+def default_settings() -> dict[str, Any]:
+    """What conf/train.yaml says, without an algorithm."""
+    return compose_settings((), without=("algo",))
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _by_env(default: Any, by_name: dict[str, Any], *, _root_: DictConfig) -> Any:
+    """`${by_env:3.0e-4,{HalfCheetah:1.0e-3}}` in conf/algo/: a default, and values for environments of any version."""
+    name, _, _ = str(_root_.env.id).rpartition("-")
+    return by_name.get(name, default)
+
+
+OmegaConf.register_new_resolver("by_env", _by_env, replace=True)
+OmegaConf.register_new_resolver("max", max, replace=True)
+
+
+@functools.cache
+def compose_settings(overrides: tuple[str, ...], without: tuple[str, ...] = ()) -> dict[str, Any]:
+    config = compose_config(overrides)
+    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("hydra", *without)])
+    data = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items()}
+
+
+@functools.cache
+def compose_config(overrides: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(overrides), return_hydra_config=True)
+
+
+def parse_overrides(lines: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(lines))
+
+
+def is_group(override: Override) -> bool:
+    return override.key_or_group in GROUPS
+
+
+def is_hydra(override: Override) -> bool:
+    return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
+
+
+def values_of(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [str(value) for value in override.sweep_string_iterator()]
+    return [str(override.value())]
+
+
+def first_value(override: Override) -> str:
+    return f"{override.get_key_element()}={values_of(override)[0]}"
+
+
+def check_groups(overrides: list[Override]) -> None:
+    """One choice per group, with a plus where there is no default, and only what conf/ offers."""
+    for group in GROUPS:
+        mine = [o for o in overrides if o.key_or_group == group]
+        plus = "+" if group in ADDED_GROUPS else ""
+        if len(mine) > 1:
+            lines = " ".join(str(o.input_line) for o in mine)
+            raise UserError(f"{lines}: {group} is given {len(mine)} times; give it once")
+        for override in mine:
+            offered = choices(group)
+            for value in values_of(override):
+                if value not in offered:
+                    raise UserError(f"{group}={value}: unknown{closest(value, offered)}")
+            if override.get_key_element() != f"{plus}{group}":
+                raise UserError(f"{override.input_line}: write {plus}{group}={values_of(override)[0]}")
+
+
+def check_keys(overrides: list[Override]) -> None:
+    """Every key on the command line must exist for every choice of algorithm and compression in it."""
+    groups = [o for o in overrides if is_group(o)]
+    tasks = BasicSweeper.split_arguments(groups, max_batch_size=None)[0]
+    for task in tasks:
+        config = compose_config(tuple(task))
+        for override in overrides:
+            key = override.key_or_group
+            if is_group(override) or is_hydra(override) or override.is_delete():
+                continue
+            parent, _, leaf = key.rpartition(".")
+            node = OmegaConf.select(config, parent) if parent else config
+            if not isinstance(node, DictConfig) or leaf not in node:
+                siblings = [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else []
+                within = f" for {' '.join(task)}" if "." in key else ""
+                raise UserError(f"{override.input_line}: no such key{within}{closest(leaf, siblings)}")

@@ -1,0 +1,193 @@
+"""From a command line to the checked list of jobs it stands for, before anything is run or written."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlc.config.compose import (
+    CONF,
+    check_groups,
+    check_keys,
+    choices,
+    compose_config,
+    compose_settings,
+    first_value,
+    is_group,
+    is_hydra,
+    parse_overrides,
+    values_of,
+)
+from rlc.config.compress import DERIVED_METHODS
+from rlc.config.decide import decide
+from rlc.config.hydra_compat import BasicSweeper
+from rlc.config.job import Job
+from rlc.config.settings import parse_settings
+from trainers.errors import UserError
+
+# Settings of methods that the published code had none of.
+NOT_OF_THE_PAPER = ("calibration_steps", "calibration", "percentile", "reduce_range")
+# Launchers that are not installed with everything else: their extra and their module.
+LAUNCHERS = {
+    "slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+    "submitit_slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+    "submitit_local": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
+    "ray": ("ray", "hydra_plugins.hydra_ray_launcher"),
+    "ray_cluster": ("ray", "hydra_plugins.hydra_ray_launcher"),
+}
+MULTIRUN_FLAGS = ("-m", "--multirun")
+
+
+@dataclass(frozen=True)
+class Plan:
+    jobs: list[Job]
+    hydra: list[str]
+    """Overrides of Hydra's own settings."""
+    multirun: bool
+    then: tuple[str, ...] = ()
+    """Commands on the study when all jobs are done."""
+
+
+def make_plan(arguments: Sequence[str]) -> Plan:
+    """Compose and check every job. Raises UserError with one line for anything that cannot run."""
+    given = [a for a in arguments if a not in MULTIRUN_FLAGS]
+    for argument in given:
+        if argument.startswith("-"):
+            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --cfg job, key=value")
+    try:
+        preset = _preset(given)
+        if "grids" in preset:
+            return _joined(given, preset)
+        return _make_plan(given, multirun=len(given) < len(arguments))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(str(error)) from error
+
+
+def _make_plan(given: list[str], multirun: bool) -> Plan:
+    overrides = parse_overrides(given)
+    check_groups(overrides)
+    _check_launcher(overrides)
+    base = compose_config(tuple(first_value(o) for o in overrides if is_group(o) or is_hydra(o)))
+    if base.hydra.job.chdir:
+        raise UserError("hydra.job.chdir=true: runs lie in outputs/ of the current directory; allowed: false")
+    multirun = multirun or base.hydra.mode == RunMode.MULTIRUN
+    sweep = parse_overrides([f"{k}={v}" for k, v in base.hydra.sweeper.params.items()]) if multirun else []
+    given_keys = {o.key_or_group for o in overrides}
+    if "env.id" in given_keys:
+        given_keys.add("env")  # env.id=... settles the environment as env=... does
+    everything = _preset_last([o for o in sweep if o.key_or_group not in given_keys] + overrides)
+    _check_algorithm(everything)
+    check_keys(everything)
+    if not multirun:
+        for override in overrides:
+            if override.is_sweep_override():
+                raise UserError(f"{override.input_line}: several values make several jobs: add -m")
+        return Plan([_job(everything)], [], multirun=False)
+    tasks = _training_first([o for o in everything if not is_hydra(o)])
+    lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
+    if not lines:
+        raise UserError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
+    own = [str(o.input_line) for o in overrides if is_hydra(o)]
+    return Plan([_job(parse_overrides(line)) for line in lines], own, multirun=True)
+
+
+def _preset(given: list[str]) -> dict[str, Any]:
+    """What the file of the preset says, if one is given that conf/ has."""
+    for override in parse_overrides(given):
+        path = CONF / "experiment" / f"{override.value()}.yaml"
+        if override.key_or_group == "experiment" and path.is_file():
+            preset = OmegaConf.to_container(OmegaConf.load(path))
+            assert isinstance(preset, dict)
+            return {str(key): value for key, value in preset.items()}
+    return {}
+
+
+def _joined(given: list[str], preset: dict[str, Any]) -> Plan:
+    """The plans of a preset that consists of others; each is narrowed by what is given and fits it."""
+    plans = []
+    for name in preset["grids"]:
+        lines = _fitting(parse_overrides(given), name)
+        if lines is not None:
+            plans.append(_make_plan(lines, multirun=True))
+    if not plans:
+        raise UserError(f"{' '.join(given)}: none of {', '.join(preset['grids'])} has these compressions")
+    # The grids may share jobs.
+    jobs = {job.settings.model_dump_json(): job for plan in plans for job in plan.jobs}
+    return Plan(list(jobs.values()), plans[0].hydra, multirun=True, then=tuple(preset.get("then", ())))
+
+
+def _fitting(overrides: list[Override], grid: str) -> list[str] | None:
+    """Overrides of a preset of grids as one of the grids takes them; None where it has none of the compressions."""
+    sweep = OmegaConf.load(CONF / "experiment" / f"{grid}.yaml").hydra.sweeper.params
+    lines = []
+    for override in overrides:
+        key = override.key_or_group
+        if key == "experiment":
+            lines.append(f"+experiment={grid}")
+        elif key == "compress":
+            kept = [value for value in values_of(override) if value in str(sweep["+compress"]).split(",")]
+            if not kept:
+                return None
+            lines.append(f"+compress={','.join(kept)}")
+        elif not key.startswith("compress.") or key in sweep:
+            lines.append(str(override.input_line))
+    return lines
+
+
+def _job(overrides: list[Override]) -> Job:
+    """Compose one job. Jobs that differ only in their seeds share the composition."""
+    data = compose_settings(tuple(str(o.input_line) for o in overrides if o.key_or_group != "seed"))
+    for override in overrides:
+        if override.key_or_group == "seed":
+            data = data | {"seed": override.value()}
+    chosen = [o for o in overrides if is_group(o) or o.key_or_group.startswith("env.")]
+    plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
+    asked, defaults = parse_settings(data), parse_settings(compose_settings(plain))
+    if asked.protocol == "paper":
+        for key in NOT_OF_THE_PAPER:
+            value = getattr(asked.compress, key, None)
+            if value != getattr(defaults.compress, key, None):
+                raise UserError(f"compress.{key}={value}: protocol=paper has its own; leave it out")
+    settings, auto = decide(asked)
+    return Job(settings, defaults, tuple(str(o.input_line) for o in overrides), auto)
+
+
+def _check_launcher(overrides: list[Override]) -> None:
+    for override in overrides:
+        extra, module = LAUNCHERS.get(str(override.value()), (None, ""))
+        if override.key_or_group == "hydra/launcher" and extra and importlib.util.find_spec(module) is None:
+            raise UserError(f"{override.input_line}: not installed; pip install --editable '.[{extra}]'")
+
+
+def _check_algorithm(overrides: list[Override]) -> None:
+    if not any(o.key_or_group == "algo" for o in overrides):
+        raise UserError(f"algo: none given; add +algo=<name> with one of: {', '.join(choices('algo'))}")
+
+
+def _preset_last(overrides: list[Override]) -> list[Override]:
+    """A preset changes settings of the groups, so it is composed after them wherever it stands."""
+    return sorted(overrides, key=lambda o: o.key_or_group == "experiment")
+
+
+def _training_first(overrides: list[Override]) -> list[Override]:
+    """Compressions vary slowest: fp32, what trains otherwise, and last what derives from fp32 runs.
+
+    Where something derives, its fp32 runs become jobs of their own, so that all other runs are compared with
+    them; unless settings are given that fp32 lacks, or fp32 runs would be overwritten that nobody named.
+    """
+    for override in overrides:
+        if override.key_or_group == "compress" and override.is_sweep_override():
+            values = values_of(override)
+            alone = not any(o.key_or_group.startswith(("compress.", "overwrite")) for o in overrides)
+            if alone and "fp32" not in values and set(values) & set(DERIVED_METHODS):
+                values.append("fp32")
+            values.sort(key=lambda value: (value in DERIVED_METHODS, value != "fp32"))
+            rest = [o for o in overrides if o is not override]
+            return parse_overrides([f"+compress={','.join(values)}"]) + rest
+    return overrides

@@ -1,0 +1,72 @@
+"""What a grid costs before it starts, from speeds measured on one core (rlc/data/costs.csv)."""
+
+import functools
+from collections.abc import Sequence
+
+from rlc.config.algorithms import OffPolicySettings
+from rlc.config.settings import Settings
+from rlc.datafiles import read
+from rlc.runs.find import finished_fp32_run
+from rlc.runs.run import Run
+from trainers.envs import make as envs
+
+# Measured on two environments: a run that is made from a trained one takes so long, its evaluations for the most part.
+DERIVED_SECONDS = 8.0
+# A finished run: the agent of 256-wide critics, or of 64-wide ones, or an artifact alone, each with its W&B file.
+MEGABYTES = {"off": 2.5, "on": 0.35, "derived": 0.15}
+
+KINDS = ("fp32", "qat")
+
+
+def estimate(runs: Sequence[Run]) -> str:
+    """Core-hours and disk of runs that are not finished, and of the fp32 runs that they lack, in one line."""
+    everything = [run.settings for run in runs]
+    planned = {(run.training_identity, run.seed) for run in runs if run.settings.is_fp32}
+    for run in runs:
+        key = run.training_identity, run.seed
+        if not run.settings.trains and key not in planned and finished_fp32_run(run.job, run.seed) is None:
+            planned.add(key)
+            everything.append(run.settings.with_fp32())
+    known = [cost for settings in everything if (cost := seconds(settings)) is not None]
+    disk = sum(megabytes(settings) for settings in everything) / 1000
+    largest = max(memory_gigabytes(settings) for settings in everything)
+    line = f"about {sum(known) / 3600:.2g} core-hours (speeds of one Zen 4 core) and {disk:.2g} GB of disk"
+    if largest > 0.1:
+        line += f"; each job with a replay memory keeps up to {largest:.2g} GB of it in checkpoints while it runs"
+    missing = len(everything) - len(known)
+    return line + (f"; not counted: {missing} runs whose speed nobody measured" if missing else "")
+
+
+def seconds(settings: Settings) -> float | None:
+    """Of one core; None where no speed is known."""
+    if not settings.training_steps:
+        return DERIVED_SECONDS
+    known = speed(settings, "qat" if settings.compress.method in ("qat", "prune_qat") else "fp32")
+    return None if known is None else settings.training_steps / known + DERIVED_SECONDS
+
+
+def speed(settings: Settings, kind: str) -> float | None:
+    """Environment steps per second of one seed, fp32 or qat; None where it was not measured."""
+    return _speeds().get((settings.algo.name, settings.env.name, kind))
+
+
+def megabytes(settings: Settings) -> float:
+    """Of a finished run."""
+    if not settings.trains:
+        return MEGABYTES["derived"]
+    return MEGABYTES["off" if isinstance(settings.algo, OffPolicySettings) else "on"]
+
+
+def memory_gigabytes(settings: Settings) -> float:
+    """Of the replay memory of one seed."""
+    algo = settings.algo
+    if not settings.trains or not isinstance(algo, OffPolicySettings):
+        return 0.0
+    spec = envs.spec_of(settings.env.id)
+    return min(algo.buffer_size, settings.total_steps) * (spec.obs_dim + spec.act_dim + 2) * 4 / 1e9
+
+
+@functools.cache
+def _speeds() -> dict[tuple[str, str, str], float]:
+    rows = read("costs.csv")
+    return {(row["algo"], row["env"], kind): float(row[f"{kind}_steps_per_second"]) for row in rows for kind in KINDS}

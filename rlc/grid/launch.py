@@ -1,0 +1,141 @@
+"""A multirun: what is left of a plan, through one of Hydra's launchers.
+
+First the jobs that train, missing fp32 runs among them, then the jobs that build on those: no worker waits for the
+training of another. A worker receives its job as a file, resolved and checked, and composes nothing again. Every job
+that trains runs in a fresh child process of the launcher's worker.
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from rlc.config.compose import CONF
+from rlc.config.hydra_compat import Callbacks
+from rlc.config.job import Job
+from rlc.config.plan import Plan
+from rlc.messages import say
+from rlc.pipeline.job import run_job
+from rlc.runs.find import finished_fp32_run
+from rlc.runs.identity import training_identity
+from rlc.runs.run import OUTPUTS, Run, algorithm_directory
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+# Appears beside the files of the jobs when one has failed under fail_fast.
+STOP_FILE = "stop"
+PR_SET_PDEATHSIG = 1
+
+
+def launch(plan: Plan) -> None:
+    """Run what is not finished. Failures stand in the runs' status files; raises what the launcher raises."""
+    parent = OUTPUTS / ".multirun"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="jobs-", dir=parent))
+    folder.chmod(0o755)  # a scheduler's workers may be another user's
+    for number, stage in enumerate(stages(plan)):
+        _launch(stage, folder, number, plan.hydra)
+    # Not where it is interrupted: jobs that wait in a scheduler's queue still need their files.
+    shutil.rmtree(folder)
+
+
+def stages(plan: Plan) -> list[list[Job]]:
+    """The jobs that are left: those that train from the start, and those that build on them."""
+    training: list[Job] = []
+    derived: list[Job] = []
+    planned = {
+        (training_identity(job.asked), seed) for job in plan.jobs for seed in job.settings.seed if job.settings.is_fp32
+    }
+    for job in plan.jobs:
+        if not job.settings.overwrite and all(Run(job, seed).finished() for seed in job.settings.seed):
+            continue
+        if job.settings.trains:
+            training.append(job)
+            continue
+        derived.append(job)
+        identity = training_identity(job.asked)
+        missing = [
+            seed
+            for seed in job.settings.seed
+            if (identity, seed) not in planned and finished_fp32_run(job, seed) is None
+        ]
+        if missing:
+            planned |= {(identity, seed) for seed in missing}
+            training.append(job.with_fp32().with_seeds(missing))
+    return [stage for stage in (training, derived) if stage]
+
+
+def _launch(jobs: Sequence[Job], folder: Path, stage: int, hydra_overrides: list[str]) -> None:
+    files = [folder / f"{stage}-{number}.json" for number in range(len(jobs))]
+    for file, job in zip(files, jobs, strict=True):
+        file.write_text(job.to_json())
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        config = hydra.compose_config("train", hydra_overrides, RunMode.MULTIRUN, with_log_configuration=False)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
+        launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
+    ends = launcher.launch([[f"+job_file={file}"] for file in files], 0)
+    for job, end in zip(jobs, ends, strict=True):
+        if end.status != JobStatus.COMPLETED:
+            say(f"{Run(job, job.settings.seed[0]).name}: the launcher's job ended with {end._return_value!r}")
+
+
+def task(config: DictConfig) -> None:
+    """One job of a multirun, in whatever process its launcher gives it. Never raises: the runs' files tell."""
+    os.chdir(HydraConfig.get().runtime.cwd)
+    file = Path(config.job_file)
+    job = Job.from_json(file.read_text())
+    alone = "BasicLauncher" in HydraConfig.get().launcher._target_
+    stop = file.with_name(STOP_FILE)
+    if job.settings.fail_fast and stop.is_file():
+        return
+    if job.settings.training_steps or any(finished_fp32_run(job, seed) is None for seed in job.settings.seed):
+        _in_child(job, file, show=alone)
+    else:
+        run_job(job)
+    if job.settings.fail_fast and not all(Run(job, seed).finished() for seed in job.settings.seed):
+        stop.touch()
+
+
+def _in_child(job: Job, file: Path, show: bool) -> None:
+    """Run a job in a process of its own; a death that it could not note itself is noted for it."""
+    threads = dict.fromkeys(THREAD_VARIABLES, str(job.settings.threads))
+    command = [sys.executable, "-m", "rlc.grid.launch", str(file)]
+    child = subprocess.Popen(command, env=os.environ | threads, stdout=None if show else subprocess.DEVNULL)
+    try:
+        code = child.wait()
+    except BaseException:  # a scheduler takes the worker's place away: what it holds is let go of
+        child.terminate()
+        child.wait()
+        raise
+    if code < 0:
+        reason = f"its process was killed by {signal.Signals(-code).name}"
+        for seed in job.settings.seed:
+            Run(job, seed).note_death(child.pid, reason)
+        say(f"{algorithm_directory(job.settings)}: {reason}")
+
+
+def main() -> None:
+    """The child process of a job, whose file is the argument."""
+    if sys.platform == "linux":
+        # When the worker dies, so does its job: the same command again goes on with it.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    run_job(Job.from_json(Path(sys.argv[1]).read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Studies as a few files, for git and for other machines."""

@@ -1,0 +1,1 @@
+"""One job: train, compress, export, evaluate, record."""

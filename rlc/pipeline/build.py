@@ -1,0 +1,112 @@
+"""From settings to objects, through registries."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from compression.onnx_export import onnx_bytes
+from compression.pruning import replace_layers
+from compression.ptdq import quantize_dynamic_policy
+from compression.ptsq import quantize_static_policy
+from compression.qat import prepare_qat
+from rlc.config.algorithms import AlgoSettings, OffPolicySettings
+from rlc.config.compress import CompressSettings, PruneSettings, PTDQSettings, PTSQSettings, QATSettings
+from rlc.config.settings import Settings
+from rlc.config.types import decided
+from trainers.actor_critic import ActorCritic, ActorTransform
+from trainers.envs.make import make_env
+from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.spec import Spec
+from trainers.envs.workers import WorkerEnvs
+from trainers.errors import UserError
+from trainers.nn.stacked import StackedMLP
+from trainers.policy import Policy
+from trainers.registry import AGENTS
+from trainers.tensors import FloatArray
+
+
+def device_of(name: str) -> torch.device:
+    """Raises UserError for a device this machine lacks."""
+    device = torch.device(name)
+    available = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= available:
+        raise UserError(f"device={name}: this machine has {available} CUDA devices; allowed: cpu")
+    return device
+
+
+def check_precision(name: str, device: torch.device) -> None:
+    """Raises UserError where a device has no fast products of that precision."""
+    if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise UserError("precision=bf16: this CPU has no bfloat16 products; allowed: fp32")
+
+
+def build_agent(
+    algo: AlgoSettings,
+    compress: CompressSettings,
+    spec: Spec,
+    seeds: Sequence[int],
+    device: torch.device,
+    pruned: Sequence[nn.Module] | None = None,
+    quantize: ActorTransform | None = None,
+) -> ActorCritic:
+    """An agent with fresh weights, or with pruned layers in its actor.
+
+    Its actor trains with the fake quantisation of `compress`, or with another one.
+    """
+    quantize = quantize or actor_transform(algo, compress)
+
+    def transform(actor: StackedMLP) -> None:
+        if pruned is not None:
+            replace_layers(actor, pruned)
+        if quantize is not None:
+            quantize(actor)
+
+    own = algo.model_dump(exclude=set(algo.LOOP))
+    make: Callable[..., ActorCritic] = AGENTS[algo.name]
+    return make(spec, seeds, device, **own, transform_actor=transform)
+
+
+def build_envs(settings: Settings, spec: Spec, seeds: Sequence[int]) -> SeedEnvs | WorkerEnvs:
+    """The training environments of seeds, in this process or in workers."""
+    factory, num_envs = functools.partial(make_env, settings.env.id), settings.algo.num_envs
+    if settings.env_workers == 0:
+        return SeedEnvs(factory, spec, seeds, num_envs)
+    return WorkerEnvs(factory, spec, seeds, num_envs, settings.env_workers)
+
+
+def actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:
+    """What quantisation-aware training does to an actor's network; None without."""
+    return qat_transform(compress, raw=isinstance(algo, OffPolicySettings))
+
+
+def qat_transform(compress: CompressSettings, raw: bool) -> ActorTransform | None:
+    """As `actor_transform`, for a network that reads raw observations or normalised ones."""
+    if isinstance(compress, PruneSettings) and compress.quantization != "qat":
+        return None
+    if not isinstance(compress, QATSettings | PruneSettings):
+        return None
+    # On-policy ranges move once per rollout, not once per minibatch.
+    momentum = 0.01 if raw else 0.1
+    return functools.partial(
+        prepare_qat, standardize_input=raw, reduce_range=decided(compress.reduce_range), range_momentum=momentum
+    )
+
+
+def compress_policy(compress: CompressSettings, policy: Policy, observations: FloatArray) -> tuple[Policy, bytes]:
+    """The policy that is deployed and its ONNX file; `observations` [n, obs_dim] were visited by the policy."""
+    kind = compress.quantization if isinstance(compress, PruneSettings) else compress.method
+    if kind == "ptdq":
+        assert isinstance(compress, PTDQSettings | PruneSettings)
+        return quantize_dynamic_policy(policy, observations, reduce_range=decided(compress.reduce_range))
+    if kind == "ptsq":
+        assert isinstance(compress, PTSQSettings | PruneSettings)
+        return quantize_static_policy(
+            policy,
+            observations,
+            calibration=compress.calibration,
+            percentile=compress.percentile,
+            reduce_range=decided(compress.reduce_range),
+        )
+    return policy, onnx_bytes(policy)

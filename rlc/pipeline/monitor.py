@@ -1,0 +1,106 @@
+"""Report on a training while it lasts: metrics.csv, W&B, heartbeats, progress."""
+
+import itertools
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from compression.onnx_export import onnx_bytes
+from compression.runtime import OnnxPolicy
+from rlc.config.settings import Settings
+from rlc.pipeline.evaluation import evaluate_policy
+from rlc.pipeline.progress import TrainingProgress
+from rlc.pipeline.tracking import Tracker
+from rlc.runs.run import MetricsFile, Run
+from trainers.actor_critic import ActorCritic
+from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.workers import WorkerEnvs
+
+METRIC_ROWS = 200
+COLUMNS = ("global_step", "charts/episodic_return", "charts/episodic_length", "charts/SPS")
+EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std")
+
+
+class Reporter:
+    """Turns what the loop yields into metrics.csv, W&B, heartbeats and progress."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        trackers: Sequence[Tracker],
+        agent: ActorCritic,
+        envs: SeedEnvs | WorkerEnvs,
+        settings: Settings,
+        step: int,
+    ) -> None:
+        self.runs, self.trackers, self.agent, self.pool = runs, trackers, agent, envs
+        self.settings = settings
+        total = self.settings.total_steps
+        columns = [*COLUMNS, *self.agent.FIGURES, *EVALUATION_COLUMNS]
+        self.files = [MetricsFile(run.path / "metrics.csv", columns, step) for run in runs]
+        self.next_row = Milestones(total, METRIC_ROWS)
+        self.next_evaluation = Milestones(total, self.settings.eval.along)
+        for milestones in (self.next_row, self.next_evaluation):
+            milestones.passed(step)
+        names = ",".join(str(run.seed) for run in runs)
+        title = f"{self.settings.algo.name} {self.settings.env.id} {runs[0].label} seed {names}"
+        self.progress = TrainingProgress(title, total, step)
+        self.last_returns: list[float | None] = [None] * len(runs)
+        self.since, self.since_step = time.monotonic(), step
+
+    def report(self, step: int, figures: dict[str, Tensor]) -> None:
+        row_due, evaluation_due = self.next_row.passed(step), self.next_evaluation.passed(step)
+        evaluation_due = evaluation_due and bool(figures)
+        if row_due or evaluation_due:
+            speed = (step - self.since_step) / (time.monotonic() - self.since)
+            values = {name: tensor.tolist() for name, tensor in figures.items()}
+            for i in range(len(self.runs)):
+                row = {"global_step": step, "charts/SPS": round(speed, 1)}
+                row |= {name: value[i] for name, value in values.items()} | self._episodes(i)
+                if evaluation_due:
+                    row |= self._evaluate(i, step)
+                self.files[i].write(row)
+                self.trackers[i].log(row)
+            self.since, self.since_step = time.monotonic(), step
+        for run in self.runs:
+            run.heartbeat(step)
+        known = [value for value in self.last_returns if value is not None]
+        self.progress.update(step, float(np.mean(known)) if known else None)
+
+    def close(self) -> None:
+        for file in self.files:
+            file.close()
+
+    def _episodes(self, i: int) -> dict[str, float]:
+        episodes = self.pool.pop_finished(i)
+        if not episodes:
+            return {}
+        self.last_returns[i] = episodes[-1].episodic_return
+        return {
+            "charts/episodic_return": float(np.mean([e.episodic_return for e in episodes])),
+            "charts/episodic_length": float(np.mean([e.length for e in episodes])),
+        }
+
+    def _evaluate(self, i: int, step: int) -> dict[str, float]:
+        policy = self.agent.policy(i)
+        returns = evaluate_policy(OnnxPolicy(onnx_bytes(policy)), self.settings)
+        self.last_returns[i] = returns.mean
+        self.runs[i].log(f"step {step}: evaluation return {returns.mean:.2f} +- {returns.std:.2f}")
+        return {"eval/return_mean": returns.mean, "eval/return_std": returns.std}
+
+
+class Milestones:
+    """`count` marks, evenly spread over `total` steps, the last one at the end."""
+
+    def __init__(self, total: int, count: int) -> None:
+        self._marks = iter([round(total * k / count) for k in range(1, count + 1)])
+        self._next = next(self._marks, None)
+
+    def passed(self, step: int) -> bool:
+        """Whether a mark lies behind that was still ahead at the last call."""
+        if self._next is None or step < self._next:
+            return False
+        self._next = next(itertools.dropwhile(lambda mark: mark <= step, self._marks), None)
+        return True

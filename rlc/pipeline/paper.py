@@ -1,0 +1,133 @@
+"""protocol=paper: train further, deploy, compress and evaluate as the code of arXiv 2407.04803 did.
+
+docs/protocol.md lists what that is and where it is not followed.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compression.artifact import save_artifact
+from compression.onnx_export import onnx_bytes
+from compression.paper import prepare_qat_as_published, quantize_dynamic_as_published, quantize_static_as_published
+from compression.runtime import OnnxPolicy
+from measure.returns import Act, Returns, evaluate
+from rlc.config.algorithms import AlgoSettings, OffPolicySettings, SACSettings
+from rlc.config.compress import CompressSettings
+from rlc.config.settings import Settings
+from rlc.pipeline import build
+from rlc.pipeline.tracking import Tracker
+from rlc.pipeline.training import fit
+from rlc.runs.run import Run
+from trainers.data.rollout import visited_observations
+from trainers.envs import make as envs
+from trainers.envs.seed_envs import Env
+from trainers.nn.stacked import plain_linear
+from trainers.on_policy import OBSERVATION_LIMIT
+from trainers.policy import Policy, Rescale, Standardize
+
+SEED = 102
+CALIBRATION_STEPS = 10_000
+QAT_LEARNING_STARTS = 5_000
+QAT_INITIAL_ALPHA = 1.0
+
+
+def make_env(algorithm: str, env_id: str) -> Env:
+    """An environment seeded once, for all its episodes. PPO's learns its observation statistics anew in it."""
+    env = envs.make_env(env_id)
+    if algorithm == "ppo":
+        env = gym.wrappers.NormalizeObservation(gym.wrappers.ClipAction(env))
+        clip = functools.partial(np.clip, a_min=-OBSERVATION_LIMIT, a_max=OBSERVATION_LIMIT)
+        env = gym.wrappers.TransformObservation(env, clip, env.observation_space)
+    env.reset(seed=SEED)
+    return env
+
+
+def deployed(policy: Policy, algorithm: str) -> Policy:
+    """What was exported of a policy: SAC without its squash, TRPO without its clip, PPO without its statistics.
+
+    TRPO's network read raw observations, so its statistics move into the first layer where that is in float.
+    """
+    stages = list(policy)
+    if algorithm == "sac":
+        return Policy(policy.spec, stages[:-2])
+    if algorithm not in ("ppo", "trpo"):
+        return policy
+    standardize, _, *core, rescale, _ = stages
+    if isinstance(core[-1], nn.Linear):
+        core[-1] = _rescaled(core[-1], rescale)
+    else:
+        core.append(rescale)
+    if algorithm == "trpo":
+        core[:1] = [_standardized(core[0], standardize)] if isinstance(core[0], nn.Linear) else [standardize, core[0]]
+    return Policy(policy.spec, core)
+
+
+def _rescaled(layer: nn.Linear, stage: nn.Module) -> nn.Linear:
+    """The layer with the scaling behind it inside."""
+    assert isinstance(stage, Rescale)
+    return plain_linear(layer.weight * stage.scale[:, None], layer.bias * stage.scale + stage.center)
+
+
+def _standardized(layer: nn.Linear, stage: nn.Module) -> nn.Linear:
+    """The layer with the standardisation in front of it inside."""
+    assert isinstance(stage, Standardize)
+    weight = layer.weight * stage.inverse_std
+    return plain_linear(weight, layer.bias - weight @ stage.mean)
+
+
+def export(
+    folder: Path, policy: Policy, compress: CompressSettings, *, algorithm: str, seed: int
+) -> tuple[dict[str, Any], bytes]:
+    """As `record.export_policy`, with the published settings of each method."""
+    act, spec = OnnxPolicy(onnx_bytes(policy)), policy.spec
+    factory = functools.partial(make_env, algorithm, spec.env_id)
+    observations = visited_observations(act, factory, spec, None, CALIBRATION_STEPS)
+    if compress.method == "ptdq":
+        policy, model = quantize_dynamic_as_published(policy)
+    elif compress.method == "ptsq":
+        policy, model = quantize_static_as_published(policy, observations)
+    else:
+        model = onnx_bytes(policy)
+    settings = {**compress.model_dump(), "protocol": "paper"}
+    # One observation at a time through the check: a tenth of them is enough.
+    contract = save_artifact(folder, policy, model, observations[::10], algorithm=algorithm, compression=settings)
+    return contract, model
+
+
+def evaluate_policy(act: Act, settings: Settings) -> Returns:
+    """As `fit.evaluate_policy`, on one stream of start states."""
+    env_id = settings.env.id
+    factory = functools.partial(make_env, settings.algo.name, env_id)
+    return evaluate(act, factory, envs.spec_of(env_id), episodes=settings.eval.episodes, seed=None)
+
+
+def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tuple[Policy, dict[str, Any]]:
+    """Quantisation-aware training as a second training of `total_steps` from the finished fp32 agent.
+
+    Optimisers, memory and temperature begin anew, off-policy behind random steps.
+    """
+    algo = second_training(run.settings.algo)
+    settings = run.settings.model_copy(update={"algo": algo})
+    spec, heads = envs.spec_of(settings.env.id), 2 if isinstance(algo, SACSettings) else 1
+    quantize = functools.partial(prepare_qat_as_published, heads=heads)
+    agent = build.build_agent(algo, settings.compress, spec, [run.seed], torch.device("cpu"), quantize=quantize)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("log_alpha")}
+    agent.load_state(0, agent.state(0) | kept)
+    trained = fit([run], [tracker], agent, settings, [run.checkpoints().newest()])
+    return agent.policy(0), trained.figures(0)
+
+
+def second_training(algo: AlgoSettings) -> AlgoSettings:
+    """The settings of an algorithm that trains a finished agent further."""
+    changes: dict[str, Any] = {}
+    if isinstance(algo, OffPolicySettings):
+        changes["learning_starts"] = min(algo.learning_starts, QAT_LEARNING_STARTS)
+    if isinstance(algo, SACSettings):
+        changes |= {"alpha": "auto", "initial_alpha": QAT_INITIAL_ALPHA}
+    return algo.model_copy(update=changes)

@@ -1,0 +1,111 @@
+"""Weights & Biases: one run per (algorithm, environment, compression, seed). A view of the files, never needed."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlc.config.settings import WandbSettings
+from rlc.messages import say
+from rlc.runs.run import RunDirectory
+from trainers.errors import one_line
+
+
+class Tracker:
+    """The W&B run of a run directory. Where W&B fails, one line says so and the training goes on."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        settings = run.settings
+        self.run = run
+        self.wandb_run: Any = None
+        if settings.wandb.mode == "disabled":
+            return
+        group = f"{settings.study}/{settings.env.id}/{settings.algo.name}/{run.label}"
+        tags = [settings.algo.name, settings.env.id, settings.compress.method, f"seed{run.seed}"]
+        with self._guard():
+            # Without a directory it can write to, W&B falls back to a temporary one: check first.
+            if not os.access(run.path, os.W_OK):
+                raise OSError(f"{run.path} is not writable")
+            self.wandb_run = _init(
+                settings.wandb,
+                run.path,
+                f"{group} {run.identity} {run.seed}",
+                name=f"{settings.algo.name}-{settings.env.id}-{run.label}-seed{run.seed}",
+                group=group,
+                job_type=settings.compress.method,
+                tags=tags,
+                config=settings.model_dump() | {"seed": run.seed, "label": run.label, "identity": run.identity},
+            )
+            self.wandb_run.define_metric("*", step_metric="global_step")
+
+    def log(self, row: dict[str, float]) -> None:
+        if self.wandb_run is not None:
+            with self._guard():
+                self.wandb_run.log(row)
+
+    def summary(self, figures: dict[str, Any]) -> None:
+        if self.wandb_run is not None:
+            with self._guard():
+                self.wandb_run.summary.update(figures)
+
+    def artifact(self) -> None:
+        """Log the run's artifact under the name of the run."""
+        if self.wandb_run is not None:
+            with self._guard():
+                import wandb
+
+                files = wandb.Artifact(re.sub(r"[^\w.-]", ".", str(self.wandb_run.name)), type="policy")
+                for path in sorted(self.run.artifact.iterdir()):
+                    files.add_file(str(path), policy="immutable")  # as it lies there, without a copy in the home
+                self.wandb_run.log_artifact(files)
+
+    def finish(self, failed: bool = False) -> None:
+        if self.wandb_run is not None:
+            with self._guard():
+                self.wandb_run.finish(exit_code=int(failed))
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.wandb_run = None
+            text = one_line(f"W&B failed, the run goes on without it: {error}")
+            say(text)
+            self.run.log(text)
+
+
+def log_tables(
+    folder: Path, study: str, settings: WandbSettings, tables: dict[str, tuple[list[str], list[list[str]]]]
+) -> None:
+    """One W&B run with a study's tables, (headers, rows) by name. Where W&B fails, one line says so."""
+    if settings.mode == "disabled":
+        return
+    try:
+        import wandb
+
+        run = _init(settings, folder, f"report {study}", name=f"report-{study}", group=study, job_type="report")
+        run.log({name: wandb.Table(columns=[*headers], data=rows) for name, (headers, rows) in tables.items()})
+        run.finish()
+    except Exception as error:
+        say(f"W&B failed, the report stands without it: {error}")
+
+
+def _init(settings: WandbSettings, folder: Path, identity: str, **shown: Any) -> Any:
+    """The W&B run of an identity, begun or gone on with; its files lie in the folder."""
+    import wandb
+
+    return wandb.init(
+        mode=settings.mode,
+        project=settings.project,
+        entity=settings.entity,
+        dir=str(folder.resolve()),
+        id=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        reinit="create_new",
+        resume="allow",
+        settings=wandb.Settings(console="off", silent=True),
+        **shown,
+    )

@@ -1,0 +1,210 @@
+"""Train the seeds of one job in lockstep."""
+
+import ctypes
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from rlc.config.algorithms import OffPolicySettings
+from rlc.config.settings import Settings
+from rlc.messages import say
+from rlc.pipeline import build
+from rlc.pipeline.monitor import Reporter
+from rlc.pipeline.tracking import Tracker
+from rlc.runs.checkpoint import Checkpoints, Saved
+from rlc.runs.run import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run
+from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
+from trainers.acceleration.cuda_graphs import RecordedUpdate
+from trainers.actor_critic import ActorCritic
+from trainers.data.replay import Batch, Replay
+from trainers.envs import make as envs
+from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.workers import WorkerEnvs
+from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy, on_policy
+from trainers.on_policy import GaussianActorCritic
+from trainers.tensors import Snapshot, under
+
+# How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
+YIELD_EVERY = 50
+# Parameters of glibc's mallopt.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained agent, the seconds it took (evaluations along the run included) and where each seed began."""
+
+    agent: ActorCritic
+    seconds: float
+    cpu_seconds: float
+    beginnings: list[dict[str, str]]
+
+    def figures(self, i: int) -> dict[str, Any]:
+        """What result.json says of the training of seed number i."""
+        return {
+            "train_seconds": self.seconds,
+            "train_cpu_seconds": self.cpu_seconds,
+            "lockstep_seeds": len(self.beginnings),
+            **self.beginnings[i],
+            FINAL_WEIGHTS: fingerprint(self.agent.state(i)),
+        }
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """Hash of the names and bytes of tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fresh_agent(runs: Sequence[Run]) -> ActorCritic:
+    """The agent of the runs' seeds, which share one job, before any training."""
+    settings = runs[0].settings
+    spec, device = envs.spec_of(settings.env.id), build.device_of(settings.device)
+    return build.build_agent(settings.algo, settings.compress, spec, [run.seed for run in runs], device)
+
+
+def fit(
+    runs: Sequence[Run],
+    trackers: Sequence[Tracker],
+    agent: ActorCritic,
+    settings: Settings,
+    saved: Sequence[Saved | None],
+    random_warmup: bool = True,
+) -> Trained:
+    """Train the runs' seeds in lockstep, from their checkpoints, which are of one step, or from the agent.
+
+    Off-policy it begins with random actions, or without `random_warmup` with the agent's own.
+    """
+    torch.set_num_threads(settings.threads)
+    keep_freed_memory()
+    seeds = agent.seeds
+    pool = build.build_envs(settings, agent.spec, seeds)
+    training = Training(settings, agent, pool)
+    checkpoints = [run.checkpoints() for run in runs]
+    past: dict[str, Any] = {"step": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+    beginnings = training.beginnings()
+    for i, (run, one) in enumerate(zip(runs, saved, strict=True)):
+        if one is not None:
+            past = training.restore(i, one, checkpoints[i])
+            run.log(f"goes on from the checkpoint of step {one.step}")
+            before = one.snapshot.plain.get("compile", settings.compile)
+            if before != settings.compile:
+                text = f"its checkpoint was made with compile={before}: from here on it rounds otherwise".lower()
+                run.log(text)
+                say(f"{run.name}: {text}")
+    reporter = Reporter(runs, trackers, agent, pool, settings, past["step"])
+    every = settings.checkpoint_every
+    began, cpu_began = time.monotonic() - past["seconds"], time.process_time() - past["cpu_seconds"]
+    try:
+        with reporter.progress:
+            before = past["step"]
+            for step, figures in training.run(before, random_warmup):
+                reporter.report(step, figures)
+                if every is not None and step // every > before // every and step < settings.total_steps:
+                    taken = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
+                    for i, own in enumerate(checkpoints):
+                        training.save(i, own, {"step": step, **taken})
+                before = step
+    finally:
+        reporter.close()
+        training.envs.close()
+    return Trained(agent, time.monotonic() - began, time.process_time() - cpu_began, beginnings)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc use memory again instead of giving it back: the batches of many seeds would fault it in every time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest it takes
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+class Training:
+    """The parts of a training: what learns, what is stepped and what remembers."""
+
+    def __init__(self, settings: Settings, agent: ActorCritic, envs: SeedEnvs | WorkerEnvs) -> None:
+        self.settings, self.agent, self.envs = settings, agent, envs
+        agent.multiply_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+        if settings.overlap:
+            agent.lag_behind()
+        algo = settings.algo
+        self.replay: Replay | None = None
+        if isinstance(algo, OffPolicySettings):
+            capacity = min(algo.buffer_size, settings.total_steps)
+            shape = (agent.spec, agent.seeds, algo.num_envs)
+            self.replay = Replay(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
+
+    def beginnings(self) -> list[dict[str, str]]:
+        """Fingerprints of what each seed begins with."""
+        self.envs.reset()
+        return [
+            {
+                FIRST_OBSERVATIONS: fingerprint({"obs": torch.from_numpy(self.envs.obs[i])}),
+                INITIAL_WEIGHTS: fingerprint(self.agent.state(i)),
+            }
+            for i in range(len(self.agent.seeds))
+        ]
+
+    def run(self, steps: int, random_warmup: bool) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """The loop of the algorithm, from `steps` on."""
+        settings, algo, agent = self.settings, self.settings.algo, self.agent
+        span = {"steps": steps, "total_steps": settings.total_steps}
+        if isinstance(algo, OffPolicySettings):
+            assert self.replay is not None
+            return off_policy(
+                cast(OffPolicyAgent, agent),
+                self._update(),
+                self.envs,
+                self.replay,
+                lambda: agent.random_actions(algo.num_envs) if random_warmup else agent.act(self.envs.obs),
+                **span,
+                learning_starts=algo.learning_starts,
+                batch_size=algo.batch_size,
+                updates_per_step=algo.updates_per_step,
+                overlap=settings.overlap,
+                yield_every=YIELD_EVERY,
+            )
+        rollout_steps = algo.rollout_steps
+        if settings.compile:
+            assert isinstance(agent, GaussianActorCritic)
+            agent.step = CompiledStep(agent, type(agent).on_minibatch)
+        return on_policy(cast(OnPolicyAgent, agent), self.envs, agent.device, **span, rollout_steps=rollout_steps)
+
+    def _update(self) -> Callable[[Batch], dict[str, Tensor]]:
+        learner = cast(OffPolicyAgent, self.agent)
+        if self.settings.compile:
+            return CompiledUpdate(self.agent)
+        return RecordedUpdate(learner) if learner.device.type == "cuda" else learner.update
+
+    def save(self, i: int, checkpoints: Checkpoints, progress: dict[str, Any]) -> None:
+        """Write a checkpoint of seed number i."""
+        tensors: dict[str, Tensor] = {}
+        plain: dict[str, Any] = {"progress": progress, "compile": self.settings.compile}
+        for name, part in self._parts().items():
+            snapshot = part.snapshot(i)
+            tensors |= {f"{name}.{key}": tensor for key, tensor in snapshot.tensors.items()}
+            plain[name] = snapshot.plain
+        checkpoints.save(progress["step"], Snapshot(tensors, plain), self.replay, i)
+
+    def restore(self, i: int, saved: Saved, checkpoints: Checkpoints) -> dict[str, Any]:
+        """Put seed number i back to a checkpoint; its progress. Raises RuntimeError where that is impossible."""
+        tensors, plain = saved.snapshot
+        for name, part in self._parts().items():
+            part.restore(i, Snapshot(under(f"{name}.", tensors), plain[name]))
+        if self.replay is not None:
+            checkpoints.restore_replay(saved, self.replay, i)
+        progress: dict[str, Any] = plain["progress"]
+        return progress
+
+    def _parts(self) -> dict[str, ActorCritic | SeedEnvs | WorkerEnvs | Replay]:
+        parts: dict[str, ActorCritic | SeedEnvs | WorkerEnvs | Replay] = {"agent": self.agent, "envs": self.envs}
+        return parts if self.replay is None else parts | {"replay": self.replay}

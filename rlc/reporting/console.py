@@ -1,0 +1,125 @@
+"""The table shown at the end of a command."""
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+
+from rlc.runs.find import task_of
+from rlc.runs.run import Run, RunDirectory
+
+
+def show(finished: Iterable[Run]) -> None:
+    """Returns and sizes of finished runs, beside a random and a zero-action policy in the same environment."""
+    ordered = sorted(finished, key=lambda run: (run.settings.env.id, run.settings.algo.name, run.label, run.seed))
+    if not ordered:
+        return
+    table = Table("environment", Column("policy", no_wrap=True), box=box.SIMPLE)
+    for header in ("seed", "return", "fp32 return", "file KB", "weights KB"):
+        table.add_column(header, justify="right")
+    for env_id, group in groupby(ordered, key=lambda run: run.settings.env.id):
+        references: dict[str, Any] = {}
+        for run in group:
+            result = run.result() or {}
+            # Scores by our protocol, where there are both.
+            references = references if references.get("protocol") == "ours" else result
+            table.add_row(env_id, f"{result['algo']} {run.label}", str(run.seed), *_figures(run, result))
+        for name in ("random", "zero"):
+            row = _spread(references[f"{name}_return_mean"], references[f"{name}_return_std"])
+            table.add_row(env_id, f"{name} action", "", row)
+        table.add_section()
+    print_table(table)
+
+
+def show_returns(env_id: str, rows: dict[str, dict[str, Any]]) -> None:
+    """Summaries of episodes by policy."""
+    table = Table("environment", "policy", box=box.SIMPLE)
+    for header in ("episodes", "return", "median", "end early", "difference to fp32"):
+        table.add_column(header, justify="right")
+    for name, row in rows.items():
+        difference, low, high = (row[f"return_difference_to_fp32_{part}"] for part in ("mean", "low", "high"))
+        table.add_row(
+            env_id,
+            name,
+            str(row["episodes"]),
+            _spread(row["return_mean"], row["return_std"]),
+            f"{row['return_median']:.1f}",
+            f"{100 * row['early_end_share']:.0f} %",
+            "-" if difference is None else f"{difference:.1f} [{low:.1f}, {high:.1f}]",
+        )
+    print_table(table)
+
+
+def show_measurements(runs: Iterable[RunDirectory]) -> None:
+    """What was measured of runs, with ratios to the fp32 run in front of them."""
+    table = Table("environment", Column("policy", no_wrap=True), box=box.SIMPLE)
+    for header in ("seed", "return", "run us", "binding us", "eager us", "file KB", "copy KB", "J/1000"):
+        table.add_column(header, justify="right")
+    reasons = set()
+    for _, group in groupby(runs, key=task_of):
+        fp32: dict[str, Any] | None = None
+        for run in group:
+            own = run.figures()["measurement"]
+            if run.settings.is_fp32:
+                fp32 = own
+            # Returns by two protocols are no ratio.
+            cells = [
+                _ratio(own, None if place[0] == "eval" and run.settings.protocol == "paper" else fp32, *place)
+                for place in MEASURED
+            ]
+            name = f"{run.settings.algo.name} {run.label}"
+            table.add_row(run.settings.env.id, name, str(run.seed), *cells)
+            reasons.add(own["energy"].get("missing_reason"))
+        table.add_section()
+    print_table(table)
+    print("in brackets: times the fp32 figure; p50 of a call; copy: memory that one more loaded copy takes")
+    for reason in sorted(filter(None, reasons)):
+        print(f"no energy: {reason}")
+
+
+# Section, figure and unit of a measurement, by column.
+MEASURED = (
+    ("eval", "return_mean", 1),
+    ("infer", "onnx_run_p50_us", 1),
+    ("infer", "onnx_io_binding_p50_us", 1),
+    ("infer", "torch_eager_p50_us", 1),
+    ("mem", "onnx_file_bytes", 1000),
+    ("mem", "bytes_per_copy", 1000),
+    ("energy", "joules_per_1000_actions", 1),
+)
+
+
+def _ratio(own: dict[str, Any], fp32: dict[str, Any] | None, section: str, figure: str, unit: float) -> str:
+    value = own[section][figure]
+    if value is None:
+        return "-"
+    reference = None if fp32 is None else fp32[section][figure]
+    return f"{value / unit:.4g}" + (f" ({value / reference:.2f})" if reference else "")
+
+
+def print_table(table: Table) -> None:
+    """On a terminal as wide as it is, elsewhere wide enough."""
+    # Without a terminal rich assumes 80 columns, too few for the table.
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=170)
+    console.print(table)
+
+
+def _figures(run: Run, result: dict[str, Any]) -> list[str]:
+    baseline = Run(run.job.with_fp32(), run.seed)
+    fp32 = result["fp32_return_mean"]
+    if result.get("protocol") != "paper" and baseline.finished():
+        fp32 = (baseline.result() or {}).get("return_mean")
+    return [
+        _spread(result["return_mean"], result["return_std"]),
+        "-" if fp32 is None else f"{fp32:.1f}",
+        f"{result['onnx_file_bytes'] / 1000:.1f}",
+        f"{result['weight_bytes'] / 1000:.1f}",
+    ]
+
+
+def _spread(mean: float, std: float) -> str:
+    return f"{mean:.1f} +- {std:.1f}"

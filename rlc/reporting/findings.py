@@ -1,0 +1,186 @@
+"""What the paper claims, and what a study says of it, by rules that are stated with the verdict."""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from measure.statistics import FloatVector, Interval, bootstrap, improvement, interquartile_mean, pooled
+from rlc.reporting.published import KEEPS
+from rlc.reporting.study import Cell, Study
+from rlc.reporting.tables import reaches
+
+LEAST_SEEDS = 3
+LEAST_TASKS = 2
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "not enough runs"
+Cells = Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, the rule that decides it, the evidence, and the verdict."""
+
+    claim: str
+    rule: str
+    evidence: str
+    verdict: str
+
+
+def findings(study: Study) -> list[Finding]:
+    """All claims of the paper that a study can speak to."""
+    return [
+        _better(study, "PTDQ is the best quantisation", "ptdq", ("ptsq", "qat")),
+        _better(study, "PTSQ is the worst quantisation", "ptsq", ("ptdq", "qat"), worse=True),
+        _better(study, "QAT helps SAC", "qat", ("fp32",), algo="sac"),
+        _no_energy_gain(study),
+        _memory(study),
+        _l2_better(study),
+        _ten_percent(study),
+        _lottery_ticket(study),
+    ]
+
+
+def verdict(intervals: Sequence[Interval], threshold: float, groups: Sequence[Cells]) -> str:
+    """holds where every interval lies above the threshold, does not hold where one lies below it, else unknown.
+
+    Unknown too with fewer than LEAST_TASKS tasks; cells of fewer than LEAST_SEEDS seeds were left out before.
+    """
+    if not enough(cell for group in groups for cell in group):
+        return UNKNOWN
+    if all(interval.low > threshold for interval in intervals):
+        return HOLDS
+    return FAILS if any(interval.high < threshold for interval in intervals) else UNKNOWN
+
+
+def enough(cells: Iterable[Cell]) -> bool:
+    """Whether there are tasks to speak of."""
+    return len({cell.task for cell in cells}) >= LEAST_TASKS
+
+
+def counts(cell: Cell) -> bool:
+    """Whether a cell has seeds to speak of: those whose fp32 policy learned."""
+    return len(cell.kept) >= LEAST_SEEDS
+
+
+def _better(
+    study: Study, claim: str, method: str, others: Sequence[str], algo: str | None = None, worse: bool = False
+) -> Finding:
+    """Whether a run of `method` beats one of each of the others, on the average task."""
+    word = "loses to" if worse else "beats"
+    rule = (
+        f"probability that a run of {method} {word} a run of {' and of '.join(others)}, mean over tasks, "
+        "whole interval above 0.5"
+    )
+    intervals, groups, evidence, met = [], [], [], True
+    for other in others:
+        pairs = _pairs(study, (method, other), algo)
+        if not pairs:
+            return Finding(claim, rule, f"no task has {LEAST_SEEDS} seeds of {method} and {other}", UNKNOWN)
+        interval, words = _compared(pairs, worse)
+        intervals.append(interval)
+        groups += pairs
+        evidence.append(f"against {other}: {words}")
+        # Each opponent must be met on enough tasks.
+        met = met and enough(cell for pair in pairs for cell in pair)
+    return Finding(claim, rule, ". ".join(evidence), verdict(intervals, 0.5, groups) if met else UNKNOWN)
+
+
+def _compared(pairs: Sequence[tuple[Cell, Cell]], worse: bool = False) -> tuple[Interval, str]:
+    """Probability that a run of the first cells beats one of the second, or loses to it, and what is said of it."""
+    mine, theirs = ([cell.kept for cell in side] for side in zip(*pairs, strict=True))
+    interval = improvement(theirs, mine) if worse else improvement(mine, theirs)
+    iqms = [interquartile_mean(np.concatenate(side)) for side in (mine, theirs)]
+    kept = f"return kept (interquartile mean) {iqms[0]:.1%} and {iqms[1]:.1%}"
+    return interval, f"{_show(interval)}; {kept}; {_size(pairs)}"
+
+
+def _no_energy_gain(study: Study) -> Finding:
+    claim = "Quantisation saves no energy"
+    rule = "joules per action over fp32's, mean over tasks and methods, whole interval not below 1"
+    return _ratio_claim(study, claim, rule, "energy.joules_per_1000_actions", lambda ratio: ratio)
+
+
+def _memory(study: Study) -> Finding:
+    claim = "Quantisation changes the memory of the process by about 1 %"
+    rule = "resident memory of the evaluating process over fp32's, mean over tasks and methods, within 2 % of 1"
+    return _ratio_claim(study, claim, rule, "paper.process_rss_bytes", lambda ratio: 1.02 - abs(ratio - 1))
+
+
+def _ratio_claim(study: Study, claim: str, rule: str, name: str, score: Callable[[float], float]) -> Finding:
+    """`score` of a ratio to fp32 is above 1 where it speaks for the claim; 1 is for it too."""
+    pairs = [pair for method in ("ptdq", "ptsq", "qat") for pair in _pairs(study, ("fp32", method))]
+    measured = [pair for pair in pairs if all(cell.values(name) for cell in pair)]
+    if not measured:
+        return Finding(claim, rule, "not measured (measurement.json says why)", UNKNOWN)
+    ratios = [np.array(own.values(name)) / np.mean(fp32.values(name)) for fp32, own in measured]
+    interval = bootstrap(ratios, pooled(lambda x: float(np.mean(x))))
+    scores = [score(ratio) for ratio in (interval.low, interval.value, interval.high)]
+    scored = Interval(scores[1], min(scores), max(scores))
+    return Finding(claim, rule, f"ratio {_show(interval)}; {_size(measured)}", verdict([scored], 1 - 1e-9, measured))
+
+
+def _l2_better(study: Study) -> Finding:
+    claim = "Pruning by L2 is better than by L1"
+    rule = "probability that a policy pruned by L2 beats one by L1 at the same ratio, mean, whole interval above 0.5"
+    pairs = []
+    for task in study.tasks:
+        l1, l2 = study.pruned(task, 1), study.pruned(task, 2)
+        both = [(l2[ratio], l1[ratio]) for ratio in l2 if ratio in l1]
+        pairs += [pair for pair in both if all(counts(cell) for cell in pair)]
+    if not pairs:
+        return Finding(claim, rule, f"no ratio was pruned both ways with {LEAST_SEEDS} seeds", UNKNOWN)
+    interval, evidence = _compared(pairs)
+    return Finding(claim, rule, evidence, verdict([interval], 0.5, pairs))
+
+
+def _ten_percent(study: Study) -> Finding:
+    claim = "Pruning 10 % by L2 is safe"
+    rule = f"return kept, mean over tasks and seeds, whole interval above {KEEPS:.0%}"
+    cells = [cell for task in study.tasks if (cell := study.pruned(task, 2).get(0.1)) and counts(cell)]
+    if not cells:
+        return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by 10 %", UNKNOWN)
+    interval = bootstrap([cell.kept for cell in cells], pooled(lambda x: float(np.mean(x))))
+    keeping = sum(reaches(float(np.mean(cell.kept)), KEEPS) for cell in cells)
+    evidence = f"{_show(interval)}; {keeping} of {len(cells)} tasks keep {KEEPS:.0%}; {_size([[c] for c in cells])}"
+    return Finding(claim, rule, evidence, verdict([interval], KEEPS, [[cell] for cell in cells]))
+
+
+def _lottery_ticket(study: Study) -> Finding:
+    claim = "No policy pruned by more than half keeps its return"
+    rule = f"no task and norm keeps {KEEPS:.0%} at a ratio above 50 %, by the mean over seeds"
+    cells = [
+        cell
+        for task, norm in itertools.product(study.tasks, (1, 2))
+        for ratio, cell in study.pruned(task, norm).items()
+        if ratio > 0.5 and counts(cell)
+    ]
+    if not cells:
+        return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by more than half", UNKNOWN)
+    tickets = [cell for cell in cells if reaches(float(np.mean(cell.kept)), KEEPS)]
+    names = ", ".join(f"{cell.task.algo} {cell.task.env_id} {cell.variant}" for cell in tickets[:4])
+    named = f"{len(tickets)} of {len(cells)} cells keep it" + (f": {names}" if names else "")
+    evidence = f"{named}; {_size([[cell] for cell in cells])}"
+    if not enough(cells):
+        return Finding(claim, rule, evidence, UNKNOWN)
+    return Finding(claim, rule, evidence, FAILS if tickets else HOLDS)
+
+
+def _pairs(study: Study, methods: tuple[str, str], algo: str | None = None) -> list[tuple[Cell, Cell]]:
+    """The cells of two methods on each task that has both."""
+    pairs = []
+    for task in study.tasks:
+        first, second = (study.cell(task, method) for method in methods)
+        if first and second and counts(first) and counts(second) and algo in (None, task.algo):
+            pairs.append((first, second))
+    return pairs
+
+
+def _show(interval: Interval) -> str:
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _size(groups: Sequence[Sequence[Cell]]) -> str:
+    seeds = sorted({cell.n for group in groups for cell in group})
+    counts: list[FloatVector | int] = [seeds[0], seeds[-1]] if len(seeds) > 1 else [seeds[0]]
+    return f"{len(groups)} comparisons, {' to '.join(str(count) for count in counts)} seeds each"

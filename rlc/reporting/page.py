@@ -1,0 +1,86 @@
+"""What a report writes: tables, figures, one page."""
+
+import base64
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from compression.files import write_atomic
+from rlc.datafiles import DATA
+from rlc.reporting.tables import ReportTable
+from rlc.runs.run import RunDirectory
+
+
+def write_table(folder: Path, table: ReportTable) -> None:
+    """The table as .md, .tex and .csv."""
+    notes = "\n\n".join(table.notes)
+    markdown = tabulate(table.rows, table.headers, tablefmt="github", disable_numparse=True)
+    latex = tabulate(table.rows, table.headers, tablefmt="latex_booktabs", disable_numparse=True)
+    comments = "\n".join(f"% {line}" for line in (table.title, *table.notes))
+    for suffix, text in (
+        ("md", f"**{table.title}**\n\n{markdown}\n\n{notes}\n"),
+        ("tex", f"{comments}\n{latex}\n"),
+        ("csv", csv_text(table.headers, table.rows)),
+    ):
+        write_atomic(folder / f"{table.name}.{suffix}", text.encode())
+
+
+def write_figure(folder: Path, name: str, figure: Figure) -> bytes:
+    """The figure as .png and .svg; returns the latter."""
+    drawn = {}
+    for suffix in ("png", "svg"):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, dpi=150)
+        drawn[suffix] = buffer.getvalue()
+        write_atomic(folder / f"{name}.{suffix}", drawn[suffix])
+    return drawn["svg"]
+
+
+def render(
+    study: str,
+    made: str,
+    runs: Sequence[RunDirectory],
+    shown: Sequence[ReportTable],
+    pictures: Sequence[tuple[str, bytes]],
+    folder: Path,
+) -> str:
+    """The page: one file that needs no network."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    links = [(run.name, os.path.relpath(run.path, folder), _return(run), run.record_only()) for run in runs]
+    return environment.from_string((DATA / "page.html").read_text()).render(
+        study=study,
+        provenance=made,
+        tables=shown,
+        figures=[(caption, base64.b64encode(svg).decode()) for caption, svg in pictures],
+        links=links,
+    )
+
+
+def provenance(runs: Sequence[RunDirectory]) -> str:
+    """Which commits the runs were made by, and how many each."""
+    made = [(run.result() or {})["provenance"] for run in runs]
+    commits = Counter(
+        (one["git_commit"] or "unknown")[:7] + (" with changes" if one["git_dirty"] else "") for one in made
+    )
+    listed = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common())
+    return f"made by {'commit' if len(commits) == 1 else 'several commits, which may differ:'} {listed}"
+
+
+def _return(run: RunDirectory) -> str:
+    result: dict[str, Any] = run.result() or {}
+    return f"{result['return_mean']:.1f} +- {result['return_std']:.1f}"
+
+
+def csv_text(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([headers, *rows])
+    return text.getvalue()

@@ -1,0 +1,186 @@
+"""The finished runs of a study as cells: all seeds of one algorithm, environment and compression."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from measure.statistics import FloatVector, Interval, mean_interval
+from rlc.config.commands import Selection
+from rlc.config.compress import PruneSettings
+from rlc.config.settings import Settings
+from rlc.packing.restore import unpack_own
+from rlc.runs.find import stored_runs, task_of
+from rlc.runs.run import OUTPUTS, RunDirectory
+from rlc.runs.state import refuse_repeated
+from trainers.errors import UserError
+
+# Words of the command line that choose among runs, and what they are compared with.
+CHOICES: dict[str, Callable[[RunDirectory], str]] = {
+    "env": lambda run: run.settings.env.id,
+    "algo": lambda run: run.settings.algo.name,
+    "label": lambda run: run.label,
+    "seed": lambda run: str(run.seed),
+    "total_steps": lambda run: str(run.settings.total_steps),
+}
+ALGORITHMS = ("trpo", "ppo", "ddpg", "td3", "sac")
+ENVIRONMENTS = ("HalfCheetah", "HumanoidStandup", "Ant", "Humanoid", "Hopper")
+
+
+class Task(NamedTuple):
+    """What policies are compared within."""
+
+    algo: str
+    env_id: str
+
+    @property
+    def env(self) -> str:
+        """Name of the environment without its version."""
+        return self.env_id.rpartition("-v")[0] or self.env_id
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        """The paper's order, others behind it."""
+        return _place(ALGORITHMS, self.algo), _place(ENVIRONMENTS, self.env), f"{self.algo} {self.env_id}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one task and variant, one per seed, and what their files say."""
+
+    task: Task
+    variant: str
+    runs: list[RunDirectory]
+    figures: list[dict[str, Any]]
+
+    @property
+    def settings(self) -> Settings:
+        return self.runs[0].settings
+
+    @property
+    def n(self) -> int:
+        return len(self.runs)
+
+    def values(self, name: str) -> list[float]:
+        """A figure of every run; `section.name` is one of measurement.json. Empty where one of them lacks it."""
+        section, _, leaf = name.rpartition(".")
+        found = [(figures["measurement"] or {}).get(section, {}) if section else figures for figures in self.figures]
+        values = [figures.get(leaf) for figures in found]
+        return [] if None in values else [float(value) for value in values if value is not None]
+
+    def mean(self, name: str) -> float | None:
+        values = self.values(name)
+        return float(np.mean(values)) if values else None
+
+    @property
+    def returns(self) -> Interval:
+        """Mean over seeds of the mean return over episodes."""
+        return mean_interval(self.values("return_mean"))
+
+    @property
+    def kept(self) -> FloatVector:
+        """(R - R_random) / (R_fp32 - R_random) of each seed that learned: whose fp32 policy beats random actions.
+
+        R_fp32 is of the same seed, by the same protocol.
+        """
+        rows = [[figures[f"{name}return_mean"] for name in ("", "fp32_", "random_")] for figures in self.figures]
+        learned = [(own - floor) / (fp32 - floor) for own, fp32, floor in rows if fp32 is not None and fp32 > floor]
+        return np.array(learned, np.float64)
+
+
+class Study:
+    """The cells of the runs of one protocol."""
+
+    def __init__(self, runs: Iterable[RunDirectory]) -> None:
+        """Raises UserError for runs that must not be pooled: repeated seeds, mixed settings, mixed versions."""
+        self.runs = list(runs)
+        refuse_repeated(self.runs)
+        grouped: dict[tuple[Task, str], list[RunDirectory]] = defaultdict(list)
+        for run in self.runs:
+            grouped[Task(run.settings.algo.name, run.settings.env.id), variant(run.settings)].append(run)
+        for (task, name), group in grouped.items():
+            labels = sorted({run.label for run in group})
+            if len(labels) > 1:
+                kinds = ", ".join(labels)
+                raise UserError(
+                    f"{task.algo} {task.env_id} {name}: runs of different settings are not pooled: {kinds}; "
+                    "choose with label=... or total_steps=..."
+                )
+            if len({deployed_bits(run.settings) for run in group}) > 1:
+                raise UserError(
+                    f"{task.algo} {task.env_id} {name}: weights of 7 bits (for CPUs without VNNI) and of 8 are not "
+                    "pooled; choose with seed=..., or make them alike with compress.reduce_range=true"
+                )
+        self.cells = {key: Cell(*key, group, [run.figures() for run in group]) for key, group in grouped.items()}
+        self.tasks = sorted({task for task, _ in self.cells}, key=lambda task: task.order)
+        versions: dict[str, set[str]] = defaultdict(set)
+        for task in self.tasks:
+            versions[task.env].add(task.env_id)
+        for ids in versions.values():
+            if len(ids) > 1:
+                raise UserError(f"{', '.join(sorted(ids))}: versions do not mix in a table: choose with env=...")
+
+    def cell(self, task: Task, name: str) -> Cell | None:
+        return self.cells.get((task, name))
+
+    def of_task(self, task: Task) -> list[Cell]:
+        """All cells of a task, fp32 first."""
+        mine = [cell for (owner, _), cell in self.cells.items() if owner == task]
+        return sorted(mine, key=lambda cell: (cell.variant != "fp32", cell.variant))
+
+    def pruned(self, task: Task, norm: int) -> dict[float, Cell]:
+        """Cells of pruning as the paper has it, by L1 or L2, without recovery, by ratio."""
+        found = {}
+        for cell in self.of_task(task):
+            compress = cell.settings.compress
+            if not isinstance(compress, PruneSettings) or compress.method != f"prune_l{norm}":
+                continue
+            if compress.finetune == "none" and not compress.sparsity.steps:
+                found[compress.ratio] = cell
+        return dict(sorted(found.items()))
+
+
+def deployed_bits(settings: Settings) -> int:
+    """Bits of an int8 layer's weights that are used: 7 for CPUs without VNNI; 8 also where nothing is quantised."""
+    quantized = not isinstance(settings.compress, PruneSettings) or settings.compress.quantization != "none"
+    return 7 if quantized and getattr(settings.compress, "reduce_range", False) else 8
+
+
+def _place(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def variant(settings: Settings) -> str:
+    """Name of a compression with its ratio and its recovery."""
+    compress = settings.compress
+    if isinstance(compress, PruneSettings) and compress.finetune != "none":
+        return f"{compress.label}+{compress.finetune}"
+    return compress.label
+
+
+def chosen_runs(selection: Selection) -> list[RunDirectory]:
+    """The finished runs that the settings choose, those of one task side by side, fp32 first.
+
+    Raises UserError where there are none.
+    """
+    unpack_own(selection.study)
+    stored = stored_runs(selection.study)
+    if not stored:
+        raise UserError(f"study={selection.study}: there is no finished run in {OUTPUTS / selection.study}")
+    runs: Sequence[RunDirectory] = stored
+    for key, name_of in CHOICES.items():
+        patterns = getattr(selection, key)
+        if patterns is None:
+            continue
+        chosen = []
+        for pattern in (part.strip() for part in str(patterns).split(",")):
+            matching = [run for run in runs if fnmatch(name_of(run), pattern)]
+            if not matching:
+                names = ", ".join(sorted({name_of(run) for run in runs}))
+                raise UserError(f"{key}={patterns}: no finished run is called {pattern}; there are: {names}")
+            chosen += matching
+        runs = [run for run in runs if run in chosen]
+    return sorted(runs, key=lambda run: (task_of(run), not run.settings.is_fp32, run.label))

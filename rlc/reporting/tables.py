@@ -1,0 +1,121 @@
+"""Tables of a study: costs, guidance, and every cell."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from measure.statistics import Interval
+from rlc.reporting.study import Cell, Study
+
+DASH = "-"
+QUANTIZED = ("fp32", "ptdq", "ptsq", "qat")
+TOLERANCES = (0.01, 0.05, 0.10)
+
+
+@dataclass(frozen=True)
+class ReportTable:
+    """A table as it is shown: `name` of its files, rows of text, and notes on how to read it."""
+
+    name: str
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+
+def number(value: float | None) -> str:
+    """Four digits, whole numbers from 100 on; a dash for what is missing."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def with_interval(interval: Interval, n: int) -> str:
+    """mean [low, high] (n); without an interval where there is one value only."""
+    spread = f" [{number(interval.low)}, {number(interval.high)}]" if math.isfinite(interval.low) else ""
+    return f"{number(interval.value)}{spread} ({n})"
+
+
+def reaches(value: float, threshold: float) -> bool:
+    """Whether a value is at least the threshold; equal up to rounding is enough."""
+    return value >= threshold - 1e-9 * abs(threshold)
+
+
+def costs(study: Study) -> ReportTable:
+    """Size, time, memory and energy of every policy; the shares are of fp32."""
+    headers = ["algorithm", "environment", "policy", "seeds", "kept", "file KB", "us/action", "KB/copy", "J/1000"]
+    figures: list[tuple[str, float]] = [
+        ("onnx_file_bytes", 1000),
+        ("infer.onnx_run_p50_us", 1),
+        ("mem.bytes_per_copy", 1000),
+        ("energy.joules_per_1000_actions", 1),
+    ]
+    rows = []
+    for task in study.tasks:
+        fp32 = study.cell(task, "fp32")
+        for cell in study.of_task(task):
+            kept = f"{100 * float(np.mean(cell.kept)):.1f} %" if len(cell.kept) else DASH
+            row = [task.algo, task.env_id, cell.variant, str(cell.n), kept]
+            rows.append(row + [_share(cell, fp32, name, unit) for name, unit in figures])
+    notes = [
+        "kept: (R - random) / (R of fp32 - random), mean over seeds; in brackets: times fp32. us/action: median of a "
+        "call in ONNX Runtime, one pinned thread; KB/copy: memory that one more loaded copy takes; J/1000: joules of "
+        "1000 actions. A dash was not measured: measurement.json says why."
+    ]
+    return ReportTable("costs", "What compression saves, and what it costs", headers, rows, notes)
+
+
+def _share(cell: Cell, fp32: Cell | None, name: str, unit: float) -> str:
+    value, reference = cell.mean(name), None if fp32 is None else fp32.mean(name)
+    if value is None:
+        return DASH
+    return number(value / unit) + (f" ({value / reference:.2f})" if reference else "")
+
+
+def guidance(study: Study) -> ReportTable:
+    """The smallest policy within 1, 5 and 10 % of the return, by algorithm and environment."""
+    headers = ["algorithm", "environment", "seeds", *(f"within {tolerance:.0%}" for tolerance in TOLERANCES)]
+    rows = []
+    for task in study.tasks:
+        cells = [cell for cell in study.of_task(task) if len(cell.kept)]
+        seeds = sorted({cell.n for cell in cells})
+        row = [task.algo, task.env_id, "-".join(str(n) for n in (seeds[:1] + seeds[-1:] if len(seeds) > 1 else seeds))]
+        rows.append(row + [_smallest(cells, tolerance) for tolerance in TOLERANCES])
+    notes = [
+        "The policy with the smallest file whose mean return over seeds keeps that much of fp32, counted from random "
+        "actions. Chosen on the episodes it is judged by: with few seeds, evaluate your choice again (rlc.evaluate)."
+    ]
+    return ReportTable("guidance", "What to use when", headers, rows, notes)
+
+
+def _smallest(cells: Sequence[Cell], tolerance: float) -> str:
+    fp32 = next((cell for cell in cells if cell.variant == "fp32"), None)
+    keeping = [cell for cell in cells if reaches(float(np.mean(cell.kept)), 1 - tolerance)]
+    size: Callable[[Cell], float] = lambda cell: cell.mean("onnx_file_bytes") or math.inf  # noqa: E731
+    if fp32 is None or not keeping:
+        return DASH
+    smallest = min(keeping, key=size)
+    return f"{smallest.variant} ({size(smallest) / size(fp32):.0%} of the size)"
+
+
+def tidy(study: Study) -> list[dict[str, Any]]:
+    """Every cell with all its numbers, for further work."""
+    rows = []
+    for task in study.tasks:
+        for cell in study.of_task(task):
+            row: dict[str, Any] = {"algo": task.algo, "env_id": task.env_id, "policy": cell.variant, "n": cell.n}
+            row |= {"protocol": cell.settings.protocol, "total_steps": cell.settings.total_steps}
+            row |= {"return_mean": cell.returns.value, "return_low": cell.returns.low, "return_high": cell.returns.high}
+            row |= {"kept_mean": float(np.mean(cell.kept)) if len(cell.kept) else None}
+            names = ("fp32_return_mean", "random_return_mean", "zero_return_mean", "onnx_file_bytes", "weight_bytes")
+            measured = (
+                "infer.onnx_run_p50_us",
+                "infer.onnx_io_binding_p50_us",
+                "mem.bytes_per_copy",
+                "energy.joules_per_1000_actions",
+            )
+            rows.append(row | {name.rpartition(".")[2]: cell.mean(name) for name in (*names, *measured)})
+    return rows

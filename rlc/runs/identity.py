@@ -1,0 +1,51 @@
+"""What a run is found by: hashes of its settings, and its label."""
+
+import hashlib
+import json
+from typing import Any
+
+from rlc.config.compress import PruneSettings
+from rlc.config.job import Job
+from rlc.config.settings import Settings
+
+# Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
+# directory, and of the environment only the id counts.
+NOT_IDENTITY = {
+    "study",
+    "seed",
+    "device",
+    "threads",
+    "compile",
+    "env_workers",
+    "checkpoint_every",
+    "overwrite",
+    "fail_fast",
+    "wandb",
+    "env",
+}
+# Settings that do not change what is trained.
+NOT_TRAINING = frozenset({"eval"})
+LABEL_HASH_LENGTH = 6
+
+
+def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
+    """Hash of the resolved settings that affect the result of a seed."""
+    data = settings.model_dump(exclude=NOT_IDENTITY | exclude) | {"env_id": settings.env.id}
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def training_identity(settings: Settings) -> str:
+    """Hash of the settings that affect the fp32 or QAT training a run needs."""
+    trained = settings if settings.trains else settings.with_fp32()
+    return identity(trained, NOT_TRAINING)
+
+
+def label(job: Job) -> str:
+    """The names of compression and protocol, with a short hash where any other setting differs from the defaults."""
+    compress, name = job.settings.compress, job.settings.label
+    changes: dict[str, Any] = {"env": job.settings.env, "protocol": job.settings.protocol}
+    if isinstance(compress, PruneSettings):  # its ratio stands in the name
+        changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})
+    own = identity(job.asked)
+    same = own == identity(job.defaults.model_copy(update=changes))
+    return name if same else f"{name}~{own[:LABEL_HASH_LENGTH]}"
