@@ -19,7 +19,7 @@ from compression.int8 import ActivationQuantize, StaticQuantLinear
 from compression.onnx_export import onnx_bytes
 from compression.ptdq import DynamicQuantLinear
 from compression.runtime import OnnxPolicy, optimized_operators
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
 from trainers.nn.stacked import plain_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
@@ -125,10 +125,10 @@ def load_policy(folder: Path) -> Policy:
         raise ArtifactError(f"{folder / CONTRACT_FILE} lacks or mistakes {error}") from error
 
 
-def read_spec(contract: dict[str, Any]) -> Spec:
+def read_spec(contract: dict[str, Any]) -> EnvSpec:
     """What a contract says of the environment."""
     environment = contract["environment"]
-    return Spec(
+    return EnvSpec(
         environment["id"],
         environment["observation"]["shape"][0],
         environment["action"]["shape"][0],
@@ -240,7 +240,7 @@ def _restore(kind: type[nn.Module], tensors: dict[str, torch.Tensor]) -> nn.Modu
     return stage
 
 
-def _environment(spec: Spec) -> dict[str, Any]:
+def _environment(spec: EnvSpec) -> dict[str, Any]:
     return {
         "id": spec.env_id,
         "observation": {"shape": [spec.obs_dim], "dtype": "float32"},

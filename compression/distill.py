@@ -8,12 +8,12 @@ from compression.onnx_export import onnx_bytes
 from compression.pruning import replace_layers
 from compression.runtime import OnnxPolicy
 from trainers.actor_critic import ActorTransform
-from trainers.data.rollout import visited_observations
+from trainers.data.rollout import collect_observations
 from trainers.envs.seed_envs import EnvFactory
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import ACTIVATIONS, StackedMLP
 from trainers.policy import Clamp, Policy, around_linears
-from trainers.rng import Stream, torch_stream
+from trainers.rng import RngStream, torch_stream
 
 # Episodes of one round lie apart from those of the next.
 EPISODES_PER_ROUND = 100_000
@@ -43,7 +43,7 @@ class Student:
         return x
 
     def policy(self) -> Policy:
-        return Policy(self.spec, [*self.before, *self.network.cut(0), *self.after])
+        return Policy(self.spec, [*self.before, *self.network.extract(0), *self.after])
 
 
 def distill(
@@ -66,13 +66,13 @@ def distill(
     may prepare the layers for quantisation.
     """
     student = Student(policy, transform)
-    optimizer, generator = FlatAdam(student.network, lr), torch_stream(Stream.DISTILL, seed)
+    optimizer, generator = FlatAdam(student.network, lr), torch_stream(RngStream.DISTILL, seed)
     _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
     observations = np.empty((0, policy.spec.obs_dim), np.float32)
     done = 0
     for stage in range(rounds + 1):
         act = OnnxPolicy(onnx_bytes(teacher if stage == 0 else student.policy()))
-        new = visited_observations(act, make_env, policy.spec, seed, states, stage * EPISODES_PER_ROUND)
+        new = collect_observations(act, make_env, policy.spec, seed, states, stage * EPISODES_PER_ROUND)
         observations = np.concatenate([observations, new])
         x = torch.from_numpy(observations)
         target = teacher(x)

@@ -75,9 +75,9 @@ class QATHeadAsPublished(QATLinearAsPublished):
         quantized = fake_quantize(parts, *grid, 0, self.activation_levels).flatten(-2)
         return torch.where(self.batches > 0, quantized, y)
 
-    def cut(self, row: int, outputs: int | None = None) -> list[nn.Module]:
+    def extract(self, row: int, outputs: int | None = None) -> list[nn.Module]:
         first = self.output_lo[row, 0, 0, 0], self.output_hi[row, 0, 0, 0]
-        return [*super().cut(row, outputs), ActivationQuantize(*activation_grid(*first, self.activation_levels))]
+        return [*super().extract(row, outputs), ActivationQuantize(*activation_grid(*first, self.activation_levels))]
 
 
 def prepare_qat_as_published(network: StackedMLP, *, heads: int) -> None:

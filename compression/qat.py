@@ -144,7 +144,7 @@ class QATLinear(StackedLinear):
         self.running_hi.lerp_(x.amax((1, 2), keepdim=True), momentum)
         self.batches.add_(1)
 
-    def cut(self, row: int, outputs: int | None = None) -> list[nn.Module]:
+    def extract(self, row: int, outputs: int | None = None) -> list[nn.Module]:
         """Row `row` as plain layers with frozen ranges. Raises ValueError where no batch has set them."""
         if not self.batches[row] > 0:
             raise ValueError("the quantised layer has no ranges yet: its actor was never updated")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
 from trainers.nn.stacked import ACTIVATIONS, plain_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
@@ -24,7 +24,7 @@ DEFAULT_ACTIVATION = {
 TORCH_NAMES = {"ReLU": "relu", "Tanh": "tanh"}
 
 
-def read_sb3(path: Path, spec: Spec, *, activation: str | None, statistics: Path | None) -> Policy:
+def read_sb3(path: Path, spec: EnvSpec, *, activation: str | None, statistics: Path | None) -> Policy:
     """The mean action of a PPO, TRPO, SAC, TD3 or DDPG model with flat observations.
 
     `activation` names that of the hidden layers where the file does not say it; `statistics` is an .npz with the
@@ -98,7 +98,7 @@ def _activation(path: Path, data: dict[str, Any]) -> str:
     return name
 
 
-def _normalizer(path: Path, spec: Spec) -> list[nn.Module]:
+def _normalizer(path: Path, spec: EnvSpec) -> list[nn.Module]:
     try:
         with np.load(path, allow_pickle=False) as file:
             mean, var, epsilon, limit = (torch.from_numpy(np.asarray(file[k], np.float64)) for k in STATISTICS)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from measure.statistics import paired_difference
-from trainers.envs.seed_envs import EnvFactory, finite
-from trainers.envs.spec import Spec
-from trainers.rng import Stream, env_seed, numpy_stream
+from trainers.envs.seed_envs import EnvFactory, check_finite
+from trainers.envs.spec import EnvSpec
+from trainers.rng import RngStream, env_seed, numpy_stream
 from trainers.tensors import FloatArray
 
 Act = Callable[[FloatArray], FloatArray]
@@ -32,13 +32,13 @@ class Returns:
         return float(np.std(self.returns))
 
 
-def evaluate(act: Act, make_env: EnvFactory, spec: Spec, *, episodes: int, seed: int | None) -> Returns:
+def evaluate(act: Act, make_env: EnvFactory, spec: EnvSpec, *, episodes: int, seed: int | None) -> Returns:
     """Run `episodes` episodes of observation [obs_dim] -> action [act_dim] in an environment of its own.
 
     Episode k starts from the same state for every policy; `seed` chooses the set of start states, which is
     disjoint from those of training and calibration. With None episodes follow the environment's own stream.
     """
-    seeds = [None if seed is None else env_seed(Stream.EVALUATE, seed, k) for k in range(episodes)]
+    seeds = [None if seed is None else env_seed(RngStream.EVALUATE, seed, k) for k in range(episodes)]
     with make_env() as env:
         played = [_episode(act, env, spec, reset_seed) for reset_seed in seeds]
     returns, lengths = zip(*played, strict=True)
@@ -62,22 +62,22 @@ def summary(returns: Returns, time_limit: int, fp32: Returns | None) -> dict[str
     }
 
 
-def random_policy(spec: Spec, seed: int) -> Act:
+def random_policy(spec: EnvSpec, seed: int) -> Act:
     """Uniform actions over the action bounds."""
-    rng = numpy_stream(Stream.RANDOM_POLICY, seed)
+    rng = numpy_stream(RngStream.RANDOM_POLICY, seed)
     return lambda obs: rng.uniform(spec.action_low, spec.action_high).astype(np.float32)
 
 
-def zero_policy(spec: Spec) -> Act:
+def zero_policy(spec: EnvSpec) -> Act:
     """The zero action, always; the nearest allowed one where the bounds exclude zero."""
     action = np.clip(np.zeros(spec.act_dim), spec.action_low, spec.action_high).astype(np.float32)
     return lambda obs: action
 
 
-def _episode(act: Act, env: Any, spec: Spec, seed: int | None) -> tuple[float, int]:
+def _episode(act: Act, env: Any, spec: EnvSpec, seed: int | None) -> tuple[float, int]:
     obs, _ = env.reset(seed=seed)
     total, length, done = 0.0, 0, False
     while not done:
-        obs, reward, terminated, truncated, _ = env.step(act(finite(obs, spec)))
+        obs, reward, terminated, truncated, _ = env.step(act(check_finite(obs, spec)))
         total, length, done = total + float(reward), length + 1, terminated or truncated
     return total, length

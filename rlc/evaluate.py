@@ -13,9 +13,9 @@ from rlc.reporting import console as table
 from rlc.runs.find import artifact_of, fp32_beside
 from rlc.runs.run import ARTIFACT
 from trainers.envs import make as envs
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
-from trainers.rng import Stream, env_seed
+from trainers.rng import RngStream, env_seed
 
 VIDEO_FILE = "video.mp4"
 
@@ -50,11 +50,11 @@ def evaluate_run(arguments: list[str]) -> None:
         # Not into an artifact: that is exported as it is.
         target = folder.with_name(f"{folder.name}-{VIDEO_FILE}") if artifact == folder else folder / VIDEO_FILE
         print(f"filming {' | '.join(policies)}", flush=True)
-        video.film(target, spec.env_id, list(policies.values()), env_seed(Stream.EVALUATE, settings.seed))
+        video.film(target, spec.env_id, list(policies.values()), env_seed(RngStream.EVALUATE, settings.seed))
         print(target)
 
 
-def _play(act: Act, spec: Spec, settings: EvaluateSettings) -> Returns:
+def _play(act: Act, spec: EnvSpec, settings: EvaluateSettings) -> Returns:
     return evaluate(act, lambda: envs.make_env(spec.env_id), spec, episodes=settings.episodes, seed=settings.seed)
 
 

@@ -29,7 +29,7 @@ from tests.packed import SAC as SAC_LINE
 from trainers.actor_critic import ActorCritic
 from trainers.data.replay import Batch
 from trainers.data.rollout import Rollout
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.sac import SAC
 
 SAC_SETTINGS: dict[str, Any] = {
@@ -49,11 +49,11 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def spec(obs_dim: int = 5, act_dim: int = 3, bound: float = 0.4) -> Spec:
-    return Spec("Test-v0", obs_dim, act_dim, (-bound,) * act_dim, (bound,) * act_dim)
+def spec(obs_dim: int = 5, act_dim: int = 3, bound: float = 0.4) -> EnvSpec:
+    return EnvSpec("Test-v0", obs_dim, act_dim, (-bound,) * act_dim, (bound,) * act_dim)
 
 
-def make_sac(of: Spec, seeds: Sequence[int], qat: bool = False, device: str = "cpu", **changes: Any) -> SAC:
+def make_sac(of: EnvSpec, seeds: Sequence[int], qat: bool = False, device: str = "cpu", **changes: Any) -> SAC:
     transform = functools.partial(prepare_qat, standardize_input=True, reduce_range=False) if qat else None
     return SAC(of, seeds, torch.device(device), transform_actor=transform, **(SAC_SETTINGS | changes))
 
@@ -63,14 +63,14 @@ ON_POLICY = ("trpo", "ppo")
 POLICIES = Path(__file__).parent / "data" / "policies"
 
 
-def make_agent(algo: str, of: Spec, seeds: Sequence[int], qat: bool = False, **changes: Any) -> ActorCritic:
+def make_agent(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = False, **changes: Any) -> ActorCritic:
     """An agent as conf/ configures it, but for the changes."""
     overrides = [f"+algo={algo}", *(f"algo.{key}={value}" for key, value in changes.items())]
     settings = make_plan(overrides + ["+compress=qat"] * qat).jobs[0].settings
     return build_agent(settings.algo, settings.compress, of, seeds, torch.device("cpu"))
 
 
-def rollouts(of: Spec, seeds: Sequence[int], steps: int, num_envs: int) -> Callable[[ActorCritic], Rollout]:
+def rollouts(of: EnvSpec, seeds: Sequence[int], steps: int, num_envs: int) -> Callable[[ActorCritic], Rollout]:
     """A source of rollouts of an agent in a world of noise, in which every seed has a stream of its own."""
     generators = [torch.Generator().manual_seed(2000 + seed) for seed in seeds]
 
@@ -87,7 +87,7 @@ def rollouts(of: Spec, seeds: Sequence[int], steps: int, num_envs: int) -> Calla
     return draw
 
 
-def batches(of: Spec, seeds: Sequence[int], batch_size: int, device: str = "cpu") -> Callable[[], Batch]:
+def batches(of: EnvSpec, seeds: Sequence[int], batch_size: int, device: str = "cpu") -> Callable[[], Batch]:
     """A source of random batches in which every seed has a stream of its own."""
     generators = [torch.Generator().manual_seed(1000 + seed) for seed in seeds]
     half_range = torch.tensor(of.action_high)

@@ -18,7 +18,7 @@ from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy, optimized_operators, weight_bytes
 from tests.conftest import batches, make_agent, make_sac, rollouts, spec
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.nn.stacked import plain_linear
 from trainers.policy import Policy, Rescale, Standardize, input_standardized
 from trainers.tensors import FloatArray
@@ -262,7 +262,7 @@ def test_vnni_decides_on_x86_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("low", "high"), [((-0.4, -0.4), (0.4, 0.4)), ((-1.0, 0.0), (3.0, 10.0))])
 def test_a_clipped_output_runs_on_integers_in_any_bounds(low: tuple[float, ...], high: tuple[float, ...]) -> None:
     """ONNX Runtime takes a layer in front of a clip that is scaled afterwards back to float."""
-    of = Spec("Test-v0", 5, 2, low, high)
+    of = EnvSpec("Test-v0", 5, 2, low, high)
     agent = make_agent("ppo", of, [0], qat=True, hidden="[16]")
     draw = rollouts(of, [0], 64, 2)
     agent.update(draw(agent))

@@ -21,9 +21,9 @@ from rlc.runs.checkpoint import KEPT, Checkpoints
 from rlc.runs.run import Run
 from tests.conftest import ALGORITHMS, make_agent, rollouts, spec
 from tests.test_replay import SPEC, Count
-from trainers.data.replay import Replay
+from trainers.data.replay import ReplayBuffer
 from trainers.envs.make import make_env, spec_of
-from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.tensors import Snapshot
 
 
@@ -47,11 +47,11 @@ def test_restored_environments_go_on_to_the_bit(env_id: str, steps: int) -> None
     def action() -> np.ndarray:
         return generator.uniform(of.action_low, of.action_high, (2, 2, of.act_dim)).astype(np.float32)
 
-    envs = SeedEnvs(lambda: make_env(env_id), of, [3, 8], 2)
+    envs = SyncSeedEnvs(lambda: make_env(env_id), of, [3, 8], 2)
     envs.reset()
     for _ in range(steps):
         envs.step(action())
-    other = SeedEnvs(lambda: make_env(env_id), of, [3, 8], 2)
+    other = SyncSeedEnvs(lambda: make_env(env_id), of, [3, 8], 2)
     for i in range(2):
         other.restore(i, through_json(envs.snapshot(i)))
     assert np.array_equal(other.obs, envs.obs)
@@ -62,7 +62,7 @@ def test_restored_environments_go_on_to_the_bit(env_id: str, steps: int) -> None
         assert np.array_equal(first.reward, second.reward)
         assert np.array_equal(first.terminated, second.terminated)
         assert first.final_obs.keys() == second.final_obs.keys()
-    assert envs.pop_finished(1) == other.pop_finished(1)
+    assert envs.pop_episodes(1) == other.pop_episodes(1)
 
 
 def test_an_environment_that_does_not_repeat_itself_is_refused() -> None:
@@ -70,7 +70,7 @@ def test_an_environment_that_does_not_repeat_itself_is_refused() -> None:
         def _obs(self) -> np.ndarray:
             return super()._obs() + np.random.rand()
 
-    envs, other = (SeedEnvs(Moody, SPEC, [0], 1) for _ in range(2))
+    envs, other = (SyncSeedEnvs(Moody, SPEC, [0], 1) for _ in range(2))
     envs.reset()
     envs.step(np.zeros((1, 1, 1), np.float32))
     with pytest.raises(RuntimeError, match="Count-v0 does not repeat itself"):
@@ -175,9 +175,9 @@ def test_seeds_of_a_pack_that_stopped_at_different_steps(monkeypatch: pytest.Mon
 
 def saved_twice(folder: Path, rows: int) -> Checkpoints:
     checkpoints = Checkpoints(folder)
-    replay = Replay(SPEC, [0], 1, 10_000_000, 0.9, torch.device("cpu"))
+    replay = ReplayBuffer(SPEC, [0], 1, 10_000_000, 0.9, torch.device("cpu"))
     for step in (1, 2, 3):
-        replay.added = step * rows
+        replay.num_added = step * rows
         checkpoints.save(step, Snapshot({"a": torch.full((2,), step)}, {"n": step}), replay, 0)
     return checkpoints
 

@@ -32,7 +32,7 @@ CASES = [
 
 def small_agent(algo: str, seeds: list[int], qat: bool, dtype: torch.dtype) -> Any:
     agent = make_agent(algo, spec(), seeds, qat, hidden="[16]", **SETTINGS.get((algo, qat), {}))
-    agent.multiply_in(dtype)
+    agent.set_matmul_dtype(dtype)
     return agent
 
 
@@ -61,7 +61,7 @@ def test_compiled_minibatches_are_the_minibatches(algo: str, qat: bool) -> None:
     of, seeds = spec(), [0, 4]
     eager, pack, alone = (small_agent(algo, s, qat, torch.float32) for s in (seeds, seeds, [4]))
     for agent in (pack, alone):
-        agent.step = CompiledStep(agent, type(agent).on_minibatch)
+        agent.step = CompiledStep(agent, type(agent).minibatch_step)
     draws = [rollouts(of, s, 50, 2) for s in (seeds, seeds, [4])]
     for steps in (0, 500_000):
         for agent in (eager, pack, alone):

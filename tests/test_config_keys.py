@@ -12,7 +12,7 @@ from rlc.pipeline.build import build_agent
 from rlc.pipeline.training import Training, fingerprint
 from tests.conftest import ALGORITHMS, spec
 from tests.test_replay import Count
-from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.seed_envs import SyncSeedEnvs
 
 OFF_POLICY_BASE = {"hidden": "[8,8]", "batch_size": "16", "learning_starts": "20", "buffer_size": "50"}
 ON_POLICY_BASE = {"hidden": "[8,8]", "batch_size": "8", "rollout_steps": "20", "num_envs": "1"}
@@ -90,7 +90,7 @@ def final_weights(algo: str, changes: dict[str, str]) -> str:
     settings: Settings = make_plan([f"+algo={algo}", "total_steps=60", *overrides]).jobs[0].settings
     of = spec(2, 1, 1.0)
     agent = build_agent(settings.algo, settings.compress, of, [0], torch.device("cpu"))
-    for _ in Training(settings, agent, SeedEnvs(Count, of, [0], settings.algo.num_envs)).run(0, random_warmup=True):
+    for _ in Training(settings, agent, SyncSeedEnvs(Count, of, [0], settings.algo.num_envs)).run(0, random_warmup=True):
         pass
     return fingerprint(agent.state(0))
 

@@ -7,7 +7,7 @@ import torch
 from tests.conftest import batches, make_agent, spec
 from trainers.data.replay import Batch
 from trainers.ddpg import DDPG
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.nn.stacked import StackedMLP
 from trainers.td3 import TD3
 
@@ -24,7 +24,7 @@ def run(network: StackedMLP, row: int, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("algo", DETERMINISTIC)
 def test_exploration_noise_is_measured_in_half_ranges_and_stays_in_bounds(algo: str) -> None:
-    of = Spec("Test-v0", 5, 2, (-0.4, 0.0), (0.4, 10.0))
+    of = EnvSpec("Test-v0", 5, 2, (-0.4, 0.0), (0.4, 10.0))
     agent = make_agent(algo, of, [0], hidden="[8]", exploration_noise=0.1)
     obs = np.zeros((1, 20_000, 5), np.float32)
     actions = agent.act(obs)[0]

@@ -11,7 +11,7 @@ from rlc.pipeline.build import build_agent
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.conftest import batches, make_sac, spec
-from trainers.acceleration.cuda_graphs import RecordedUpdate
+from trainers.acceleration.cuda_graphs import CudaGraphUpdate
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,7 +41,7 @@ def test_a_cuda_graph_of_an_update_is_the_update(algo: str, qat: bool) -> None:
     of, seeds = spec(17, 6), [4, 1, 2]
     settings = make_plan([f"+algo={algo}", f"+compress={'qat' if qat else 'fp32'}"]).jobs[0].settings
     plain, recorded = (build_agent(settings.algo, settings.compress, of, seeds, torch.device("cuda")) for _ in range(2))
-    update, one, other = RecordedUpdate(recorded), batches(of, seeds, 256, "cuda"), batches(of, seeds, 256, "cuda")  # type: ignore[arg-type]
+    update, one, other = CudaGraphUpdate(recorded), batches(of, seeds, 256, "cuda"), batches(of, seeds, 256, "cuda")  # type: ignore[arg-type]
     for _ in range(20):
         plain.update(one())  # type: ignore[attr-defined]
         update(other())

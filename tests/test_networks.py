@@ -7,7 +7,7 @@ from torch import nn
 
 from trainers.nn.optimizer import FlatAdam, clip_row_norms
 from trainers.nn.stacked import StackedMLP, orthogonal_
-from trainers.nn.targets import frozen_copy, polyak
+from trainers.nn.targets import make_target, polyak_update
 
 
 def stacked(rows: int, sizes: tuple[int, ...] = (4, 16, 3)) -> StackedMLP:
@@ -16,7 +16,7 @@ def stacked(rows: int, sizes: tuple[int, ...] = (4, 16, 3)) -> StackedMLP:
 
 def plain(network: StackedMLP, row: int) -> nn.Sequential:
     outputs = network.layers[-1].weight.shape[1]
-    return nn.Sequential(*network.cut(row, outputs)).requires_grad_(True)
+    return nn.Sequential(*network.extract(row, outputs)).requires_grad_(True)
 
 
 def test_forward_equals_separate_networks() -> None:
@@ -111,11 +111,11 @@ def test_polyak_moves_parameters_and_copies_buffers() -> None:
     online = stacked(2)
     online.layers[0].register_buffer("running_hi", torch.zeros(2, 1, 1))
     online.flatten()
-    target = frozen_copy(online)
+    target = make_target(online)
     start = target.flat.clone()
     online.flat.add_(1.0)
     online.layers[0].running_hi.fill_(7.0)
-    polyak(target, online, tau=0.25)
+    polyak_update(target, online, tau=0.25)
     used = 131
     torch.testing.assert_close(target.flat[:, :used], start[:, :used] + 0.25)
     assert torch.equal(target.layers[0].running_hi, torch.full((2, 1, 1), 7.0))
@@ -125,10 +125,10 @@ def test_polyak_moves_parameters_and_copies_buffers() -> None:
 def test_polyak_refuses_networks_with_different_buffers() -> None:
     online = stacked(2)
     online.flatten()
-    target = frozen_copy(online)
+    target = make_target(online)
     online.layers[0].register_buffer("running_hi", torch.zeros(2, 1, 1))
     with pytest.raises(ValueError, match="longer than"):
-        polyak(target, online, 0.5)
+        polyak_update(target, online, 0.5)
 
 
 def test_gradients_are_clipped_per_seed_over_all_networks() -> None:
@@ -203,12 +203,12 @@ def test_the_gradients_written_out_are_those_of_autograd(activation: str, output
         return [of_x, optimizer.gradient.clone()]
 
     ours = found()
-    network.one_node = False
+    network.fused = False
     for gradient, expected in zip(ours, found(), strict=True):
         torch.testing.assert_close(gradient, expected)
-    network.one_node = True
+    network.fused = True
     optimizer.gradient.zero_()
-    some = network.detached(followed=3, rows=slice(None, None, 2))(x[::2]).square().sum()
+    some = network.with_frozen_params(num_grad_inputs=3, rows=slice(None, None, 2))(x[::2]).square().sum()
     first, *none = torch.autograd.grad(some, [x, *network.parameters()], allow_unused=True)
     torch.testing.assert_close(first[::2, :, -3:], ours[0][::2, :, -3:])
     assert (first[..., :-3] == 0).all()

@@ -12,12 +12,12 @@ from rlc.pipeline import build
 from tests.conftest import ON_POLICY, make_agent, rollouts, spec
 from tests.test_replay import SPEC, Count
 from trainers.data.rollout import Rollout, collect, gae
-from trainers.envs.seed_envs import SeedEnvs
-from trainers.loops import on_policy
+from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.loops import on_policy_loop
 from trainers.nn.distributions import entropy, kl_divergence, log_probability
 from trainers.nn.normalizer import RunningStatistics
 from trainers.nn.optimizer import row_gradient
-from trainers.nn.stacked import GaussianMLP, in_memory, row_views
+from trainers.nn.stacked import GaussianMLP, row_views, storage_layout
 from trainers.on_policy import minibatches
 from trainers.ppo import PPO, Terms, clipped_surrogate, mean_terms
 from trainers.trpo import TRPO, conjugate_gradient, fisher_vector_product
@@ -31,10 +31,10 @@ def row(*values: float) -> torch.Tensor:
 def test_gae_by_hand() -> None:
     """gamma 0.5, lambda 0.5; a step, a termination, a step, a time limit, and the cut at the rollout's end."""
     reward, value, next_value = row(1, 2, 3, 4, 5), row(10, 20, 30, 40, 50), row(20, 99, 40, 60, 80)
-    terminated, ended = row(0, 1, 0, 0, 0).bool(), row(0, 1, 0, 1, 0).bool()
+    terminated, done = row(0, 1, 0, 0, 0).bool(), row(0, 1, 0, 1, 0).bool()
     # delta: 1+10-10, 2-20 (no bootstrap), 3+20-30, 4+30-40 (bootstrap from the final observation), 5+40-50
     expected = row(1 + 0.25 * -18, -18, -7 + 0.25 * -6, -6, -5)
-    torch.testing.assert_close(gae(reward, value, next_value, terminated, ended, 0.5, 0.5), expected)
+    torch.testing.assert_close(gae(reward, value, next_value, terminated, done, 0.5, 0.5), expected)
 
 
 @pytest.mark.parametrize("num_envs", [3, 4])  # summed number by number, and row by row
@@ -58,13 +58,13 @@ def test_an_endless_task_with_a_time_limit_is_worth_its_discounted_sum(rewards: 
             obs, _, _, truncated, info = super().step(action)
             return obs, rewards, False, truncated or self.step_in_episode == 3, info
 
-    envs = SeedEnvs(Endless, SPEC, [0], 2)
+    envs = SyncSeedEnvs(Endless, SPEC, [0], 2)
     envs.reset()
     rollout = collect(lambda obs: np.zeros((1, 2, 1), np.float32), envs, 20, torch.device("cpu"))
     value = torch.full_like(rollout.reward, rewards / 0.1)
-    assert rollout.ended.any()
+    assert rollout.done.any()
     assert not rollout.terminated.any()
-    advantage = gae(rollout.reward, value, value, rollout.terminated, rollout.ended, 0.9, 0.95)
+    advantage = gae(rollout.reward, value, value, rollout.terminated, rollout.done, 0.9, 0.95)
     torch.testing.assert_close(advantage, torch.zeros_like(advantage), atol=1e-3 * rewards, rtol=0)
 
 
@@ -86,9 +86,9 @@ def test_the_last_rollout_takes_the_rest(total: int, sizes: list[int]) -> None:
             seen.append(rollout.reward.numel())
             return {}
 
-    envs = SeedEnvs(Count, SPEC, [0], 2)
+    envs = SyncSeedEnvs(Count, SPEC, [0], 2)
     steps = [
-        s for s, _ in on_policy(Watcher(), envs, torch.device("cpu"), steps=0, total_steps=total, rollout_steps=10)
+        s for s, _ in on_policy_loop(Watcher(), envs, torch.device("cpu"), steps=0, total_steps=total, rollout_steps=10)
     ]
     assert seen == sizes
     assert steps == np.cumsum(sizes).tolist()
@@ -102,7 +102,7 @@ def test_a_rollout_holds_true_next_observations_and_clips_for_the_environment_on
             seen.append(float(action[0]))
             return super().step(action)
 
-    envs = SeedEnvs(Recording, SPEC, [3], 1)
+    envs = SyncSeedEnvs(Recording, SPEC, [3], 1)
     envs.reset()
     rollout = collect(lambda obs: np.full((1, 1, 1), 2.5, np.float32), envs, 40, torch.device("cpu"))
     assert set(seen) == {1.0}
@@ -111,9 +111,9 @@ def test_a_rollout_holds_true_next_observations_and_clips_for_the_environment_on
     alive = ~rollout.terminated[0, :, 0]
     assert torch.equal(rollout.next_obs[0, alive, 0, 0], episode[alive])
     assert torch.equal(rollout.next_obs[0, alive, 0, 1], step[alive] + 1)
-    assert torch.equal(rollout.ended[0, :, 0], torch.where(episode % 2 == 0, step == 2, step == 4))
+    assert torch.equal(rollout.done[0, :, 0], torch.where(episode % 2 == 0, step == 2, step == 4))
     assert torch.equal(
-        rollout.obs[0, 1:, 0][~rollout.ended[0, :-1, 0]], rollout.next_obs[0, :-1, 0][~rollout.ended[0, :-1, 0]]
+        rollout.obs[0, 1:, 0][~rollout.done[0, :-1, 0]], rollout.next_obs[0, :-1, 0][~rollout.done[0, :-1, 0]]
     )
 
 
@@ -226,7 +226,7 @@ def test_fisher_vector_product_is_the_generalised_gauss_newton_product(qat: bool
             [
                 torch.cat(
                     [
-                        in_memory(g)[seed].flatten()
+                        storage_layout(g)[seed].flatten()
                         for g in torch.autograd.grad(o, parameters, retain_graph=True, materialize_grads=True)
                     ]
                 )
@@ -252,12 +252,12 @@ def test_seeds_do_not_mix_in_the_product() -> None:
 class WatchedTRPO(TRPO):
     """Remembers how far the policy had moved when all was learned, before ranges and statistics move."""
 
-    def follow(self, rollout: Rollout) -> None:
+    def update_statistics(self, rollout: Rollout) -> None:
         if self.updates > 1:
             for name, buffer in self.actor.named_buffers():
                 assert torch.equal(buffer, self.ranges[name]), name
             self.moved = self.distance(rollout)
-        super().follow(rollout)
+        super().update_statistics(rollout)
 
     def act_again(self, rollout: Rollout) -> None:
         """Take the policy of now as the old one."""
@@ -357,7 +357,7 @@ def test_ppo_equals_a_plain_implementation() -> None:
             value, next_value = (critic(prepare(o)).squeeze(-1) * scale for o in (rollout.obs, rollout.next_obs))
         advantage, running = torch.zeros_like(value), torch.zeros(4)
         for t in reversed(range(32)):
-            alive, going_on = 1 - rollout.terminated[0, t].float(), 1 - rollout.ended[0, t].float()
+            alive, going_on = 1 - rollout.terminated[0, t].float(), 1 - rollout.done[0, t].float()
             delta = rollout.reward[0, t] + 0.99 * alive * next_value[t] - value[t]
             running = delta + 0.99 * 0.95 * going_on * running
             advantage[t] = running
@@ -395,7 +395,7 @@ def test_the_scale_of_returns_moves_without_moving_the_values(algo: str) -> None
 
     before, scale = values(), agent.returns.std().clone()
     rollout = draw(agent)
-    agent.follow(rollout._replace(reward=100 * rollout.reward))
+    agent.update_statistics(rollout._replace(reward=100 * rollout.reward))
     assert (agent.returns.std() > 2 * scale).all()
     torch.testing.assert_close(values(), before)
 
@@ -445,8 +445,8 @@ def test_the_learning_rate_of_ppo_counts_the_steps_of_the_training_at_hand() -> 
     """Not those that the agent saw in a training before."""
     agent = make_agent("ppo", SPEC, [0], hidden="[8]", lr=1e-3, lr_decay_steps=1_000_000)
     agent.observations.count.fill_(10**6)
-    envs = SeedEnvs(Count, SPEC, [0], 2)
-    for _ in on_policy(agent, envs, torch.device("cpu"), steps=0, total_steps=40, rollout_steps=20):
+    envs = SyncSeedEnvs(Count, SPEC, [0], 2)
+    for _ in on_policy_loop(agent, envs, torch.device("cpu"), steps=0, total_steps=40, rollout_steps=20):
         pass
     assert agent.optimizers["critic"].lr.item() == pytest.approx(1e-3 * (1 - 20 / 1_000_000))
 
@@ -460,9 +460,9 @@ def test_an_agent_that_is_trained_further_keeps_its_statistics_for_its_first_upd
     further = make_agent(algo, of, [0], hidden="[8]")
     further.load_state(0, trained.state(0))
     followed = []
-    follow, advantages = further.follow, further.advantages
+    follow, advantages = further.update_statistics, further.advantages
     further.advantages = lambda rollout: followed.append("update") or advantages(rollout)
-    further.follow = lambda rollout: followed.append("follow") or follow(rollout)
+    further.update_statistics = lambda rollout: followed.append("follow") or follow(rollout)
     further.update(draw(further))
     assert followed.index("follow") > followed.index("update")
     assert followed.count("follow") == 1

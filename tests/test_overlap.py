@@ -13,13 +13,13 @@ from rlc.runs.run import Run
 from tests.conftest import batches, make_agent, spec
 from tests.test_checkpoint import SMALL, crash_at, job, weights
 from tests.test_replay import SPEC, Count
-from trainers.acceleration.cuda_graphs import WARM_UP, RecordedUpdate
-from trainers.actor_critic import LaggingActor
-from trainers.data.replay import Batch, Replay
+from trainers.acceleration.cuda_graphs import WARM_UP, CudaGraphUpdate
+from trainers.actor_critic import DelayedActor
+from trainers.data.replay import Batch, ReplayBuffer
 from trainers.envs.make import make_env, spec_of
-from trainers.envs.seed_envs import SeedEnvs
-from trainers.envs.workers import WorkerEnvs
-from trainers.loops import off_policy
+from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.envs.workers import SubprocSeedEnvs
+from trainers.loops import off_policy_loop
 from trainers.nn.stacked import StackedMLP
 from trainers.tensors import FloatArray
 
@@ -42,7 +42,7 @@ def test_workers_take_the_steps_of_one_process() -> None:
     """To the bit, over episodes that end in both ways; and Hopper goes on from the snapshots of the other side."""
     seeds, generator = [3, 8, 9], np.random.default_rng(0)
     for make, of, steps in ((Count, SPEC, 20), (functools.partial(make_env, "Hopper-v4"), spec_of("Hopper-v4"), 150)):
-        alone, spread = SeedEnvs(make, of, seeds, 2), WorkerEnvs(make, of, seeds, 2, workers=2)
+        alone, spread = SyncSeedEnvs(make, of, seeds, 2), SubprocSeedEnvs(make, of, seeds, 2, workers=2)
         alone.reset()
         spread.reset()
         assert np.array_equal(alone.obs, spread.obs)
@@ -57,7 +57,7 @@ def test_workers_take_the_steps_of_one_process() -> None:
                 snapshots = [envs.snapshot(2) for envs in (alone, spread)]
                 alone.restore(2, snapshots[1])
                 spread.restore(2, snapshots[0])
-        assert [alone.pop_finished(s) for s in range(3)] == [spread.pop_finished(s) for s in range(3)]
+        assert [alone.pop_episodes(s) for s in range(3)] == [spread.pop_episodes(s) for s in range(3)]
         spread.close()
 
 
@@ -66,7 +66,7 @@ def test_workers_take_the_steps_of_one_process() -> None:
     [("nan", FloatingPointError, "not finite"), ("exit", RuntimeError, "worker died, exit code 3")],
 )
 def test_what_goes_wrong_in_a_worker_is_raised_here(way: str, error: type[Exception], text: str) -> None:
-    envs = WorkerEnvs(functools.partial(Breaks, way), SPEC, [0, 1], 1, workers=2)
+    envs = SubprocSeedEnvs(functools.partial(Breaks, way), SPEC, [0, 1], 1, workers=2)
     envs.reset()
     for _ in range(2):
         with pytest.raises(error, match=text):
@@ -89,7 +89,7 @@ def test_a_recorded_update_is_the_update(algo: str, qat: bool) -> None:
 
         return play
 
-    update, one, other = RecordedUpdate(recorded, record), batches(of, seeds, 32), batches(of, seeds, 32)
+    update, one, other = CudaGraphUpdate(recorded, record), batches(of, seeds, 32), batches(of, seeds, 32)
     for _ in range(12):
         expected, figures = plain.update(one()), update(other())
         assert plain.updates == recorded.updates
@@ -104,18 +104,18 @@ def test_acting_uses_the_actor_published_last_but_one() -> None:
     actor = StackedMLP((2, 1), "relu", [torch.Generator()])
     actor.flatten()
     actor.flat.zero_()
-    lagging, seen = LaggingActor(actor), []
+    delayed_actor, seen = DelayedActor(actor), []
     for n in range(1, 5):
-        seen.append(lagging.frozen()(np.zeros((1, 1, 2), np.float32)).item())
+        seen.append(delayed_actor.frozen()(np.zeros((1, 1, 2), np.float32)).item())
         actor.layers[0].bias.data.fill_(n)
-        lagging.publish()
+        delayed_actor.publish()
     assert seen == [0, 0, 1, 2]
 
 
 class Recorder:
     """An agent that writes down what is asked of it."""
 
-    def __init__(self, replay: Replay) -> None:
+    def __init__(self, replay: ReplayBuffer) -> None:
         self.replay, self.log = replay, list[str]()
 
     def act(self, obs: FloatArray) -> FloatArray:
@@ -132,11 +132,11 @@ class Recorder:
 
 @pytest.mark.parametrize("overlap", [False, True])
 def test_updates_that_overlap_do_not_see_the_step_in_flight(overlap: bool) -> None:
-    envs, replay = SeedEnvs(Count, SPEC, [0], 1), Replay(SPEC, [0], 1, 10, 0.9, torch.device("cpu"))
+    envs, replay = SyncSeedEnvs(Count, SPEC, [0], 1), ReplayBuffer(SPEC, [0], 1, 10, 0.9, torch.device("cpu"))
     agent: Any = Recorder(replay)
     numbers = {"steps": 0, "total_steps": 4, "learning_starts": 2, "batch_size": 1, "updates_per_step": 1}
     warmup = lambda: np.zeros((1, 1, 1), np.float32)  # noqa: E731
-    list(off_policy(agent, agent.update, envs, replay, warmup, **numbers, overlap=overlap, yield_every=1))
+    list(off_policy_loop(agent, agent.update, envs, replay, warmup, **numbers, overlap=overlap, yield_every=1))
     first, second = (2, 3) if overlap else (3, 4)
     assert agent.log == ["act", f"update after {first}", "publish", "act", f"update after {second}", "publish"]
 

@@ -17,7 +17,7 @@ from rlc.config.compose import default_settings
 from rlc.config.settings import parse_settings
 from rlc.pipeline.build import build_agent
 from tests.conftest import POLICIES
-from trainers.data.rollout import visited_observations
+from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env, spec_of
 from trainers.tensors import FloatArray
 
@@ -73,7 +73,7 @@ def test_int8_keeps_the_actions(folder: Path) -> None:
     spec = fp32.spec
 
     def visited(seed: int, steps: int) -> FloatArray:
-        return visited_observations(OnnxPolicy(onnx_bytes(fp32)), lambda: make_env(spec.env_id), spec, seed, steps)
+        return collect_observations(OnnxPolicy(onnx_bytes(fp32)), lambda: make_env(spec.env_id), spec, seed, steps)
 
     calibration, states = visited(0, 2048), torch.from_numpy(visited(1, 1000))
     action_range = torch.tensor(spec.action_high) - torch.tensor(spec.action_low)

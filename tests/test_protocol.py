@@ -25,7 +25,7 @@ from rlc.pipeline import paper
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.conftest import POLICIES
-from trainers.data.rollout import visited_observations
+from trainers.data.rollout import collect_observations
 from trainers.errors import UserError
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
@@ -42,7 +42,7 @@ QUICK = {
 
 def states(policy: Policy, n: int = 200) -> FloatArray:
     factory = functools.partial(gym.make, policy.spec.env_id)
-    return visited_observations(OnnxPolicy(onnx_bytes(policy)), factory, policy.spec, 3, n)
+    return collect_observations(OnnxPolicy(onnx_bytes(policy)), factory, policy.spec, 3, n)
 
 
 def test_sac_loses_its_squash() -> None:
@@ -108,7 +108,7 @@ def test_published_qat_has_7_bit_activations_and_int8_outputs() -> None:
         levels = part / step
         assert (levels - levels.round()).abs().max() < 1e-3
         assert len(levels.round().unique()) <= 128
-    cut = network.cut(0, outputs=2)
+    cut = network.extract(0, outputs=2)
     assert [type(stage) for stage in cut] == [StaticQuantLinear, nn.ReLU, StaticQuantLinear, ActivationQuantize]
     torch.testing.assert_close(nn.Sequential(*cut)(x[0]), mean[0], rtol=0, atol=2 * step.item())
 

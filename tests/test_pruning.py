@@ -21,7 +21,7 @@ from rlc.pipeline.derive import actor_layers
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.conftest import ALGORITHMS, make_agent, spec
-from trainers.data.rollout import visited_observations
+from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env, spec_of
 from trainers.policy import Policy
 
@@ -110,7 +110,7 @@ def test_distillation_brings_another_policy_to_the_actions_of_the_teacher(algo: 
     with torch.no_grad():
         agent.networks["actor"].flat *= 2
     teacher, student = agent.policy(0), make_agent(algo, of, [1], hidden="[16,16]").policy(0)
-    seen = visited_observations(OnnxPolicy(onnx_bytes(teacher)), lambda: make_env("Hopper-v4"), of, 5, 500)
+    seen = collect_observations(OnnxPolicy(onnx_bytes(teacher)), lambda: make_env("Hopper-v4"), of, 5, 500)
     obs = torch.from_numpy(seen)
 
     def error(policy: Policy) -> float:

@@ -56,7 +56,7 @@ def test_without_ranges_inputs_pass_unquantised_and_a_cut_is_refused() -> None:
     x = torch.randn(2, 9, 4)
     torch.testing.assert_close(quantized(x), plain(x), atol=2e-2, rtol=0)  # int8 weights, float inputs
     with pytest.raises(ValueError, match="never updated"):
-        quantized.cut(0, 3)
+        quantized.extract(0, 3)
 
 
 def test_standardisation_keeps_inputs_of_mixed_scale() -> None:

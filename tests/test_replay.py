@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.data.replay import Replay
-from trainers.envs.seed_envs import SeedEnvs
-from trainers.envs.spec import Spec
-from trainers.rng import Stream, env_seed, numpy_stream
+from trainers.data.replay import ReplayBuffer
+from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.envs.spec import EnvSpec
+from trainers.rng import RngStream, env_seed, numpy_stream
 
-SPEC = Spec("Count-v0", 2, 1, (-1.0,), (1.0,))
+SPEC = EnvSpec("Count-v0", 2, 1, (-1.0,), (1.0,))
 
 
 class Count(gym.Env[Any, Any]):
@@ -41,11 +41,11 @@ class Count(gym.Env[Any, Any]):
         return np.array([self.episode, self.step_in_episode], np.float64)
 
 
-def play(replay: Replay, seeds: list[int], num_envs: int, steps: int) -> SeedEnvs:
-    envs = SeedEnvs(Count, SPEC, seeds, num_envs)
+def play(replay: ReplayBuffer, seeds: list[int], num_envs: int, steps: int) -> SyncSeedEnvs:
+    envs = SyncSeedEnvs(Count, SPEC, seeds, num_envs)
     envs.reset()
     replay.start(envs.obs)
-    streams = [numpy_stream(Stream.WARMUP, seed) for seed in seeds]
+    streams = [numpy_stream(RngStream.WARMUP, seed) for seed in seeds]
     for _ in range(steps):
         action = np.stack([g.uniform(-1, 1, (num_envs, 1)) for g in streams]).astype(np.float32)
         replay.add(action, envs.step(action))
@@ -55,7 +55,7 @@ def play(replay: Replay, seeds: list[int], num_envs: int, steps: int) -> SeedEnv
 @pytest.mark.parametrize(("steps", "num_envs"), [(4, 1), (30, 1), (100, 1), (33, 3)])
 def test_sampled_transitions_are_true(steps: int, num_envs: int) -> None:
     """Whatever is sampled, also after the ring wrapped, is a transition of Count with its true successor."""
-    replay = Replay(SPEC, [3, 4], num_envs, 20 * num_envs, gamma=0.9, device=torch.device("cpu"))
+    replay = ReplayBuffer(SPEC, [3, 4], num_envs, 20 * num_envs, gamma=0.9, device=torch.device("cpu"))
     play(replay, [3, 4], num_envs, steps)
     batch = replay.sample(2000)
     episode, step = batch.obs[..., 0], batch.obs[..., 1]
@@ -73,7 +73,7 @@ def test_sampled_transitions_are_true(steps: int, num_envs: int) -> None:
 
 
 def test_samples_uniformly_over_the_newest_transitions() -> None:
-    replay = Replay(SPEC, [0], 1, 20, gamma=0.9, device=torch.device("cpu"))
+    replay = ReplayBuffer(SPEC, [0], 1, 20, gamma=0.9, device=torch.device("cpu"))
     envs = play(replay, [0], 1, 100)
     rewards, counts = replay.sample(20_000).reward.unique(return_counts=True)
     assert len(rewards) == 20
@@ -83,7 +83,7 @@ def test_samples_uniformly_over_the_newest_transitions() -> None:
 
 
 def test_a_seed_samples_the_same_alone_and_in_a_pack() -> None:
-    alone, pack = (Replay(SPEC, s, 2, 40, 0.9, torch.device("cpu")) for s in ([5], [1, 5]))
+    alone, pack = (ReplayBuffer(SPEC, s, 2, 40, 0.9, torch.device("cpu")) for s in ([5], [1, 5]))
     play(alone, [5], 2, 50)
     play(pack, [1, 5], 2, 50)
     for one, many in zip(alone.sample(16), pack.sample(16), strict=True):
@@ -91,26 +91,26 @@ def test_a_seed_samples_the_same_alone_and_in_a_pack() -> None:
 
 
 def test_slots_of_overwritten_final_observations_are_used_again() -> None:
-    replay = Replay(SPEC, [0], 1, 20, gamma=0.9, device=torch.device("cpu"))
+    replay = ReplayBuffer(SPEC, [0], 1, 20, gamma=0.9, device=torch.device("cpu"))
     play(replay, [0], 1, 2000)
     assert len(replay.final.table) <= 4
 
 
 def test_observations_are_stored_once() -> None:
-    replay = Replay(SPEC, [0], 1, 1000, 0.9, torch.device("cpu"))
-    assert replay.held.shape == (1, 1001, 1, 2 + 1 + 2)
-    assert replay.held.dtype == torch.float32
+    replay = ReplayBuffer(SPEC, [0], 1, 1000, 0.9, torch.device("cpu"))
+    assert replay.storage.shape == (1, 1001, 1, 2 + 1 + 2)
+    assert replay.storage.dtype == torch.float32
 
 
 def test_a_million_humanoid_transitions_take_less_than_two_gigabytes() -> None:
-    humanoid = Spec("Humanoid-v4", 376, 17, (-0.4,) * 17, (0.4,) * 17)
-    replay = Replay(humanoid, [0], 1, 1_000_000, 0.99, torch.device("meta"))
-    held = (replay.held, replay.final.slot_of, replay.final.table)
+    humanoid = EnvSpec("Humanoid-v4", 376, 17, (-0.4,) * 17, (0.4,) * 17)
+    replay = ReplayBuffer(humanoid, [0], 1, 1_000_000, 0.99, torch.device("meta"))
+    held = (replay.storage, replay.final.slot_of, replay.final.table)
     assert sum(tensor.nbytes for tensor in held) < 1.7e9
 
 
 def test_learned_rewards_are_scaled() -> None:
-    plain, scaled = (Replay(SPEC, [0], 1, 40, 0.9, torch.device("cpu"), scale) for scale in (1.0, 0.01))
+    plain, scaled = (ReplayBuffer(SPEC, [0], 1, 40, 0.9, torch.device("cpu"), scale) for scale in (1.0, 0.01))
     for replay in (plain, scaled):
         play(replay, [0], 1, 30)
     torch.testing.assert_close(scaled.sample(100).reward, 0.01 * plain.sample(100).reward)
@@ -119,12 +119,12 @@ def test_learned_rewards_are_scaled() -> None:
 @pytest.mark.parametrize("steps", [7, 33, 100])
 def test_rows_and_snapshot_restore_a_memory(steps: int) -> None:
     """Also after the ring wrapped: the same samples, and the same after more steps."""
-    old, new = (Replay(SPEC, [4, 6], 2, 40, 0.9, torch.device("cpu")) for _ in range(2))
+    old, new = (ReplayBuffer(SPEC, [4, 6], 2, 40, 0.9, torch.device("cpu")) for _ in range(2))
     envs = play(old, [4, 6], 2, steps)
     for i in range(2):
         new.restore(i, old.snapshot(i))
-        first = max(0, old.added - old.capacity)
-        new.put_rows(i, first, old.rows(i, first, old.added))
+        first = max(0, old.num_added - old.capacity)
+        new.put_rows(i, first, old.rows(i, first, old.num_added))
     new.start(envs.obs)
     for _ in range(15):
         for one, other in zip(old.sample(64), new.sample(64), strict=True):
@@ -135,16 +135,16 @@ def test_rows_and_snapshot_restore_a_memory(steps: int) -> None:
 
 
 def test_episodes_are_counted_and_popped() -> None:
-    replay = Replay(SPEC, [0], 1, 20, 0.9, torch.device("cpu"))
+    replay = ReplayBuffer(SPEC, [0], 1, 20, 0.9, torch.device("cpu"))
     envs = play(replay, [0], 1, 8)
-    assert [(e.episodic_return, e.length) for e in envs.pop_finished(0)] == [
+    assert [(e.episodic_return, e.length) for e in envs.pop_episodes(0)] == [
         (10 * k * n + n * (n + 1) / 2, n) for k, n in first_episodes()
     ]
-    assert envs.pop_finished(0) == []
+    assert envs.pop_episodes(0) == []
 
 
 def first_episodes() -> list[tuple[int, int]]:
-    first = env_seed(Stream.TRAIN_ENV, 0) % 7 + 1
+    first = env_seed(RngStream.TRAIN_ENV, 0) % 7 + 1
     return [(k, 3 if k % 2 == 0 else 5) for k in (first, first + 1)]
 
 
@@ -154,12 +154,12 @@ def test_an_observation_that_is_not_finite_is_refused() -> None:
             return np.array([np.nan, 0.0])
 
     with pytest.raises(FloatingPointError, match="Count-v0 returned an observation that is not finite"):
-        SeedEnvs(Broken, SPEC, [0], 1).reset()
+        SyncSeedEnvs(Broken, SPEC, [0], 1).reset()
 
 
 def test_random_streams_are_disjoint() -> None:
-    seeds = {env_seed(stream, seed, k) for stream in Stream for seed in range(50) for k in range(50)}
-    assert len(seeds) == len(Stream) * 2500
+    seeds = {env_seed(stream, seed, k) for stream in RngStream for seed in range(50) for k in range(50)}
+    assert len(seeds) == len(RngStream) * 2500
 
 
 def test_an_environment_that_reuses_its_buffer_does_no_harm() -> None:
@@ -170,7 +170,7 @@ def test_an_environment_that_reuses_its_buffer_does_no_harm() -> None:
             self.buffer[:] = self.episode, self.step_in_episode
             return self.buffer
 
-    envs = SeedEnvs(Reusing, SPEC, [0], 1)
+    envs = SyncSeedEnvs(Reusing, SPEC, [0], 1)
     envs.reset()
     final = [step.final_obs for step in (envs.step(np.zeros((1, 1, 1), np.float32)) for _ in range(10))]
     (truncated,) = [obs[0, 0] for obs in final if obs]

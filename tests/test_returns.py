@@ -5,8 +5,8 @@ import numpy as np
 from measure.returns import Returns, evaluate, random_policy, zero_policy
 from tests.conftest import spec
 from tests.test_replay import Count
-from trainers.data.rollout import visited_observations
-from trainers.envs.spec import Spec
+from trainers.data.rollout import collect_observations
+from trainers.envs.spec import EnvSpec
 from trainers.tensors import FloatArray
 
 OF = spec(2, 1, 1.0)
@@ -35,7 +35,7 @@ def test_start_states_are_shared_and_chosen_by_the_seed() -> None:
 
 
 def test_the_zero_action_keeps_to_the_bounds() -> None:
-    bounded = Spec("Test-v0", 2, 3, (-1.0, 1.0, -3.0), (1.0, 2.0, -2.0))
+    bounded = EnvSpec("Test-v0", 2, 3, (-1.0, 1.0, -3.0), (1.0, 2.0, -2.0))
     assert zero_policy(bounded)(np.zeros(2, np.float32)).tolist() == [0.0, 1.0, -2.0]
 
 
@@ -56,7 +56,7 @@ def test_visited_observations_are_what_the_policy_saw() -> None:
         seen.append(obs.copy())
         return np.zeros(1, np.float32)
 
-    visited = visited_observations(act, Count, OF, seed=3, steps=12)
+    visited = collect_observations(act, Count, OF, seed=3, steps=12)
     assert visited.shape == (12, 2)
     assert np.array_equal(visited, np.stack(seen))
     assert (visited[0, 1], visited[1, 1]) == (0, 1)

@@ -11,7 +11,7 @@ from torch import nn
 from tests.conftest import SAC_SETTINGS, batches, make_sac, spec
 from trainers.data.replay import Batch
 from trainers.nn.distributions import squashed_gaussian
-from trainers.rng import Stream, torch_stream
+from trainers.rng import RngStream, torch_stream
 from trainers.sac import LOG_STD_MAX, LOG_STD_MIN, SAC
 
 
@@ -62,7 +62,7 @@ class ReferenceSAC:
         self.critic_adam = torch.optim.Adam([p for c in self.critics for p in c.parameters()], 1e-3)
         self.log_alpha = torch.zeros(1, requires_grad=True)
         self.alpha_adam = torch.optim.Adam([self.log_alpha], 3e-4)
-        self.noise = torch_stream(Stream.UPDATE, seed)
+        self.noise = torch_stream(RngStream.UPDATE, seed)
         self.scale = torch.tensor(ours.spec.action_high)
 
     def sample(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,35 +9,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import Acting, Stacked, StackedMLP
 from trainers.policy import Policy
-from trainers.rng import Stream, numpy_stream, stacked_normal, torch_stream
-from trainers.tensors import FloatArray, Snapshot, as_numpy, for_device, put, under
+from trainers.rng import RngStream, numpy_stream, stacked_normal, torch_stream
+from trainers.tensors import FloatArray, Snapshot, as_numpy, copy_to_device_, maybe_pin, strip_prefix
 
 ActorTransform = Callable[[StackedMLP], None]
 
 
-class NoiseTape:
+class NoiseBuffer:
     """The noise of one update, in tensors."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.tensors = list(tensors)
         self.at = 0
 
-    def take(self) -> Tensor:
+    def next(self) -> Tensor:
         """The next noise of the update."""
         self.at += 1
         return self.tensors[self.at - 1]
 
-    def refill(self, streams: Sequence[torch.Generator]) -> None:
-        """Draw anew into the same tensors, in the order of `take`."""
+    def resample(self, streams: Sequence[torch.Generator]) -> None:
+        """Draw anew into the same tensors, in the order of `next`."""
         for tensor in self.tensors:
-            put(tensor, stacked_normal(streams, *tensor.shape[1:]))
+            copy_to_device_(tensor, stacked_normal(streams, *tensor.shape[1:]))
 
 
-class LaggingActor:
+class DelayedActor:
     """Copies of an actor on the CPU; acting uses the last but one, so that nothing waits for an update just begun."""
 
     def __init__(self, actor: StackedMLP) -> None:
@@ -50,7 +50,7 @@ class LaggingActor:
             tensors = [*one.parameters(), *one.buffers()]
             for tensor in tensors:
                 # Copies from a GPU only pass the host by into memory that is pinned and contiguous.
-                tensor.data = for_device(tensor.data.contiguous(), device)
+                tensor.data = maybe_pin(tensor.data.contiguous(), device)
             self.pairs.append(list(zip(tensors, [*actor.parameters(), *actor.buffers()], strict=True)))
 
     @torch.no_grad()
@@ -89,12 +89,12 @@ class LaggingActor:
 class ActorCritic(ABC):
     """An agent of S independent seeds trained in lockstep."""
 
-    FIGURES: ClassVar[tuple[str, ...]]
+    METRICS: ClassVar[tuple[str, ...]]
     """Names of what `update` returns."""
     COMPILES: ClassVar[bool] = False
-    """Whether what an update does depends on `update_kinds` alone and on no value of a tensor: then it may be compiled
-    (off-policy `update`, on-policy `on_minibatch`)."""
-    UPDATE_NOISE: ClassVar[int] = 0
+    """Whether what an update does depends on `update_period` alone and on no value of a tensor: then it may be compiled
+    (off-policy `update`, on-policy `minibatch_step`)."""
+    NOISE_DRAWS: ClassVar[int] = 0
     """How many times an update draws normal noise of the shape of its actions."""
     actor: StackedMLP
     networks: dict[str, nn.Module]
@@ -102,7 +102,7 @@ class ActorCritic(ABC):
     optimizers: dict[str, FlatAdam]
     """The optimiser of each network that has one, under the network's name."""
 
-    def __init__(self, spec: Spec, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(self, spec: EnvSpec, seeds: Sequence[int], device: torch.device) -> None:
         self.spec = spec
         self.seeds = list(seeds)
         self.device = device
@@ -110,32 +110,32 @@ class ActorCritic(ABC):
         self._bounds = as_numpy(self.action_center), as_numpy(self.action_scale)
         self._frozen: tuple[int, Acting] | None = None
         self.updates = 0
-        self.update_kinds = 1
+        self.update_period = 1
         """Update number n does what update number n + update_kinds does."""
-        self.tape: NoiseTape | None = None
-        self.lagging: LaggingActor | None = None
-        self.warmup_streams = [numpy_stream(Stream.WARMUP, seed) for seed in seeds]
-        self.explore_streams = [torch_stream(Stream.EXPLORE, seed) for seed in seeds]
-        self.update_streams = [torch_stream(Stream.UPDATE, seed) for seed in seeds]
+        self.noise_buffer: NoiseBuffer | None = None
+        self.delayed_actor: DelayedActor | None = None
+        self.warmup_streams = [numpy_stream(RngStream.WARMUP, seed) for seed in seeds]
+        self.explore_streams = [torch_stream(RngStream.EXPLORE, seed) for seed in seeds]
+        self.update_streams = [torch_stream(RngStream.UPDATE, seed) for seed in seeds]
 
-    def multiply_in(self, dtype: torch.dtype) -> None:
+    def set_matmul_dtype(self, dtype: torch.dtype) -> None:
         """Train with products of float32 or bfloat16; the weights are float32, and acting is."""
         for network in self.networks.values():
             if isinstance(network, StackedMLP):
                 network.dtype = dtype
 
-    def alone(self, i: int) -> Self:
+    def seed_view(self, i: int) -> Self:
         """The networks and optimisers of seed number i as an agent to trace updates of, on the same storage."""
         alone = copy.copy(self)
         alone.networks, alone.optimizers = {}, {}
         for name, network in self.networks.items():
             if not isinstance(network, Stacked):
                 continue
-            part = network.part(self._rows(name, i))
+            part = network.rows_view(self._rows(name, i))
             alone.networks[name] = part
             setattr(alone, name, part)
             if name in self.optimizers:
-                alone.optimizers[name] = self.optimizers[name].part(part, self._rows(name, i))
+                alone.optimizers[name] = self.optimizers[name].rows_view(part, self._rows(name, i))
         return alone
 
     @abstractmethod
@@ -144,8 +144,8 @@ class ActorCritic(ABC):
 
     def acting(self) -> Acting:
         """The actor of now as a NumPy function of observations [S, E, obs_dim]."""
-        if self.lagging is not None:
-            return self.lagging.frozen()
+        if self.delayed_actor is not None:
+            return self.delayed_actor.frozen()
         version = self.acting_version()
         if self._frozen is None or self._frozen[0] != version:
             self._frozen = version, self.frozen_actor()
@@ -155,29 +155,29 @@ class ActorCritic(ABC):
         """Changes where `frozen_actor` must be called anew."""
         return 0 if self.actor.frozen_follows() else self.updates
 
-    def lag_behind(self) -> None:
+    def enable_policy_lag(self) -> None:
         """From now on act with the actor of the last `publish` but one."""
-        self.lagging = LaggingActor(self.actor)
+        self.delayed_actor = DelayedActor(self.actor)
 
     def publish(self) -> None:
         """Hand over the actor of now to acting, where that lags behind."""
-        if self.lagging is not None:
-            self.lagging.publish()
+        if self.delayed_actor is not None:
+            self.delayed_actor.publish()
 
     def update_noise(self, action: Tensor) -> Tensor:
-        """Normal noise of the shape of a batch of actions [S, B, act_dim], `UPDATE_NOISE` times per update.
+        """Normal noise of the shape of a batch of actions [S, B, act_dim], `NOISE_DRAWS` times per update.
 
         Updates draw from nothing else: a recorded one would play any other numbers again.
         """
-        if self.tape is not None:
-            return self.tape.take()
+        if self.noise_buffer is not None:
+            return self.noise_buffer.next()
         return stacked_normal(self.update_streams, *action.shape[1:]).to(self.device)
 
     def frozen_actor(self) -> Acting:
         """The actor with its weights of now as a NumPy function."""
         return self.actor.frozen()
 
-    def in_environment_units(self, unit_action: FloatArray) -> FloatArray:
+    def unscale_action(self, unit_action: FloatArray) -> FloatArray:
         """Actions [..., act_dim] in half ranges of the bounds, scaled and moved to the bounds."""
         center, scale = self._bounds
         return unit_action * scale + center
@@ -216,21 +216,21 @@ class ActorCritic(ABC):
                 tensors[f"optimizer.{network}.{name}"] = tensor
         tensors["stream.explore"] = self.explore_streams[i].get_state()
         tensors["stream.update"] = self.update_streams[i].get_state()
-        if self.lagging is not None:
-            tensors |= {f"lagging.{name}": tensor for name, tensor in self.lagging.state(i).items()}
+        if self.delayed_actor is not None:
+            tensors |= {f"lagging.{name}": tensor for name, tensor in self.delayed_actor.state(i).items()}
         return Snapshot(tensors, {"updates": self.updates, "warmup": self.warmup_streams[i].bit_generator.state})
 
     def restore(self, i: int, snapshot: Snapshot) -> None:
         """Put back what `snapshot` gave. All seeds must come from the same number of updates."""
         tensors = snapshot.tensors
-        self.load_state(i, under("state.", tensors))
+        self.load_state(i, strip_prefix("state.", tensors))
         for network, optimizer in self.optimizers.items():
-            optimizer.load_state(self._rows(network, i), under(f"optimizer.{network}.", tensors))
+            optimizer.load_state(self._rows(network, i), strip_prefix(f"optimizer.{network}.", tensors))
         self.explore_streams[i].set_state(tensors["stream.explore"])
         self.update_streams[i].set_state(tensors["stream.update"])
         self.updates = snapshot.plain["updates"]
-        if self.lagging is not None:
-            self.lagging.load_state(i, under("lagging.", tensors))
+        if self.delayed_actor is not None:
+            self.delayed_actor.load_state(i, strip_prefix("lagging.", tensors))
         self.warmup_streams[i].bit_generator.state = snapshot.plain["warmup"]
 
     def _rows(self, network: str, i: int) -> slice:

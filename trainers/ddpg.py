@@ -8,24 +8,24 @@ from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.replay import Batch
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
-from trainers.nn.targets import frozen_copy, polyak
+from trainers.nn.targets import make_target, polyak_update
 from trainers.policy import Policy, Rescale
-from trainers.rng import Stream, stacked_normal, torch_stream
+from trainers.rng import RngStream, stacked_normal, torch_stream
 from trainers.tensors import FloatArray
 
 
 class DDPG(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/ddpg.yaml."""
 
-    FIGURES = ("losses/critic", "losses/actor", "losses/q_mean")
+    METRICS = ("losses/critic", "losses/actor", "losses/q_mean")
     COMPILES = True
 
     def __init__(
         self,
-        spec: Spec,
+        spec: EnvSpec,
         seeds: Sequence[int],
         device: torch.device,
         *,
@@ -39,13 +39,13 @@ class DDPG(ActorCritic):
     ) -> None:
         super().__init__(spec, seeds, device)
         self.exploration_noise, self.tau = exploration_noise, tau
-        init = [torch_stream(Stream.INIT, seed) for seed in seeds]
+        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
         self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init).to(device)
         self.critic = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, init).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
         self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critic": FlatAdam(self.critic, critic_lr)}
-        self.target_actor, self.target_critic = frozen_copy(self.actor), frozen_copy(self.critic)
+        self.target_actor, self.target_critic = make_target(self.actor), make_target(self.critic)
         self.networks = {
             "actor": self.actor,
             "critic": self.critic,
@@ -57,13 +57,14 @@ class DDPG(ActorCritic):
         unit_action = np.tanh(self.acting()(obs))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
         unit_action = np.clip(unit_action + self.exploration_noise * noise, -1, 1)
-        return self.in_environment_units(unit_action)
+        return self.unscale_action(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, gradient steps: critic, actor, targets."""
         self.updates += 1
         unit_action = (batch.action - self.action_center) / self.action_scale
 
+        # critic
         with torch.no_grad():
             next_action = torch.tanh(self.target_actor(batch.next_obs))
             next_q = self._q(self.target_critic, batch.next_obs, next_action)
@@ -73,12 +74,15 @@ class DDPG(ActorCritic):
         critic_loss = 0.5 * (q - target).square().mean(-1)
         self.optimizers["critic"].minimize(critic_loss.sum())
 
+        # actor
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
-        actor_loss = -self._q(self.critic.detached(followed=self.spec.act_dim), batch.obs, action).mean(-1)
+        critic = self.critic.with_frozen_params(num_grad_inputs=self.spec.act_dim)
+        actor_loss = -self._q(critic, batch.obs, action).mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
 
-        polyak(self.target_critic, self.critic, self.tau)
-        polyak(self.target_actor, self.actor, self.tau)
+        # targets
+        polyak_update(self.target_critic, self.critic, self.tau)
+        polyak_update(self.target_actor, self.actor, self.tau)
         return {
             "losses/critic": critic_loss.detach(),
             "losses/actor": actor_loss.detach(),
@@ -87,7 +91,7 @@ class DDPG(ActorCritic):
 
     def policy(self, i: int) -> Policy:
         """The actor without noise."""
-        stages = self.actor.cut(i, outputs=self.spec.act_dim)
+        stages = self.actor.extract(i, outputs=self.spec.act_dim)
         return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
 
     def _q(self, critic: Callable[[Tensor], Tensor], obs: Tensor, unit_action: Tensor) -> Tensor:

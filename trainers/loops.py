@@ -10,21 +10,21 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from trainers.actor_critic import NoiseTape
-from trainers.data.replay import Batch, Replay
+from trainers.actor_critic import NoiseBuffer
+from trainers.data.replay import Batch, ReplayBuffer
 from trainers.data.rollout import Rollout, collect
-from trainers.envs.seed_envs import SeedEnvs
-from trainers.envs.workers import WorkerEnvs
+from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.envs.workers import SubprocSeedEnvs
 from trainers.tensors import FloatArray
 
 
 class OffPolicyAgent(Protocol):
-    UPDATE_NOISE: ClassVar[int]
+    NOISE_DRAWS: ClassVar[int]
     device: torch.device
     updates: int
-    update_kinds: int
+    update_period: int
     update_streams: list[torch.Generator]
-    tape: NoiseTape | None
+    noise_buffer: NoiseBuffer | None
 
     def act(self, obs: FloatArray) -> FloatArray: ...
     def update(self, batch: Batch) -> dict[str, Tensor]: ...
@@ -37,11 +37,11 @@ class OnPolicyAgent(Protocol):
     def update(self, rollout: Rollout) -> dict[str, Tensor]: ...
 
 
-def off_policy(
+def off_policy_loop(
     agent: OffPolicyAgent,
     update: Callable[[Batch], dict[str, Tensor]],
-    envs: SeedEnvs | WorkerEnvs,
-    replay: Replay,
+    envs: SyncSeedEnvs | SubprocSeedEnvs,
+    replay: ReplayBuffer,
     warmup: Callable[[], FloatArray],
     *,
     steps: int,
@@ -75,12 +75,12 @@ def off_policy(
     yielded = steps
     while steps < total_steps:
         action = warmup() if steps < learning_starts else agent.act(envs.obs)
-        envs.begin(action)
+        envs.step_async(action)
         steps += num_envs
         learning = steps > learning_starts
-        if learning and overlap and replay.added:
+        if learning and overlap and replay.num_added:
             learn()
-        replay.add(action, envs.end())
+        replay.add(action, envs.step_wait())
         if learning and not overlap:
             learn()
         if steps - yielded >= yield_every or steps >= total_steps:
@@ -88,9 +88,9 @@ def off_policy(
             yield steps, figures
 
 
-def on_policy(
+def on_policy_loop(
     agent: OnPolicyAgent,
-    envs: SeedEnvs | WorkerEnvs,
+    envs: SyncSeedEnvs | SubprocSeedEnvs,
     device: torch.device,
     *,
     steps: int,

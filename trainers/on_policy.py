@@ -8,11 +8,11 @@ from torch import Tensor
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.rollout import Rollout, gae
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.nn.normalizer import RunningStatistics
 from trainers.nn.stacked import Acting, GaussianMLP, StackedLinear, StackedMLP, orthogonal_
 from trainers.policy import Clamp, Policy, Rescale, Standardize
-from trainers.rng import Stream, stacked_normal, torch_stream
+from trainers.rng import RngStream, stacked_normal, torch_stream
 from trainers.tensors import FloatArray, as_numpy
 
 OBSERVATION_LIMIT = 10.0
@@ -30,7 +30,7 @@ class GaussianActorCritic(ActorCritic):
 
     def __init__(
         self,
-        spec: Spec,
+        spec: EnvSpec,
         seeds: Sequence[int],
         device: torch.device,
         *,
@@ -43,7 +43,7 @@ class GaussianActorCritic(ActorCritic):
     ) -> None:
         super().__init__(spec, seeds, device)
         self.gamma, self.gae_lambda = gamma, gae_lambda
-        init = [torch_stream(Stream.INIT, seed) for seed in seeds]
+        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
         self.actor = GaussianMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init, initial_log_std)
         self.critic = StackedMLP([spec.obs_dim, *hidden, 1], activation, init)
         orthogonal_(self.actor, init, head_gain=0.01)
@@ -58,13 +58,13 @@ class GaussianActorCritic(ActorCritic):
             "observations": self.observations.to(device),
             "returns": self.returns.to(device),
         }
-        self.step: Callable[..., Sequence[Tensor]] = self.on_minibatch
-        """`on_minibatch`, or its compiled twin."""
+        self.step: Callable[..., Sequence[Tensor]] = self.minibatch_step
+        """`minibatch_step`, or its compiled twin."""
 
     def anneal(self, steps: int) -> None:
         """Set what changes along the training at hand, before the update after its first `steps` steps."""
 
-    def on_minibatch(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
+    def minibatch_step(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
         """A step of gradient descent on parts [S, B, ...] of a rollout, for algorithms that can be compiled."""
         raise NotImplementedError
 
@@ -72,7 +72,7 @@ class GaussianActorCritic(ActorCritic):
         """Actions as drawn; the environment is given their clip to the bounds."""
         mean = self.acting()(obs)
         noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
-        return self.in_environment_units(mean + np.exp(as_numpy(self.actor.log_std)) * noise)
+        return self.unscale_action(mean + np.exp(as_numpy(self.actor.log_std)) * noise)
 
     def acting_version(self) -> int:
         """The statistics of observations are copied."""
@@ -93,7 +93,7 @@ class GaussianActorCritic(ActorCritic):
         """The mean action, clipped to the bounds, with the observation statistics of now."""
         limit = torch.tensor(OBSERVATION_LIMIT)
         inputs = [Standardize(self.observations.mean[i, 0], self.observations.std()[i, 0]), Clamp(-limit, limit)]
-        stages = self.actor.cut(i, outputs=self.spec.act_dim)
+        stages = self.actor.extract(i, outputs=self.spec.act_dim)
         low, high = torch.tensor(self.spec.action_low), torch.tensor(self.spec.action_high)
         # Scaled before it is clipped: ONNX Runtime takes an int8 layer behind which a clip is scaled back to float.
         outputs = [Rescale(self.action_center, self.action_scale), Clamp(low, high)]
@@ -103,7 +103,7 @@ class GaussianActorCritic(ActorCritic):
         """Network input for raw observations [S, n, obs_dim]."""
         return self.observations.standardize(obs).clamp(-OBSERVATION_LIMIT, OBSERVATION_LIMIT)
 
-    def unit(self, action: Tensor) -> Tensor:
+    def scale_action(self, action: Tensor) -> Tensor:
         """Actions of a rollout in half ranges, [S, T E, act_dim]."""
         return ((action - self.action_center) / self.action_scale).flatten(1, 2)
 
@@ -122,24 +122,24 @@ class GaussianActorCritic(ActorCritic):
             values,
             value(rollout.next_obs),
             rollout.terminated,
-            rollout.ended,
+            rollout.done,
             self.gamma,
             self.gae_lambda,
         )
         return advantage.flatten(1), (advantage + values).flatten(1)
 
-    def follow_if_first(self, rollout: Rollout) -> bool:
+    def initialize_statistics(self, rollout: Rollout) -> bool:
         """Take statistics from the very first rollout, which was drawn on raw observations, before its update.
 
         Returns whether it did. An agent that is trained further has statistics already.
         """
         first = not bool(self.observations.count.any())
         if first:
-            self.follow(rollout)
+            self.update_statistics(rollout)
         return first
 
     @torch.no_grad()
-    def follow(self, rollout: Rollout) -> None:
+    def update_statistics(self, rollout: Rollout) -> None:
         """Move observation statistics, return scale and quantisation ranges on by a rollout.
 
         Where the return scale moves, the critic's head is divided by the same factor: its values in units of

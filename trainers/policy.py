@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 
 
 class Standardize(nn.Module):
@@ -59,7 +59,7 @@ class Policy(nn.Sequential):
     The one thing that is compressed, exported, measured and deployed.
     """
 
-    def __init__(self, spec: Spec, stages: Iterable[nn.Module]) -> None:
+    def __init__(self, spec: EnvSpec, stages: Iterable[nn.Module]) -> None:
         super().__init__(*stages)
         self.spec = spec
         self.requires_grad_(False)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainers.actor_critic import ActorTransform
 from trainers.data.rollout import Rollout
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import entropy, log_probability
 from trainers.nn.optimizer import FlatAdam, clip_row_norms, differentiate
 from trainers.on_policy import GaussianActorCritic, explained_variance, minibatches, standardized
@@ -17,7 +17,7 @@ from trainers.on_policy import GaussianActorCritic, explained_variance, minibatc
 class PPO(GaussianActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/ppo.yaml."""
 
-    FIGURES = (
+    METRICS = (
         "losses/actor",
         "losses/critic",
         "losses/entropy",
@@ -31,7 +31,7 @@ class PPO(GaussianActorCritic):
 
     def __init__(
         self,
-        spec: Spec,
+        spec: EnvSpec,
         seeds: Sequence[int],
         device: torch.device,
         *,
@@ -78,8 +78,8 @@ class PPO(GaussianActorCritic):
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, the optimisation of one rollout."""
         self.updates += 1
-        followed = self.follow_if_first(rollout)
-        obs, action = self.normalized(rollout.obs.flatten(1, 2)), self.unit(rollout.action)
+        followed = self.initialize_statistics(rollout)
+        obs, action = self.normalized(rollout.obs.flatten(1, 2)), self.scale_action(rollout.action)
         with torch.no_grad():
             old_log_prob = log_probability(self.actor(obs), self.actor.log_std, action)
         active = torch.ones(len(self.seeds), dtype=torch.bool, device=self.device)
@@ -103,14 +103,14 @@ class PPO(GaussianActorCritic):
 
         # statistics
         if not followed:
-            self.follow(rollout)
+            self.update_statistics(rollout)
         return mean_terms(steps, learning) | {
             "losses/kl_stopped": (~active).float(),
             "losses/explained_variance": explained,
             "losses/log_std": self.actor.log_std.detach().mean((1, 2)),
         }
 
-    def on_minibatch(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
+    def minibatch_step(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
         """One step of both optimisers on a minibatch [S, B, ...] for the seeds that are active [S].
 
         Returns the terms of the loss as they were before, without gradients, and which seeds are active still.

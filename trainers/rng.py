@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 
-class Stream(IntEnum):
+class RngStream(IntEnum):
     """What a random stream is used for; two purposes of one seed never share numbers."""
 
     INIT = 1
@@ -22,16 +22,16 @@ class Stream(IntEnum):
     DISTILL = 10
 
 
-def env_seed(stream: Stream, seed: int, index: int = 0) -> int:
+def env_seed(stream: RngStream, seed: int, index: int = 0) -> int:
     """Seed for `env.reset`. The three parts are packed, so streams are disjoint by construction."""
     return (seed << 32) | (int(stream) << 24) | index
 
 
-def numpy_stream(stream: Stream, seed: int) -> np.random.Generator:
+def numpy_stream(stream: RngStream, seed: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence((seed, int(stream))))
 
 
-def torch_stream(stream: Stream, seed: int) -> torch.Generator:
+def torch_stream(stream: RngStream, seed: int) -> torch.Generator:
     """A CPU generator: its numbers are the same whatever device the networks are on."""
     # torch's CPU generator keeps 32 bits of its seed: hash first, or near seeds would collide.
     hashed = int(np.random.SeedSequence((seed, int(stream))).generate_state(1)[0])

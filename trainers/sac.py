@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.replay import Batch
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import squashed_gaussian
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP, StackedScalar
-from trainers.nn.targets import for_twins, frozen_copy, polyak
+from trainers.nn.targets import make_target, polyak_update, twin_q_input
 from trainers.policy import Policy, Rescale
-from trainers.rng import Stream, stacked_normal, torch_stream
+from trainers.rng import RngStream, stacked_normal, torch_stream
 from trainers.tensors import FloatArray
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
@@ -25,13 +25,13 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 class SAC(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/sac.yaml."""
 
-    FIGURES = ("losses/critic", "losses/actor", "losses/alpha", "losses/entropy", "losses/q_mean")
+    METRICS = ("losses/critic", "losses/actor", "losses/alpha", "losses/entropy", "losses/q_mean")
     COMPILES = True
-    UPDATE_NOISE = 2
+    NOISE_DRAWS = 2
 
     def __init__(
         self,
-        spec: Spec,
+        spec: EnvSpec,
         seeds: Sequence[int],
         device: torch.device,
         *,
@@ -47,7 +47,7 @@ class SAC(ActorCritic):
     ) -> None:
         super().__init__(spec, seeds, device)
         self.tau = tau
-        init = [torch_stream(Stream.INIT, seed) for seed in seeds]
+        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
         twice = [g for g in init for _ in range(2)]
         self.actor = StackedMLP([spec.obs_dim, *hidden, 2 * spec.act_dim], activation, init).to(device)
         self.critics = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, twice).to(device)
@@ -60,7 +60,7 @@ class SAC(ActorCritic):
             self.optimizers["log_alpha"] = FlatAdam(self.log_alpha, alpha_lr)
         else:
             self.log_alpha.flatten()
-        self.target_critics = frozen_copy(self.critics)
+        self.target_critics = make_target(self.critics)
         self.networks = {
             "actor": self.actor,
             "critics": self.critics,
@@ -76,7 +76,7 @@ class SAC(ActorCritic):
         mean, log_std = np.split(self.acting()(obs), 2, axis=-1)
         noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
         unit_action = np.tanh(mean + np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)) * noise)
-        return self.in_environment_units(unit_action)
+        return self.unscale_action(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, gradient steps: critics, actor, temperature, targets."""
@@ -84,6 +84,7 @@ class SAC(ActorCritic):
         alpha = self.log_alpha.value.detach().exp()
         unit_action = (batch.action - self.action_center) / self.action_scale
 
+        # critics
         with torch.no_grad():
             next_action, next_log_prob = self._sample(self.actor(batch.next_obs), self.update_noise(batch.action))
             next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
@@ -93,19 +94,23 @@ class SAC(ActorCritic):
         critic_loss = 0.5 * (q - target.unsqueeze(1)).square().mean(-1).sum(1)
         self.optimizers["critics"].minimize(critic_loss.sum())
 
+        # actor
         out = self.actor(batch.obs, update_ranges=True)
         action, log_prob = self._sample(out, self.update_noise(batch.action))
-        q_pi = self._q(self.critics.detached(followed=self.spec.act_dim), batch.obs, action).min(1).values
+        critics = self.critics.with_frozen_params(num_grad_inputs=self.spec.act_dim)
+        q_pi = self._q(critics, batch.obs, action).min(1).values
         actor_loss = (alpha * log_prob - q_pi).mean(-1)
         self.optimizers["actor"].minimize(actor_loss.sum())
 
+        # temperature
         entropy = -log_prob.detach().mean(-1)
         if "log_alpha" in self.optimizers:
             # The derivative of J(alpha) = alpha (entropy - target entropy) by log alpha is J itself.
             alpha_loss = alpha * (entropy - self.target_entropy).unsqueeze(1)
             self.optimizers["log_alpha"].step_down([alpha_loss])
 
-        polyak(self.target_critics, self.critics, self.tau)
+        # targets
+        polyak_update(self.target_critics, self.critics, self.tau)
         return {
             "losses/critic": critic_loss.detach(),
             "losses/actor": actor_loss.detach(),
@@ -116,7 +121,7 @@ class SAC(ActorCritic):
 
     def policy(self, i: int) -> Policy:
         """The mean action: the first half of the actor's outputs, squashed."""
-        stages = self.actor.cut(i, outputs=self.spec.act_dim)
+        stages = self.actor.extract(i, outputs=self.spec.act_dim)
         return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
 
     def _sample(self, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,4 +131,4 @@ class SAC(ActorCritic):
 
     def _q(self, critics: Callable[[Tensor], Tensor], obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, 2, B] of the twins."""
-        return critics(for_twins(obs, unit_action)).view(-1, 2, obs.shape[1])
+        return critics(twin_q_input(obs, unit_action)).view(-1, 2, obs.shape[1])

@@ -8,25 +8,25 @@ from torch import Tensor, nn
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.replay import Batch
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
-from trainers.nn.targets import for_twins, frozen_copy, polyak
+from trainers.nn.targets import make_target, polyak_update, twin_q_input
 from trainers.policy import Policy, Rescale
-from trainers.rng import Stream, stacked_normal, torch_stream
+from trainers.rng import RngStream, stacked_normal, torch_stream
 from trainers.tensors import FloatArray
 
 
 class TD3(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/td3.yaml."""
 
-    FIGURES = ("losses/critic", "losses/actor", "losses/q_mean")
+    METRICS = ("losses/critic", "losses/actor", "losses/q_mean")
     COMPILES = True
-    UPDATE_NOISE = 1
+    NOISE_DRAWS = 1
 
     def __init__(
         self,
-        spec: Spec,
+        spec: EnvSpec,
         seeds: Sequence[int],
         device: torch.device,
         *,
@@ -44,15 +44,15 @@ class TD3(ActorCritic):
         super().__init__(spec, seeds, device)
         self.exploration_noise, self.tau, self.policy_delay = exploration_noise, tau, policy_delay
         self.target_noise, self.target_noise_clip = target_noise, target_noise_clip
-        self.update_kinds = policy_delay
-        init = [torch_stream(Stream.INIT, seed) for seed in seeds]
+        self.update_period = policy_delay
+        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
         twice = [g for g in init for _ in range(2)]
         self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init).to(device)
         self.critics = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, twice).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
         self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critics": FlatAdam(self.critics, critic_lr)}
-        self.target_actor, self.target_critics = frozen_copy(self.actor), frozen_copy(self.critics)
+        self.target_actor, self.target_critics = make_target(self.actor), make_target(self.critics)
         self.networks = {
             "actor": self.actor,
             "critics": self.critics,
@@ -64,13 +64,14 @@ class TD3(ActorCritic):
         unit_action = np.tanh(self.acting()(obs))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
         unit_action = np.clip(unit_action + self.exploration_noise * noise, -1, 1)
-        return self.in_environment_units(unit_action)
+        return self.unscale_action(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, gradient steps: critics; every `policy_delay` times actor and targets."""
         self.updates += 1
         unit_action = (batch.action - self.action_center) / self.action_scale
 
+        # critics
         with torch.no_grad():
             noise = (self.target_noise * self.update_noise(batch.action)).clamp(
                 -self.target_noise_clip, self.target_noise_clip
@@ -86,21 +87,23 @@ class TD3(ActorCritic):
         if self.updates % self.policy_delay:
             return figures
 
+        # actor
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
-        first_critic = self.critics.detached(followed=self.spec.act_dim, rows=slice(None, None, 2))
+        first_critic = self.critics.with_frozen_params(num_grad_inputs=self.spec.act_dim, rows=slice(None, None, 2))
         actor_loss = -first_critic(torch.cat([batch.obs, action], -1)).mean((1, 2))
         self.optimizers["actor"].minimize(actor_loss.sum())
 
-        polyak(self.target_critics, self.critics, self.tau)
-        polyak(self.target_actor, self.actor, self.tau)
+        # targets
+        polyak_update(self.target_critics, self.critics, self.tau)
+        polyak_update(self.target_actor, self.actor, self.tau)
         return figures | {"losses/actor": actor_loss.detach()}
 
     def policy(self, i: int) -> Policy:
         """The actor without noise."""
-        stages = self.actor.cut(i, outputs=self.spec.act_dim)
+        stages = self.actor.extract(i, outputs=self.spec.act_dim)
         return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
 
     def _q(self, critics: StackedMLP, obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, 2, B] of the twins."""
-        q: Tensor = critics(for_twins(obs, unit_action)).view(-1, 2, obs.shape[1])
+        q: Tensor = critics(twin_q_input(obs, unit_action)).view(-1, 2, obs.shape[1])
         return q

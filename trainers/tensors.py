@@ -23,16 +23,16 @@ class Snapshot(NamedTuple):
     plain: dict[str, Any]
 
 
-def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def strip_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The entries whose name begins with the prefix, under the rest of their name."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def for_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def maybe_pin(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor, in pinned memory for a GPU: only copies from and into that pass the host by, whatever their size."""
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
-def put(place: torch.Tensor, values: torch.Tensor) -> None:
+def copy_to_device_(place: torch.Tensor, values: torch.Tensor) -> None:
     """Copy values of the host into a tensor of a device: a GPU takes them when it gets there, the host goes on."""
-    place.copy_(for_device(values, place.device), non_blocking=True)
+    place.copy_(maybe_pin(values, place.device), non_blocking=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainers.actor_critic import ActorTransform
 from trainers.data.rollout import Rollout
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import entropy, kl_divergence, log_probability
 from trainers.nn.optimizer import FlatAdam, row_gradient
 from trainers.nn.stacked import Stacked
@@ -20,7 +20,7 @@ RESIDUAL_TOLERANCE = 1e-10
 class TRPO(GaussianActorCritic):
     """Networks, optimiser and random streams of S seeds; the settings are explained in conf/algo/trpo.yaml."""
 
-    FIGURES = (
+    METRICS = (
         "losses/actor",
         "losses/critic",
         "losses/entropy",
@@ -33,7 +33,7 @@ class TRPO(GaussianActorCritic):
 
     def __init__(
         self,
-        spec: Spec,
+        spec: EnvSpec,
         seeds: Sequence[int],
         device: torch.device,
         *,
@@ -67,14 +67,14 @@ class TRPO(GaussianActorCritic):
         self.cg_iterations, self.cg_damping = cg_iterations, cg_damping
         self.line_search_steps, self.line_search_decay = line_search_steps, line_search_decay
         self.actor.flatten()
-        self.actor.one_node = False
+        self.actor.fused = False
         self.optimizers = {"critic": FlatAdam(self.critic, critic_lr)}
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Appendix C of the paper: natural gradient, step to the edge of the trust region, line search, value fit."""
         self.updates += 1
-        followed = self.follow_if_first(rollout)
-        obs, action = self.normalized(rollout.obs.flatten(1, 2)), self.unit(rollout.action)
+        followed = self.initialize_statistics(rollout)
+        obs, action = self.normalized(rollout.obs.flatten(1, 2)), self.scale_action(rollout.action)
         advantage, returns = self.advantages(rollout)
         explained = explained_variance(advantage, returns)
         advantage = standardized(advantage)
@@ -107,7 +107,7 @@ class TRPO(GaussianActorCritic):
 
         # statistics
         if not followed:
-            self.follow(rollout)
+            self.update_statistics(rollout)
         return {
             "losses/actor": -improvement,
             "losses/critic": torch.stack(critic_losses).mean(0),
@@ -118,7 +118,7 @@ class TRPO(GaussianActorCritic):
             "losses/log_std": self.actor.log_std.detach().mean((1, 2)),
         }
 
-    def on_minibatch(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
+    def minibatch_step(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
         """One step of the critic's optimiser on observations and targets; returns its loss before, [S]."""
         obs, target = minibatch
         loss = 0.5 * (self.critic(obs).squeeze(-1) - target).square().mean(-1)

@@ -17,9 +17,9 @@ from rlc.config.settings import Settings
 from rlc.config.types import decided
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.envs.make import make_env
-from trainers.envs.seed_envs import SeedEnvs
-from trainers.envs.spec import Spec
-from trainers.envs.workers import WorkerEnvs
+from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.envs.spec import EnvSpec
+from trainers.envs.workers import SubprocSeedEnvs
 from trainers.errors import UserError
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
@@ -45,7 +45,7 @@ def check_precision(name: str, device: torch.device) -> None:
 def build_agent(
     algo: AlgoSettings,
     compress: CompressSettings,
-    spec: Spec,
+    spec: EnvSpec,
     seeds: Sequence[int],
     device: torch.device,
     pruned: Sequence[nn.Module] | None = None,
@@ -68,12 +68,12 @@ def build_agent(
     return make(spec, seeds, device, **own, transform_actor=transform)
 
 
-def build_envs(settings: Settings, spec: Spec, seeds: Sequence[int]) -> SeedEnvs | WorkerEnvs:
+def build_envs(settings: Settings, spec: EnvSpec, seeds: Sequence[int]) -> SyncSeedEnvs | SubprocSeedEnvs:
     """The training environments of seeds, in this process or in workers."""
     factory, num_envs = functools.partial(make_env, settings.env.id), settings.algo.num_envs
     if settings.env_workers == 0:
-        return SeedEnvs(factory, spec, seeds, num_envs)
-    return WorkerEnvs(factory, spec, seeds, num_envs, settings.env_workers)
+        return SyncSeedEnvs(factory, spec, seeds, num_envs)
+    return SubprocSeedEnvs(factory, spec, seeds, num_envs, settings.env_workers)
 
 
 def actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:

@@ -21,11 +21,11 @@ from rlc.pipeline.training import fit
 from rlc.runs.find import finished_fp32_run, stored_run, without_critics
 from rlc.runs.run import AGENT_FILE, ARTIFACT, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run
 from trainers.actor_critic import ActorCritic
-from trainers.data.rollout import visited_observations
+from trainers.data.rollout import collect_observations
 from trainers.envs import make as envs
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy, around_linears
-from trainers.rng import Stream, torch_stream
+from trainers.rng import RngStream, torch_stream
 
 CPU = torch.device("cpu")
 
@@ -102,7 +102,7 @@ def actor_layers(agent: ActorCritic) -> list[nn.Module]:
     """The actor of a one-seed agent with all its heads, as plain layers."""
     actor = agent.networks["actor"]
     assert isinstance(actor, StackedMLP)
-    return actor.cut(0)
+    return actor.extract(0)
 
 
 def _sparse(
@@ -111,11 +111,11 @@ def _sparse(
     policy = teacher.policy(0)
     act = OnnxPolicy(onnx_bytes(policy))
     env_id = run.settings.env.id
-    seen = visited_observations(act, lambda: envs.make_env(env_id), policy.spec, run.seed, compress.calibration_steps)
+    seen = collect_observations(act, lambda: envs.make_env(env_id), policy.spec, run.seed, compress.calibration_steps)
     before, _, _ = around_linears(policy)
     inputs = nn.Sequential(*before)(torch.from_numpy(seen))
     how = compress.sparsity.model_dump()
-    return sparsify(layers, inputs, importance, generator=torch_stream(Stream.DISTILL, run.seed), **how)
+    return sparsify(layers, inputs, importance, generator=torch_stream(RngStream.DISTILL, run.seed), **how)
 
 
 def _with_pruned_actor(

@@ -22,7 +22,7 @@ from rlc.messages import say
 from rlc.pipeline.protocol import PROTOCOLS
 from rlc.runs.find import fp32_beside
 from rlc.runs.run import ARTIFACT, RunDirectory
-from trainers.data.rollout import visited_observations
+from trainers.data.rollout import collect_observations
 from trainers.envs import make as envs
 from trainers.tensors import FloatArray
 
@@ -73,7 +73,7 @@ def _memory(run: RunDirectory, copies: int) -> dict[str, Any]:
 def _observations(run: RunDirectory) -> FloatArray:
     """States that the policy visits."""
     act, env_id = OnnxPolicy(run.artifact / ONNX_FILE), run.settings.env.id
-    return visited_observations(act, lambda: envs.make_env(env_id), envs.spec_of(env_id), run.seed, STATES)
+    return collect_observations(act, lambda: envs.make_env(env_id), envs.spec_of(env_id), run.seed, STATES)
 
 
 def _times(group: Sequence[RunDirectory], observations: FloatArray, count: int) -> dict[Path, dict[str, Any]]:

@@ -15,8 +15,8 @@ from rlc.pipeline.progress import TrainingProgress
 from rlc.pipeline.tracking import Tracker
 from rlc.runs.run import MetricsFile, Run
 from trainers.actor_critic import ActorCritic
-from trainers.envs.seed_envs import SeedEnvs
-from trainers.envs.workers import WorkerEnvs
+from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.envs.workers import SubprocSeedEnvs
 
 METRIC_ROWS = 200
 COLUMNS = ("global_step", "charts/episodic_return", "charts/episodic_length", "charts/SPS")
@@ -31,14 +31,14 @@ class Reporter:
         runs: Sequence[Run],
         trackers: Sequence[Tracker],
         agent: ActorCritic,
-        envs: SeedEnvs | WorkerEnvs,
+        envs: SyncSeedEnvs | SubprocSeedEnvs,
         settings: Settings,
         step: int,
     ) -> None:
         self.runs, self.trackers, self.agent, self.pool = runs, trackers, agent, envs
         self.settings = settings
         total = self.settings.total_steps
-        columns = [*COLUMNS, *self.agent.FIGURES, *EVALUATION_COLUMNS]
+        columns = [*COLUMNS, *self.agent.METRICS, *EVALUATION_COLUMNS]
         self.files = [MetricsFile(run.path / "metrics.csv", columns, step) for run in runs]
         self.next_row = Milestones(total, METRIC_ROWS)
         self.next_evaluation = Milestones(total, self.settings.eval.along)
@@ -74,7 +74,7 @@ class Reporter:
             file.close()
 
     def _episodes(self, i: int) -> dict[str, float]:
-        episodes = self.pool.pop_finished(i)
+        episodes = self.pool.pop_episodes(i)
         if not episodes:
             return {}
         self.last_returns[i] = episodes[-1].episodic_return

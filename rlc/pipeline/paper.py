@@ -24,7 +24,7 @@ from rlc.pipeline import build
 from rlc.pipeline.tracking import Tracker
 from rlc.pipeline.training import fit
 from rlc.runs.run import Run
-from trainers.data.rollout import visited_observations
+from trainers.data.rollout import collect_observations
 from trainers.envs import make as envs
 from trainers.envs.seed_envs import Env
 from trainers.nn.stacked import plain_linear
@@ -87,7 +87,7 @@ def export(
     """As `record.export_policy`, with the published settings of each method."""
     act, spec = OnnxPolicy(onnx_bytes(policy)), policy.spec
     factory = functools.partial(make_env, algorithm, spec.env_id)
-    observations = visited_observations(act, factory, spec, None, CALIBRATION_STEPS)
+    observations = collect_observations(act, factory, spec, None, CALIBRATION_STEPS)
     if compress.method == "ptdq":
         policy, model = quantize_dynamic_as_published(policy)
     elif compress.method == "ptsq":

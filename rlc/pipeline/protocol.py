@@ -12,7 +12,7 @@ from rlc.config.compress import CompressSettings
 from rlc.config.settings import Settings
 from rlc.pipeline import build, paper
 from rlc.pipeline.evaluation import evaluate_policy
-from trainers.data.rollout import visited_observations
+from trainers.data.rollout import collect_observations
 from trainers.envs import make as envs
 from trainers.policy import Policy
 
@@ -25,7 +25,7 @@ def export_policy(
     """Compress a policy on observations of its own and write the artifact; its contract and ONNX file."""
     steps = getattr(compress, "calibration_steps", PARITY_STATES)
     act, env_id = OnnxPolicy(onnx_bytes(policy)), policy.spec.env_id
-    observations = visited_observations(act, lambda: envs.make_env(env_id), policy.spec, seed, steps)
+    observations = collect_observations(act, lambda: envs.make_env(env_id), policy.spec, seed, steps)
     deployed, model = build.compress_policy(compress, policy, observations)
     settings = compress.model_dump()
     contract = save_artifact(folder, deployed, model, observations, algorithm=algorithm, compression=settings)

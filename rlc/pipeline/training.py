@@ -20,15 +20,15 @@ from rlc.pipeline.tracking import Tracker
 from rlc.runs.checkpoint import Checkpoints, Saved
 from rlc.runs.run import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
-from trainers.acceleration.cuda_graphs import RecordedUpdate
+from trainers.acceleration.cuda_graphs import CudaGraphUpdate
 from trainers.actor_critic import ActorCritic
-from trainers.data.replay import Batch, Replay
+from trainers.data.replay import Batch, ReplayBuffer
 from trainers.envs import make as envs
-from trainers.envs.seed_envs import SeedEnvs
-from trainers.envs.workers import WorkerEnvs
-from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy, on_policy
+from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.envs.workers import SubprocSeedEnvs
+from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy_loop, on_policy_loop
 from trainers.on_policy import GaussianActorCritic
-from trainers.tensors import Snapshot, under
+from trainers.tensors import Snapshot, strip_prefix
 
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
@@ -131,17 +131,17 @@ def keep_freed_memory() -> None:
 class Training:
     """The parts of a training: what learns, what is stepped and what remembers."""
 
-    def __init__(self, settings: Settings, agent: ActorCritic, envs: SeedEnvs | WorkerEnvs) -> None:
+    def __init__(self, settings: Settings, agent: ActorCritic, envs: SyncSeedEnvs | SubprocSeedEnvs) -> None:
         self.settings, self.agent, self.envs = settings, agent, envs
-        agent.multiply_in(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+        agent.set_matmul_dtype(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
         if settings.overlap:
-            agent.lag_behind()
+            agent.enable_policy_lag()
         algo = settings.algo
-        self.replay: Replay | None = None
+        self.replay: ReplayBuffer | None = None
         if isinstance(algo, OffPolicySettings):
             capacity = min(algo.buffer_size, settings.total_steps)
             shape = (agent.spec, agent.seeds, algo.num_envs)
-            self.replay = Replay(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
+            self.replay = ReplayBuffer(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
 
     def beginnings(self) -> list[dict[str, str]]:
         """Fingerprints of what each seed begins with."""
@@ -160,7 +160,7 @@ class Training:
         span = {"steps": steps, "total_steps": settings.total_steps}
         if isinstance(algo, OffPolicySettings):
             assert self.replay is not None
-            return off_policy(
+            return off_policy_loop(
                 cast(OffPolicyAgent, agent),
                 self._update(),
                 self.envs,
@@ -176,14 +176,14 @@ class Training:
         rollout_steps = algo.rollout_steps
         if settings.compile:
             assert isinstance(agent, GaussianActorCritic)
-            agent.step = CompiledStep(agent, type(agent).on_minibatch)
-        return on_policy(cast(OnPolicyAgent, agent), self.envs, agent.device, **span, rollout_steps=rollout_steps)
+            agent.step = CompiledStep(agent, type(agent).minibatch_step)
+        return on_policy_loop(cast(OnPolicyAgent, agent), self.envs, agent.device, **span, rollout_steps=rollout_steps)
 
     def _update(self) -> Callable[[Batch], dict[str, Tensor]]:
         learner = cast(OffPolicyAgent, self.agent)
         if self.settings.compile:
             return CompiledUpdate(self.agent)
-        return RecordedUpdate(learner) if learner.device.type == "cuda" else learner.update
+        return CudaGraphUpdate(learner) if learner.device.type == "cuda" else learner.update
 
     def save(self, i: int, checkpoints: Checkpoints, progress: dict[str, Any]) -> None:
         """Write a checkpoint of seed number i."""
@@ -199,12 +199,13 @@ class Training:
         """Put seed number i back to a checkpoint; its progress. Raises RuntimeError where that is impossible."""
         tensors, plain = saved.snapshot
         for name, part in self._parts().items():
-            part.restore(i, Snapshot(under(f"{name}.", tensors), plain[name]))
+            part.restore(i, Snapshot(strip_prefix(f"{name}.", tensors), plain[name]))
         if self.replay is not None:
             checkpoints.restore_replay(saved, self.replay, i)
         progress: dict[str, Any] = plain["progress"]
         return progress
 
-    def _parts(self) -> dict[str, ActorCritic | SeedEnvs | WorkerEnvs | Replay]:
-        parts: dict[str, ActorCritic | SeedEnvs | WorkerEnvs | Replay] = {"agent": self.agent, "envs": self.envs}
+    def _parts(self) -> dict[str, ActorCritic | SyncSeedEnvs | SubprocSeedEnvs | ReplayBuffer]:
+        parts: dict[str, ActorCritic | SyncSeedEnvs | SubprocSeedEnvs | ReplayBuffer] = {}
+        parts |= {"agent": self.agent, "envs": self.envs}
         return parts if self.replay is None else parts | {"replay": self.replay}

@@ -16,7 +16,7 @@ import torch
 
 from compression.files import sha256, write_atomic
 from rlc.messages import say
-from trainers.data.replay import Replay
+from trainers.data.replay import ReplayBuffer
 from trainers.tensors import Snapshot
 
 # Environment steps (times num_envs transitions) in a replay segment.
@@ -41,7 +41,7 @@ class Checkpoints:
         self.folder = folder
         self._segments: dict[str, str] = {}
 
-    def save(self, step: int, snapshot: Snapshot, replay: Replay | None, i: int) -> None:
+    def save(self, step: int, snapshot: Snapshot, replay: ReplayBuffer | None, i: int) -> None:
         """Write a checkpoint of seed number i, then drop what no kept checkpoint needs."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = dict(snapshot.tensors)
@@ -63,22 +63,22 @@ class Checkpoints:
                 (self.folder / _manifest_name(step)).unlink()
         return None
 
-    def restore_replay(self, saved: Saved, replay: Replay, i: int) -> None:
+    def restore_replay(self, saved: Saved, replay: ReplayBuffer, i: int) -> None:
         """Put the transitions of a checkpoint back into the memory of seed number i."""
         self._segments = dict(saved.segments)
         for name in saved.segments:
             rows = np.load(self.folder / name, allow_pickle=False)
             replay.put_rows(i, _end(name) - len(rows), rows)
         tail = saved.snapshot.tensors[TAIL].numpy()
-        replay.put_rows(i, replay.added - len(tail), tail)
+        replay.put_rows(i, replay.num_added - len(tail), tail)
 
     def delete(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write_segments(self, replay: Replay, i: int) -> np.ndarray:
+    def _write_segments(self, replay: ReplayBuffer, i: int) -> np.ndarray:
         """Write each segment that is full and not on disk yet; returns the rows behind the last full one."""
-        full = replay.added // SEGMENT_ROWS * SEGMENT_ROWS
-        oldest = max(0, replay.added - replay.capacity)
+        full = replay.num_added // SEGMENT_ROWS * SEGMENT_ROWS
+        oldest = max(0, replay.num_added - replay.capacity)
         for end in range((oldest // SEGMENT_ROWS + 1) * SEGMENT_ROWS, full + 1, SEGMENT_ROWS):
             name = f"replay-{end:010d}.npy"
             if name not in self._segments:
@@ -87,7 +87,7 @@ class Checkpoints:
                 write_atomic(self.folder / name, buffer.getvalue())
                 self._segments[name] = sha256(buffer.getvalue())
         self._segments = {name: sha for name, sha in self._segments.items() if _end(name) > oldest}
-        return replay.rows(i, max(full, oldest), replay.added)
+        return replay.rows(i, max(full, oldest), replay.num_added)
 
     def _drop_old(self) -> None:
         steps = self._steps()

@@ -30,7 +30,7 @@ from rlc.config.compress import PruneSettings
 from rlc.config.settings import parse_request
 from rlc.pipeline import paper
 from rlc.pipeline.protocol import export_policy
-from trainers.data.rollout import visited_observations
+from trainers.data.rollout import collect_observations
 from trainers.envs import make as envs
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
@@ -82,7 +82,7 @@ class Bench:
         self.limit = envs.time_limit(self.spec.env_id)
         self.episodes = 100 if self.spec.env_id.split("-")[0] in ("Hopper", "Ant", "Humanoid", "Walker2d") else 20
         fp32 = OnnxPolicy(onnx_bytes(self.policy))
-        self.states = visited_observations(fp32, self.make_env, self.spec, 10**6, STATES)
+        self.states = collect_observations(fp32, self.make_env, self.spec, 10**6, STATES)
         self.actions = self._actions(fp32)
         self.fp32 = self._score(fp32)
         references = (random_policy(self.spec, 0), zero_policy(self.spec))

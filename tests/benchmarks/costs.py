@@ -20,7 +20,7 @@ from rlc.pipeline import build
 from rlc.pipeline.training import Training
 from rlc.reporting.study import ALGORITHMS
 from trainers.envs import make as envs
-from trainers.envs.seed_envs import SeedEnvs
+from trainers.envs.seed_envs import SyncSeedEnvs
 
 ENVIRONMENTS = ("halfcheetah", "humanoid_standup", "ant", "humanoid", "hopper")
 WARM_UP = 300  # steps before the clock starts, behind `learning_starts`
@@ -37,7 +37,7 @@ def steps_per_second(algo: str, env: str, compress: str) -> float:
     settings = job.settings.model_copy(update={"total_steps": end})
     spec = envs.spec_of(settings.env.id)
     agent = build.build_agent(settings.algo, settings.compress, spec, [0], torch.device("cpu"))
-    pool = SeedEnvs(lambda: envs.make_env(settings.env.id), spec, [0], settings.algo.num_envs)
+    pool = SyncSeedEnvs(lambda: envs.make_env(settings.env.id), spec, [0], settings.algo.num_envs)
     began = 0.0
     for steps, _ in Training(settings, agent, pool).run(0, random_warmup=True):
         if steps == start:

@@ -50,7 +50,7 @@ def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: st
     from rlc.pipeline import build
     from rlc.pipeline.training import Training, keep_freed_memory
     from trainers.envs import make as envs
-    from trainers.envs.seed_envs import SeedEnvs
+    from trainers.envs.seed_envs import SyncSeedEnvs
 
     line = [f"+algo={algo}", f"env.id={env_id}", f"total_steps={total}", "algo.num_envs=1"]
     line += [VARIANTS[part] for part in variant.split("+")]
@@ -64,7 +64,7 @@ def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: st
     settings = make_plan(line).jobs[0].settings
     spec, numbers = envs.spec_of(env_id), list(range(seeds))
     agent = build.build_agent(settings.algo, settings.compress, spec, numbers, torch.device("cpu"))
-    pool = SeedEnvs(lambda: envs.make_env(env_id), spec, numbers, 1)
+    pool = SyncSeedEnvs(lambda: envs.make_env(env_id), spec, numbers, 1)
     steps = Training(settings, agent, pool).run(0, random_warmup=True)
     return seeds * clocked(((step, time.process_time()) for step, _ in steps), begin, total)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from trainers.actor_critic import ActorCritic, NoiseTape
+from trainers.actor_critic import ActorCritic, NoiseBuffer
 from trainers.data.replay import Batch
 from trainers.nn.stacked import Stacked
 
@@ -25,16 +25,18 @@ class CompiledStep:
 
     def __init__(self, agent: ActorCritic, step: Callable[..., Tensors]) -> None:
         self.step = step
-        self.alone = [agent.alone(i) for i in range(len(agent.seeds))]
-        self.tensors = [tensors_of(one) for one in self.alone]
+        self.seed_views = [agent.seed_view(i) for i in range(len(agent.seeds))]
+        self.tensors = [tensors_of(one) for one in self.seed_views]
         self.played: dict[tuple[torch.Size, ...], Callable[..., Tensors]] = {}
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensors:
-        rows = [[x[i : i + 1] for x in inputs] for i in range(len(self.alone))]
+        rows = [[x[i : i + 1] for x in inputs] for i in range(len(self.seed_views))]
         shapes = tuple(x.shape for x in inputs)
         if shapes not in self.played:
-            self.played[shapes] = compiled(lambda *row: tuple(self.step(self.alone[0], *row)), rows[0], self.tensors[0])
+            self.played[shapes] = compiled(
+                lambda *row: tuple(self.step(self.seed_views[0], *row)), rows[0], self.tensors[0]
+            )
         play = self.played[shapes]
         results = [play(*row, *tensors) for row, tensors in zip(rows, self.tensors, strict=True)]
         return results[0] if len(results) == 1 else [torch.cat(parts) for parts in zip(*results, strict=True)]
@@ -45,21 +47,21 @@ class CompiledUpdate:
 
     def __init__(self, agent: ActorCritic) -> None:
         self.agent = agent
-        self.steps = [CompiledStep(agent, self._step) for _ in range(agent.update_kinds)]
-        self.names: list[list[str]] = [[] for _ in range(agent.update_kinds)]
+        self.steps = [CompiledStep(agent, self._step) for _ in range(agent.update_period)]
+        self.names: list[list[str]] = [[] for _ in range(agent.update_period)]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        kind = (self.agent.updates + 1) % self.agent.update_kinds
-        noise = [self.agent.update_noise(batch.action) for _ in range(self.agent.UPDATE_NOISE)]
+        kind = (self.agent.updates + 1) % self.agent.update_period
+        noise = [self.agent.update_noise(batch.action) for _ in range(self.agent.NOISE_DRAWS)]
         figures = self.steps[kind](*batch, *noise)
         self.agent.updates += 1
         return dict(zip(self.names[kind], figures, strict=True))
 
     def _step(self, alone: Any, *inputs: Tensor) -> Tensors:
         batch = Batch(*inputs[: len(Batch._fields)])
-        alone.updates, alone.tape = self.agent.updates, NoiseTape(inputs[len(batch) :])
+        alone.updates, alone.noise_buffer = self.agent.updates, NoiseBuffer(inputs[len(batch) :])
         figures: dict[str, Tensor] = alone.update(batch)
-        self.names[alone.updates % alone.update_kinds] = list(figures)
+        self.names[alone.updates % alone.update_period] = list(figures)
         return list(figures.values())
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainers.actor_critic import NoiseTape
+from trainers.actor_critic import NoiseBuffer
 from trainers.data.replay import Batch
 from trainers.loops import OffPolicyAgent
 
@@ -18,7 +18,7 @@ WARM_UP = 3
 
 class Recording(NamedTuple):
     batch: Batch
-    tape: NoiseTape
+    noise_buffer: NoiseBuffer
     play: Callable[[], Figures]
 
 
@@ -35,7 +35,7 @@ def cuda_graph(function: Callable[[], Figures]) -> Callable[[], Figures]:
     return play
 
 
-class RecordedUpdate:
+class CudaGraphUpdate:
     """`update` of an off-policy agent: the same numbers, from one recording for each kind of update."""
 
     def __init__(
@@ -47,23 +47,23 @@ class RecordedUpdate:
 
     def __call__(self, batch: Batch) -> Figures:
         before = self.agent.updates
-        kind = (before + 1) % self.agent.update_kinds
+        kind = (before + 1) % self.agent.update_period
         self.seen[kind] += 1
         if self.seen[kind] <= WARM_UP:
-            return self._aside(batch)
+            return self._side_stream(batch)
         if kind not in self.recordings:
             self.recordings[kind] = self._recording(batch)
             self.agent.updates = before
-        held, tape, play = self.recordings[kind]
+        held, noise_buffer, play = self.recordings[kind]
         for tensor, new in zip(held, batch, strict=True):
             tensor.copy_(new)
-        tape.refill(self.agent.update_streams)
+        noise_buffer.resample(self.agent.update_streams)
         figures = play()
         # A graph leaves the host's count alone.
         self.agent.updates = before + 1
         return figures
 
-    def _aside(self, batch: Batch) -> Figures:
+    def _side_stream(self, batch: Batch) -> Figures:
         """An update on a stream of its own, as recording asks of those before it."""
         if self.agent.device.type != "cuda":
             return self.agent.update(batch)
@@ -76,13 +76,13 @@ class RecordedUpdate:
 
     def _recording(self, batch: Batch) -> Recording:
         held = Batch(*(tensor.clone() for tensor in batch))
-        tape = NoiseTape([torch.empty_like(batch.action) for _ in range(self.agent.UPDATE_NOISE)])
+        noise_buffer = NoiseBuffer([torch.empty_like(batch.action) for _ in range(self.agent.NOISE_DRAWS)])
 
         def update() -> Figures:
-            tape.at, self.agent.tape = 0, tape
+            noise_buffer.at, self.agent.noise_buffer = 0, noise_buffer
             try:
                 return self.agent.update(held)
             finally:
-                self.agent.tape = None
+                self.agent.noise_buffer = None
 
-        return Recording(held, tape, self.record(update))
+        return Recording(held, noise_buffer, self.record(update))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from trainers.envs.seed_envs import Step
-from trainers.envs.spec import Spec
-from trainers.rng import Stream, numpy_stream
-from trainers.tensors import FloatArray, Snapshot, for_device, put
+from trainers.envs.spec import EnvSpec
+from trainers.rng import RngStream, numpy_stream
+from trainers.tensors import FloatArray, Snapshot, copy_to_device_, maybe_pin
 
 
 class Batch(NamedTuple):
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     next_obs: Tensor
 
 
-class Replay:
+class ReplayBuffer:
     """A ring of the last `capacity` transitions per seed, sampled uniformly on the seed's own random stream.
 
     Row t holds the observation acted on, the action and what came of it; the next observation is row t + 1.
@@ -34,7 +34,7 @@ class Replay:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: EnvSpec,
         seeds: Sequence[int],
         num_envs: int,
         capacity: int,
@@ -49,42 +49,42 @@ class Replay:
         self.gamma, self.reward_scale = gamma, reward_scale
         shape = (len(seeds), self.capacity + 1, num_envs)
         self.columns = [spec.obs_dim, spec.act_dim, 1, 1]
-        self.held = torch.empty((*shape, sum(self.columns)), device=device)
+        self.storage = torch.empty((*shape, sum(self.columns)), device=device)
         """Observation, action, reward and discount side by side: a batch is two gathers."""
         self.final = FinalObservations(shape, spec.obs_dim, device)
-        self.streams = [numpy_stream(Stream.REPLAY, seed) for seed in seeds]
-        self.added = 0
+        self.streams = [numpy_stream(RngStream.REPLAY, seed) for seed in seeds]
+        self.num_added = 0
         """Rows added so far; row number n lies at place n % (capacity + 1) of the ring."""
 
     @property
     def at(self) -> int:
         """Ring place of the newest observation, on which the next action is taken."""
-        return self.added % (self.capacity + 1)
+        return self.num_added % (self.capacity + 1)
 
     def start(self, obs: FloatArray) -> None:
         """Store the observations [S, E, obs_dim] on which the next actions are taken."""
-        put(self.held[:, self.at, :, : self.columns[0]], torch.from_numpy(obs))
+        copy_to_device_(self.storage[:, self.at, :, : self.columns[0]], torch.from_numpy(obs))
 
     def add(self, action: FloatArray, step: Step) -> None:
         """Store what `action` [S, E, act_dim] on the newest observation led to."""
         reward, discount = step.reward * np.float32(self.reward_scale), np.float32(self.gamma) * ~step.terminated
         result = np.concatenate([action, reward[..., None], discount[..., None]], -1)
-        put(self.held[:, self.at, :, self.columns[0] :], torch.from_numpy(result))
+        copy_to_device_(self.storage[:, self.at, :, self.columns[0] :], torch.from_numpy(result))
         self.final.replace(self.at, step.final_obs)
-        self.added += 1
+        self.num_added += 1
         self.start(step.next_obs)
 
     def sample(self, batch_size: int) -> Batch:
         """`batch_size` transitions for each seed, with replacement."""
-        seeds, rows, num_envs, _ = self.held.shape
-        size = min(self.added, self.capacity)
+        seeds, rows, num_envs, _ = self.storage.shape
+        size = min(self.num_added, self.capacity)
         drawn = np.stack([g.integers(0, size * num_envs, batch_size) for g in self.streams])
         age, env = np.divmod(drawn, num_envs)
         row = (self.at - 1 - age) % rows
         base = np.arange(seeds)[:, None] * rows
         here = self._flat_index((base + row) * num_envs + env)
         after = self._flat_index((base + (row + 1) % rows) * num_envs + env)
-        held = self.held.flatten(0, 2)
+        held = self.storage.flatten(0, 2)
         next_obs = self.final.overwrite(held.index_select(0, after)[:, : self.columns[0]], here)
         now = held.index_select(0, here).view(seeds, batch_size, -1)
         obs, action, reward, discount = torch.split(now, self.columns, -1)
@@ -92,30 +92,30 @@ class Replay:
 
     def rows(self, i: int, first: int, last: int) -> FloatArray:
         """Rows number first to last - 1 of seed number i, [rows, E, obs_dim + act_dim + 2]."""
-        packed: FloatArray = self.held[i, self._places(first, last)].cpu().numpy()
+        packed: FloatArray = self.storage[i, self._places(first, last)].cpu().numpy()
         return packed
 
     def put_rows(self, i: int, first: int, packed: FloatArray) -> None:
         """Put back what `rows` gave, beginning with row number `first`."""
-        self.held[i, self._places(first, first + len(packed))] = torch.from_numpy(packed).to(self.held.device)
+        self.storage[i, self._places(first, first + len(packed))] = torch.from_numpy(packed).to(self.storage.device)
 
     def snapshot(self, i: int) -> Snapshot:
         """All of seed number i but its rows."""
-        plain = {"added": self.added, "stream": self.streams[i].bit_generator.state}
+        plain = {"added": self.num_added, "stream": self.streams[i].bit_generator.state}
         return Snapshot(self.final.state(i), plain)
 
     def restore(self, i: int, snapshot: Snapshot) -> None:
         """Put back what `snapshot` gave; the rows follow by `put_rows`."""
-        self.added = snapshot.plain["added"]
+        self.num_added = snapshot.plain["added"]
         self.streams[i].bit_generator.state = snapshot.plain["stream"]
         self.final.load_state(i, snapshot.tensors)
 
     def _places(self, first: int, last: int) -> Tensor:
-        return torch.arange(first, last, device=self.held.device) % (self.capacity + 1)
+        return torch.arange(first, last, device=self.storage.device) % (self.capacity + 1)
 
     def _flat_index(self, index: np.ndarray) -> Tensor:
         places = torch.from_numpy(index.ravel())
-        return for_device(places, self.held.device).to(self.held.device, non_blocking=True)
+        return maybe_pin(places, self.storage.device).to(self.storage.device, non_blocking=True)
 
 
 class FinalObservations:
@@ -159,7 +159,7 @@ class FinalObservations:
             self._grow()
         slot = self.used[place] = self.free.pop()
         self.slot_of[place] = slot
-        put(self.table[slot], obs)
+        copy_to_device_(self.table[slot], obs)
 
     def _forget(self, place: tuple[int, int, int]) -> None:
         slot = self.used.pop(place, None)

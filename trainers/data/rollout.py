@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.envs.seed_envs import EnvFactory, Step, finite
-from trainers.envs.spec import Spec
-from trainers.rng import Stream, env_seed
+from trainers.envs.seed_envs import EnvFactory, Step, check_finite
+from trainers.envs.spec import EnvSpec
+from trainers.rng import RngStream, env_seed
 from trainers.tensors import FloatArray
 
 
@@ -23,12 +23,12 @@ class Rollout(NamedTuple):
     next_obs: Tensor
     """The true next observation: the final one where an episode was truncated, unused where it terminated."""
     terminated: Tensor
-    ended: Tensor
+    done: Tensor
     """Whether the episode ended here, in either way."""
 
 
 class Steppable(Protocol):
-    spec: Spec
+    spec: EnvSpec
     obs: FloatArray
 
     def step(self, actions: FloatArray) -> Step: ...
@@ -42,12 +42,12 @@ def collect(act: Callable[[FloatArray], FloatArray], envs: Steppable, steps: int
         obs = envs.obs
         action = act(obs)
         step = envs.step(np.minimum(np.maximum(action, low), high))
-        next_obs, ended = step.next_obs, step.terminated
+        next_obs, done = step.next_obs, step.terminated
         if step.final_obs:
-            next_obs, ended = next_obs.copy(), ended.copy()
+            next_obs, done = next_obs.copy(), done.copy()
             for place, final in step.final_obs.items():
-                next_obs[place], ended[place] = final, True
-        rows.append((obs, action, step.reward, next_obs, step.terminated, ended))
+                next_obs[place], done[place] = final, True
+        rows.append((obs, action, step.reward, next_obs, step.terminated, done))
     return Rollout(*(torch.from_numpy(np.stack(column, 1)).to(device) for column in zip(*rows, strict=True)))
 
 
@@ -56,7 +56,7 @@ def gae(
     value: Tensor,
     next_value: Tensor,
     terminated: Tensor,
-    ended: Tensor,
+    done: Tensor,
     gamma: float,
     gae_lambda: float,
 ) -> Tensor:
@@ -65,14 +65,14 @@ def gae(
     A time limit ends the sum but not the bootstrap: the value of the true final observation stands for the rest.
     """
     delta = reward + gamma * next_value * ~terminated - value
-    decay = gamma * gae_lambda * ~ended
+    decay = gamma * gae_lambda * ~done
     # In NumPy, on the CPU: a small operation of torch takes several times longer.
     advantage, factor = (np.ascontiguousarray(x.transpose(0, 1).cpu().numpy()) for x in (delta, decay))
-    sum_backwards(advantage.reshape(len(advantage), -1), factor.reshape(len(factor), -1))
+    discounted_cumsum_(advantage.reshape(len(advantage), -1), factor.reshape(len(factor), -1))
     return torch.from_numpy(advantage).transpose(0, 1).contiguous().to(reward.device)
 
 
-def sum_backwards(x: FloatArray, factor: FloatArray) -> None:
+def discounted_cumsum_(x: FloatArray, factor: FloatArray) -> None:
     """x[t] <- x[t] + factor[t] x[t + 1], from the end to the beginning of [T, n], in place."""
     # NumPy's scalars round as its arrays do, and are ten times as fast as arrays of one number.
     wide = x.shape[1] > 6
@@ -82,10 +82,10 @@ def sum_backwards(x: FloatArray, factor: FloatArray) -> None:
             numbers[t] = later = now + by * later
 
 
-def visited_observations(
+def collect_observations(
     act: Callable[[FloatArray], FloatArray],
     make_env: EnvFactory,
-    spec: Spec,
+    spec: EnvSpec,
     seed: int | None,
     steps: int,
     first_episode: int = 0,
@@ -100,9 +100,9 @@ def visited_observations(
     with make_env() as env:
         for t in range(steps):
             if obs is None:
-                obs, _ = env.reset(seed=None if seed is None else env_seed(Stream.CALIBRATE, seed, episode))
+                obs, _ = env.reset(seed=None if seed is None else env_seed(RngStream.CALIBRATE, seed, episode))
                 episode += 1
-            visited[t] = finite(obs, spec)
+            visited[t] = check_finite(obs, spec)
             obs, _, terminated, truncated, _ = env.step(act(visited[t]))
             if terminated or truncated:
                 obs = None

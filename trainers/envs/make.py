@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from trainers.envs.seed_envs import Env
-from trainers.envs.spec import Spec
+from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
 
 # MuJoCo loads the renderer that MUJOCO_GL names at once, and fails without it: who trains needs none.
@@ -59,7 +59,7 @@ def time_limit(env_id: str) -> int:
 
 
 @functools.cache
-def spec_of(env_id: str) -> Spec:
+def spec_of(env_id: str) -> EnvSpec:
     """Shapes and bounds of an environment. Raises UserError where rlc cannot train in it."""
     try:
         env = make_env(env_id)
@@ -75,7 +75,7 @@ def spec_of(env_id: str) -> Spec:
         )
     if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all() and (actions.low < actions.high).all()):
         raise UserError(f"env.id={env_id}: every action needs two finite bounds, they are {actions}")
-    return Spec(
+    return EnvSpec(
         env_id,
         observations.shape[0],
         actions.shape[0],

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainers.envs.spec import Spec
-from trainers.rng import Stream, env_seed
+from trainers.envs.spec import EnvSpec
+from trainers.rng import RngStream, env_seed
 from trainers.tensors import FloatArray, Snapshot
 
 Env = gym.Env[Any, Any]
@@ -37,13 +37,13 @@ class Episode:
     length: int
 
 
-class SeedEnvs:
+class SyncSeedEnvs:
     """E environments for each of S seeds, reset at an episode's end, each on the random stream of its seed."""
 
-    def __init__(self, make_env: EnvFactory, spec: Spec, seeds: Sequence[int], num_envs: int) -> None:
+    def __init__(self, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence[int], num_envs: int) -> None:
         self.spec = spec
         self.seeds = seeds
-        self.envs = [[EnvWithPast(make_env()) for _ in range(num_envs)] for _ in seeds]
+        self.envs = [[ReplayableEnv(make_env()) for _ in range(num_envs)] for _ in seeds]
         self.shape = (len(seeds), num_envs)
         self.obs = np.zeros((*self.shape, spec.obs_dim), np.float32)
         """[S, E, obs_dim], what to act on next."""
@@ -55,7 +55,7 @@ class SeedEnvs:
         """Begin all episodes."""
         for s, row in enumerate(self.envs):
             for e, env in enumerate(row):
-                self.obs[s, e] = finite(env.seed(env_seed(Stream.TRAIN_ENV, self.seeds[s], e)), self.spec)
+                self.obs[s, e] = check_finite(env.seed(env_seed(RngStream.TRAIN_ENV, self.seeds[s], e)), self.spec)
 
     def step(self, actions: FloatArray) -> Step:
         """Step every environment with its action of [S, E, act_dim].
@@ -69,29 +69,29 @@ class SeedEnvs:
         for s, row in enumerate(self.envs):
             for e, env in enumerate(row):
                 obs, reward[s, e], terminated[s, e], truncated = env.step(actions[s, e])
-                obs = finite(obs, self.spec)
+                obs = check_finite(obs, self.spec)
                 self._returns[s, e] += reward[s, e]
                 if terminated[s, e] or truncated:
                     if not terminated[s, e]:
                         final_obs[s, e] = obs
                     self.finished[s].append(Episode(float(self._returns[s, e]), len(env.actions)))
                     self._returns[s, e] = 0
-                    obs = finite(env.reset(), self.spec)
+                    obs = check_finite(env.reset(), self.spec)
                 next_obs[s, e] = obs
         if not np.isfinite(reward).all():
             raise FloatingPointError(f"{self.spec.env_id} returned a reward that is not finite: {reward}")
         self.obs = next_obs
         return Step(next_obs, reward, terminated, final_obs)
 
-    def begin(self, actions: FloatArray) -> None:
-        """Have every environment take its action of [S, E, act_dim]; here they step in `end`."""
+    def step_async(self, actions: FloatArray) -> None:
+        """Have every environment take its action of [S, E, act_dim]; here they step in `step_wait`."""
         self._begun = actions
 
-    def end(self) -> Step:
-        """What came of the actions of `begin`."""
+    def step_wait(self) -> Step:
+        """What came of the actions of `step_async`."""
         return self.step(self._begun)
 
-    def pop_finished(self, s: int) -> list[Episode]:
+    def pop_episodes(self, s: int) -> list[Episode]:
         """Episodes of seed number s that ended since the last call."""
         episodes, self.finished[s] = self.finished[s], []
         return episodes
@@ -123,7 +123,7 @@ class SeedEnvs:
         self.finished[i] = [Episode(*episode) for episode in snapshot.plain["finished"]]
 
 
-class EnvWithPast:
+class ReplayableEnv:
     """An environment that remembers how its episode began and what was done in it.
 
     Playing that again restores it to the bit, whatever hidden state its simulator has; a state that is read out
@@ -167,7 +167,7 @@ class EnvWithPast:
         self.env.close()
 
 
-def finite(obs: Any, spec: Spec) -> FloatArray:
+def check_finite(obs: Any, spec: EnvSpec) -> FloatArray:
     """A copy of the observation in float32. One NaN would poison running statistics for ever: it is refused here."""
     array = np.array(obs, np.float32)
     if not np.isfinite(array).all():

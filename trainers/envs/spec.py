@@ -6,7 +6,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Spec:
+class EnvSpec:
     """Shapes and action bounds of an environment with flat float observations and actions."""
 
     env_id: str

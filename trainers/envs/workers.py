@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainers.envs.seed_envs import EnvFactory, Episode, SeedEnvs, Step
-from trainers.envs.spec import Spec
+from trainers.envs.seed_envs import EnvFactory, Episode, Step, SyncSeedEnvs
+from trainers.envs.spec import EnvSpec
 from trainers.tensors import FloatArray, Snapshot
 
 
-class WorkerEnvs:
-    """SeedEnvs, spread over processes by seeds. `begin` returns at once, `end` waits for all of them.
+class SubprocSeedEnvs:
+    """SeedEnvs, spread over processes by seeds. `step_async` returns at once, `step_wait` waits for all of them.
 
     Steps and streams are those of SeedEnvs to the bit. `make_env` must be picklable: workers are spawned, because a
     fork of a process that has CUDA or threads is not safe.
     """
 
-    def __init__(self, make_env: EnvFactory, spec: Spec, seeds: Sequence[int], num_envs: int, workers: int) -> None:
+    def __init__(self, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence[int], num_envs: int, workers: int) -> None:
         self.spec, self.seeds = spec, seeds
         self.shape = (len(seeds), num_envs)
         self.obs = np.zeros((*self.shape, spec.obs_dim), np.float32)
@@ -45,12 +45,12 @@ class WorkerEnvs:
             self._send(w, "reset")
         self.obs = np.concatenate(self._answers())
 
-    def begin(self, actions: FloatArray) -> None:
+    def step_async(self, actions: FloatArray) -> None:
         """Have every environment take its action of [S, E, act_dim]."""
         for w, part in enumerate(self._parts):
             self._send(w, "step", actions[part])
 
-    def end(self) -> Step:
+    def step_wait(self) -> Step:
         """What came of the actions. Raises what a worker raised, and RuntimeError for one that died."""
         steps: list[Step] = self._answers()
         final = [
@@ -66,10 +66,10 @@ class WorkerEnvs:
         )
 
     def step(self, actions: FloatArray) -> Step:
-        self.begin(actions)
-        return self.end()
+        self.step_async(actions)
+        return self.step_wait()
 
-    def pop_finished(self, s: int) -> list[Episode]:
+    def pop_episodes(self, s: int) -> list[Episode]:
         """Episodes of seed number s that ended since the last call."""
         episodes: list[Episode] = self._ask("pop_finished", s)
         return episodes
@@ -123,10 +123,10 @@ class WorkerEnvs:
         return answer
 
 
-def serve(pipe: Connection, make_env: EnvFactory, spec: Spec, seeds: Sequence[int], num_envs: int) -> None:
+def serve(pipe: Connection, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence[int], num_envs: int) -> None:
     """A worker: answer what WorkerEnvs asks until it hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the trainer, which hangs up
-    envs = SeedEnvs(make_env, spec, seeds, num_envs)
+    envs = SyncSeedEnvs(make_env, spec, seeds, num_envs)
 
     def reset() -> FloatArray:
         envs.reset()
@@ -141,7 +141,7 @@ def serve(pipe: Connection, make_env: EnvFactory, spec: Spec, seeds: Sequence[in
         obs: FloatArray = envs.obs[i]
         return obs
 
-    verbs: dict[str, Callable[..., Any]] = {"reset": reset, "step": envs.step, "pop_finished": envs.pop_finished}
+    verbs: dict[str, Callable[..., Any]] = {"reset": reset, "step": envs.step, "pop_finished": envs.pop_episodes}
     verbs |= {"snapshot": snapshot, "restore": restore}
     while True:
         try:

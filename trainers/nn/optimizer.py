@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from trainers.nn.stacked import Stacked, in_memory, own_storage, row_views
+from trainers.nn.stacked import Stacked, as_own_storage, row_views, storage_layout
 
 
 def row_gradient(loss: Tensor, network: Stacked, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
@@ -16,7 +16,7 @@ def row_gradient(loss: Tensor, network: Stacked, create_graph: bool = False, ret
     gradients = torch.autograd.grad(
         loss, parameters, retain_graph=retain_graph or create_graph, create_graph=create_graph
     )
-    row = torch.cat([in_memory(gradient).flatten(1) for gradient in gradients], 1)
+    row = torch.cat([storage_layout(gradient).flatten(1) for gradient in gradients], 1)
     return nn.functional.pad(row, (0, network.flat.shape[1] - row.shape[1]))
 
 
@@ -37,11 +37,11 @@ class FlatAdam:
         columns = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
         self._rows = [list(column.unbind()) for column in columns]
 
-    def part(self, network: Stacked, rows: slice) -> "FlatAdam":
+    def rows_view(self, network: Stacked, rows: slice) -> "FlatAdam":
         """The optimiser of `network`, some rows of this one's, on the same storage."""
         part = copy.copy(self)
         tensors = (self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
-        part._bind(network, *(own_storage(tensor[rows]) for tensor in tensors))
+        part._bind(network, *(as_own_storage(tensor[rows]) for tensor in tensors))
         return part
 
     def minimize(self, loss: Tensor) -> None:

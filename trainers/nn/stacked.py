@@ -40,7 +40,7 @@ class StackedLinear(nn.Module):
         weight, bias = as_numpy(self.weight.mT), as_numpy(self.bias)
         return lambda x: x @ weight + bias
 
-    def cut(self, row: int, outputs: int | None = None) -> list[nn.Module]:
+    def extract(self, row: int, outputs: int | None = None) -> list[nn.Module]:
         """Row `row` as plain layers on the CPU, with its first `outputs` outputs (default all)."""
         return [plain_linear(self.weight[row, :outputs], self.bias[row, 0, :outputs])]
 
@@ -61,7 +61,7 @@ def plain_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer.requires_grad_(False)
 
 
-class PlainMLP(torch.autograd.Function):
+class FusedMLP(torch.autograd.Function):
     """All layers of a StackedMLP in one node, with a third of the calls that autograd makes of them.
 
     Arguments: x [N, B, in], the network, how many of the last inputs get a gradient (the others get zeros), then weight
@@ -73,7 +73,7 @@ class PlainMLP(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, network: "StackedMLP", followed: int, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, network: "StackedMLP", num_grad_inputs: int, *parameters: Tensor) -> Tensor:
         weights, inputs = [weight.to(network.dtype) for weight in parameters[::2]], []
         x = x.to(network.dtype)
         for weight, bias in zip(weights[:-1], parameters[1:-2:2], strict=True):
@@ -81,7 +81,7 @@ class PlainMLP(torch.autograd.Function):
             x = stacked_affine(x, weight, bias.to(network.dtype))
             x = x.relu_() if network.activation_name == "relu" else x.tanh_()
         inputs.append(x)
-        ctx.network, ctx.followed, ctx.parameters = network, followed, parameters
+        ctx.network, ctx.num_grad_inputs, ctx.parameters = network, num_grad_inputs, parameters
         ctx.save_for_backward(*inputs, *weights)
         return stacked_affine(x.float(), *parameters[-2:])
 
@@ -105,8 +105,8 @@ class PlainMLP(torch.autograd.Function):
         ctx.network.has_gradient |= ctx.needs_input_grad[3]
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = torch.bmm(gradient, weights[0][..., -ctx.followed :]).float()
-            of_x = nn.functional.pad(of_x, (weights[0].shape[2] - ctx.followed, 0))
+            of_x = torch.bmm(gradient, weights[0][..., -ctx.num_grad_inputs :]).float()
+            of_x = nn.functional.pad(of_x, (weights[0].shape[2] - ctx.num_grad_inputs, 0))
         return of_x, None, None, *[None] * 2 * layers
 
 
@@ -142,21 +142,21 @@ class Stacked(nn.Module):
         self.flat = flat
         return flat
 
-    def part(self, rows: slice) -> Self:
+    def rows_view(self, rows: slice) -> Self:
         """Some rows as a network to trace, on the same storage."""
         part = copy.deepcopy(self)
-        part.flat = own_storage(self.flat[rows])
+        part.flat = as_own_storage(self.flat[rows])
         parameters = list(part.parameters())
         for parameter in parameters:
             parameter.data = parameter.data[rows]
         for parameter, view in zip(parameters, row_views(part.flat, parameters), strict=True):
             parameter.data = view
         for own, buffer in zip(part.buffers(), self.buffers(), strict=True):
-            own.data = own_storage(buffer[rows])
+            own.data = as_own_storage(buffer[rows])
         return part
 
 
-def own_storage(tensor: Tensor) -> Tensor:
+def as_own_storage(tensor: Tensor) -> Tensor:
     """The same memory, of contiguous numbers on the CPU, as a storage that begins with it."""
     return torch.from_numpy(tensor.detach().numpy())
 
@@ -181,7 +181,7 @@ class StackedMLP(Stacked):
         rows = len(generators)
         self.layers = nn.ModuleList(StackedLinear(rows, i, o) for i, o in itertools.pairwise(sizes))
         self.activation, self.activation_name = ACTIVATIONS[activation](), activation
-        self.one_node = True
+        self.fused = True
         """Off where a gradient is differentiated again."""
         self.dtype = torch.float32
         """Of the products of plain layers: float32 or bfloat16."""
@@ -194,8 +194,8 @@ class StackedMLP(Stacked):
 
     def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:
         """`update_ranges` lets quantised layers follow the batch; plain layers do not care."""
-        if self.one_node and self._plain():
-            return self._one_node(x, x.shape[2], self._layer_parameters())
+        if self.fused and self._plain():
+            return self._fused(x, x.shape[2], self._layer_parameters())
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             x = layer(x, update_ranges)
@@ -203,17 +203,17 @@ class StackedMLP(Stacked):
                 x = self.activation(x)
         return x
 
-    def detached(self, followed: int, rows: slice = slice(None)) -> Callable[[Tensor], Tensor]:
-        """Some rows as a function through which gradients pass to the last `followed` inputs and nothing else.
+    def with_frozen_params(self, num_grad_inputs: int, rows: slice = slice(None)) -> Callable[[Tensor], Tensor]:
+        """Some rows as a function through which gradients pass to the last `num_grad_inputs` inputs and nothing else.
 
         Plain layers only.
         """
         assert self._plain()
         parameters = [p.detach()[rows] for p in self._layer_parameters()]
-        return lambda x: self._one_node(x, followed, parameters)
+        return lambda x: self._fused(x, num_grad_inputs, parameters)
 
-    def _one_node(self, x: Tensor, followed: int, parameters: Sequence[Tensor]) -> Tensor:
-        y: Tensor = PlainMLP.apply(x, self, followed, *parameters)  # type: ignore[no-untyped-call]
+    def _fused(self, x: Tensor, num_grad_inputs: int, parameters: Sequence[Tensor]) -> Tensor:
+        y: Tensor = FusedMLP.apply(x, self, num_grad_inputs, *parameters)  # type: ignore[no-untyped-call]
         return y
 
     def _plain(self) -> bool:
@@ -239,13 +239,13 @@ class StackedMLP(Stacked):
         """Whether what `frozen` gave shares memory with the weights, so that it follows them."""
         return self.flat.device.type == "cpu" and self._plain()
 
-    def cut(self, row: int, outputs: int | None = None) -> list[nn.Module]:
+    def extract(self, row: int, outputs: int | None = None) -> list[nn.Module]:
         """Row `row` as plain layers and activations on the CPU, with its first `outputs` outputs (default all)."""
         *hidden, last = (layer for layer in self.layers if isinstance(layer, StackedLinear))
         stages: list[nn.Module] = []
         for layer in hidden:
-            stages += [*layer.cut(row), type(self.activation)()]
-        return [*stages, *last.cut(row, outputs)]
+            stages += [*layer.extract(row), type(self.activation)()]
+        return [*stages, *last.extract(row, outputs)]
 
 
 class GaussianMLP(StackedMLP):
@@ -273,11 +273,11 @@ def row_views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Views into flat [N, P] with the shapes of `parameters`, one after another."""
     widths = [p[0].numel() for p in parameters]
     pieces = torch.split(flat[:, : sum(widths)], widths, dim=1)
-    views = [piece.view(in_memory(p).shape) for piece, p in zip(pieces, parameters, strict=True)]
+    views = [piece.view(storage_layout(p).shape) for piece, p in zip(pieces, parameters, strict=True)]
     return [view.mT if _is_tall(p) else view for view, p in zip(views, parameters, strict=True)]
 
 
-def in_memory(parameter: Tensor) -> Tensor:
+def storage_layout(parameter: Tensor) -> Tensor:
     """A parameter [N, ...] as it lies in flat storage: a matrix along its longer side, for faster products."""
     return parameter.mT if _is_tall(parameter) else parameter
 

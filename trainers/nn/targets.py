@@ -8,12 +8,12 @@ from torch import Tensor
 from trainers.nn.stacked import StackedMLP
 
 
-def for_twins(obs: Tensor, action: Tensor) -> Tensor:
+def twin_q_input(obs: Tensor, action: Tensor) -> Tensor:
     """Inputs [2 S, B, ...] of the two critics of each seed, from [S, B, obs_dim] and [S, B, act_dim]."""
     return torch.cat([obs, action], -1).unsqueeze(1).expand(-1, 2, -1, -1).flatten(0, 1)
 
 
-def frozen_copy(network: StackedMLP) -> StackedMLP:
+def make_target(network: StackedMLP) -> StackedMLP:
     """A target network: the same weights and buffers on flat storage of its own, without gradients."""
     target = copy.deepcopy(network).requires_grad_(False)
     target.flatten()
@@ -21,7 +21,7 @@ def frozen_copy(network: StackedMLP) -> StackedMLP:
 
 
 @torch.no_grad()
-def polyak(target: StackedMLP, online: StackedMLP, tau: float) -> None:
+def polyak_update(target: StackedMLP, online: StackedMLP, tau: float) -> None:
     """target <- (1 - tau) target + tau online for parameters; buffers (quantisation ranges) are copied."""
     target.flat.lerp_(online.flat, tau)
     for kept, (name, buffer) in zip(target.buffers(), online.named_buffers(), strict=True):
