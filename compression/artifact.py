@@ -21,7 +21,7 @@ from compression.ptdq import DynamicQuantLinear
 from compression.runtime import OnnxPolicy, optimized_operators
 from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
-from trainers.nn.stacked import plain_linear
+from trainers.nn.stacked import make_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.tensors import FloatArray
 
@@ -168,7 +168,7 @@ def contract_bytes(contract: dict[str, Any]) -> bytes:
     return json.dumps(contract, indent=1).encode()
 
 
-def intact(folder: Path) -> bool:
+def hashes_match(folder: Path) -> bool:
     """Whether all files of an artifact are there with the hashes its contract names."""
     try:
         hashes = json.loads((folder / CONTRACT_FILE).read_text())["sha256"]
@@ -184,7 +184,7 @@ def check_artifact(folder: Path) -> dict[str, Any]:
     """
     policy = load_policy(folder)
     contract: dict[str, Any] = json.loads((folder / CONTRACT_FILE).read_text())
-    if not intact(folder):
+    if not hashes_match(folder):
         raise ArtifactError(f"{folder / ONNX_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
     try:
         _check_golden(folder, contract, policy, folder / ONNX_FILE)
@@ -232,7 +232,7 @@ def _restore(kind: type[nn.Module], tensors: dict[str, torch.Tensor]) -> nn.Modu
     if not tensors:
         return kind()
     if kind is nn.Linear:
-        return plain_linear(tensors["weight"], tensors["bias"])
+        return make_linear(tensors["weight"], tensors["bias"])
     stage = kind.__new__(kind)
     nn.Module.__init__(stage)
     for name, tensor in tensors.items():

@@ -12,7 +12,7 @@ from trainers.data.rollout import collect_observations
 from trainers.envs.seed_envs import EnvFactory
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import ACTIVATIONS, StackedMLP
-from trainers.policy import Clamp, Policy, around_linears
+from trainers.policy import Clamp, Policy, split_at_linears
 from trainers.rng import RngStream, torch_stream
 
 # Episodes of one round lie apart from those of the next.
@@ -24,7 +24,7 @@ class Student:
 
     def __init__(self, policy: Policy, transform: ActorTransform | None) -> None:
         self.spec = policy.spec
-        self.before, core, self.after = around_linears(policy)
+        self.before, core, self.after = split_at_linears(policy)
         layers = [stage for stage in core if isinstance(stage, nn.Linear)]
         sizes = [layers[0].in_features, *(layer.out_features for layer in layers)]
         activation = next(name for name, kind in ACTIVATIONS.items() if isinstance(core[1], kind))

@@ -7,7 +7,7 @@ column of the weights is multiplied by: s = max|x|^a / max|w|^(1-a) shares the s
 import torch
 from torch import Tensor, nn
 
-from trainers.nn.stacked import plain_linear
+from trainers.nn.stacked import make_linear
 from trainers.policy import Policy, input_standardized
 from trainers.tensors import FloatArray
 
@@ -30,8 +30,8 @@ def equalized(policy: Policy, observations: FloatArray) -> Policy:
             layer, activation, following = stages[i : i + 3]
             if isinstance(layer, nn.Linear) and isinstance(activation, nn.ReLU) and isinstance(following, nn.Linear):
                 scales = _scales(activation(layer(x)).amax(0), following)
-                stages[i] = plain_linear(layer.weight / scales[:, None], layer.bias / scales)
-                stages[i + 2] = plain_linear(following.weight * scales, following.bias)
+                stages[i] = make_linear(layer.weight / scales[:, None], layer.bias / scales)
+                stages[i + 2] = make_linear(following.weight * scales, following.bias)
             x = stages[i](x)
     return Policy(policy.spec, stages)
 

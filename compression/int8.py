@@ -13,14 +13,14 @@ REDUCED_WEIGHT_LEVELS = 64
 SMALLEST_SCALE = 1e-8
 
 
-def activation_grid(low: Tensor, high: Tensor, levels: int = ACTIVATION_LEVELS) -> tuple[Tensor, Tensor]:
+def activation_qparams(low: Tensor, high: Tensor, levels: int = ACTIVATION_LEVELS) -> tuple[Tensor, Tensor]:
     """Scale and zero point of the grid 0 to `levels` over [min(low, 0), max(high, 0)], any shape."""
     low, high = low.clamp(max=0), high.clamp(min=0)
     scale = ((high - low) / levels).clamp(min=SMALLEST_SCALE)
     return scale, torch.round(-low / scale)
 
 
-def centred_levels(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+def quantize_centered(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """The uint8 levels of x minus the zero point, float64: what an integer kernel multiplies."""
     level = torch.round(x / scale) + zero_point
     return level.clamp(0, ACTIVATION_LEVELS).double() - zero_point
@@ -64,7 +64,7 @@ class StaticQuantLinear(nn.Module):
         self.register_buffer("input_zero_point", input_zero_point.to(torch.uint8).cpu().reshape(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        levels = centred_levels(x, self.input_scale, self.input_zero_point)
+        levels = quantize_centered(x, self.input_scale, self.input_zero_point)
         accumulated = levels @ self.weight_int8.double().mT + self.bias_int32
         return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
 
@@ -82,7 +82,7 @@ class ActivationQuantize(nn.Module):
         self.register_buffer("zero_point", zero_point.cpu().reshape(()).to(torch.uint8, copy=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        return centred_levels(x, self.scale, self.zero_point).float() * self.scale
+        return quantize_centered(x, self.scale, self.zero_point).float() * self.scale
 
 
 def static_quant_linear(
@@ -95,7 +95,7 @@ def static_quant_linear(
     return StaticQuantLinear(torch.round(weight / scale), scale[:, 0], bias_int32, input_scale, input_zero_point)
 
 
-def cpu_saturates() -> bool:
+def needs_reduced_range() -> bool:
     """Whether 8-bit products may saturate here: x86 without VNNI, or x86 whose flags cannot be read."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return False

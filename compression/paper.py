@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from compression.int8 import WEIGHT_LEVELS, ActivationQuantize, activation_grid
+from compression.int8 import WEIGHT_LEVELS, ActivationQuantize, activation_qparams
 from compression.onnx_export import onnx_bytes
-from compression.ptdq import DynamicQuantLinear, with_quantizer
+from compression.ptdq import DynamicQuantLinear, run_ort_quantizer
 from compression.ptsq import Observations, QuantizedGraph
 from compression.qat import QATLinear, fake_quantize
 from trainers.nn.stacked import StackedLinear, StackedMLP
@@ -27,7 +27,7 @@ def quantize_dynamic_as_published(policy: Policy) -> tuple[Policy, bytes]:
 
     quantized = functools.partial(DynamicQuantLinear, levels=WEIGHT_LEVELS, per_channel=False)
     stages = [quantized(stage) if isinstance(stage, nn.Linear) else stage for stage in policy]
-    return Policy(policy.spec, stages), with_quantizer(onnx_bytes(policy), quantize_dynamic)
+    return Policy(policy.spec, stages), run_ort_quantizer(onnx_bytes(policy), quantize_dynamic)
 
 
 def quantize_static_as_published(policy: Policy, observations: FloatArray) -> tuple[Policy, bytes]:
@@ -37,7 +37,7 @@ def quantize_static_as_published(policy: Policy, observations: FloatArray) -> tu
     def quantize(source: Path, target: Path) -> None:
         quantize_static(source, target, Observations(observations), op_types_to_quantize=["Gemm", "Relu"])
 
-    model = with_quantizer(onnx_bytes(policy), quantize)
+    model = run_ort_quantizer(onnx_bytes(policy), quantize)
     graph = QuantizedGraph(model)
     quantized = zip(graph.layers(), graph.outputs(), strict=True)
     stages = [next(quantized) if isinstance(stage, nn.Linear) else (stage,) for stage in policy]
@@ -71,13 +71,13 @@ class QATHeadAsPublished(QATLinearAsPublished):
         if update_ranges:
             self.output_lo.lerp_(parts.detach().amin((1, 3), keepdim=True), momentum)
             self.output_hi.lerp_(parts.detach().amax((1, 3), keepdim=True), momentum)
-        grid = activation_grid(self.output_lo, self.output_hi, self.activation_levels)
+        grid = activation_qparams(self.output_lo, self.output_hi, self.activation_levels)
         quantized = fake_quantize(parts, *grid, 0, self.activation_levels).flatten(-2)
         return torch.where(self.batches > 0, quantized, y)
 
     def extract(self, row: int, outputs: int | None = None) -> list[nn.Module]:
         first = self.output_lo[row, 0, 0, 0], self.output_hi[row, 0, 0, 0]
-        return [*super().extract(row, outputs), ActivationQuantize(*activation_grid(*first, self.activation_levels))]
+        return [*super().extract(row, outputs), ActivationQuantize(*activation_qparams(*first, self.activation_levels))]
 
 
 def prepare_qat_as_published(network: StackedMLP, *, heads: int) -> None:

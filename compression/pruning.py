@@ -50,14 +50,14 @@ def prune(layers: Sequence[nn.Module], ratio: float, importance: Importance) -> 
 
     if not 0 < ratio < 1:
         raise PruningError(f"ratio={ratio}: must lie between 0 and 1")
-    before = size_of(layers)
+    before = network_size(layers)
     expected = tuple(math.floor(width * (1 - ratio) + 1e-9) for width in before.widths)
     if not expected or min(expected) == 0:
         raise PruningError(f"ratio={ratio}: of the hidden widths {list(before.widths)} would be left {list(expected)}")
     network = _trainable_copy(layers)
     _pruner(tp.pruner.BasePruner, network, importance, pruning_ratio=ratio).step()
     pruned = list(network.requires_grad_(False))
-    after = size_of(pruned)
+    after = network_size(pruned)
     if after.widths != expected or after.outputs != before.outputs:
         raise PruningError(f"ratio={ratio}: the widths became {list(after.widths)} instead of {list(expected)}")
     return pruned
@@ -113,7 +113,7 @@ def _pruner(kind: Any, network: nn.Sequential, importance: Importance, **setting
     return kind(network, torch.zeros(1, linears[0].in_features), worth, ignored_layers=[linears[-1]], **settings)
 
 
-def size_of(layers: Sequence[nn.Module]) -> Size:
+def network_size(layers: Sequence[nn.Module]) -> Size:
     """Raises PruningError for anything but linear layers and activations without parameters."""
     linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
     others = [layer for layer in layers if not isinstance(layer, nn.Linear)]

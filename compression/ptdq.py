@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.equalize import equalized
-from compression.int8 import activation_grid, centred_levels, weight_levels, weight_scale
+from compression.int8 import activation_qparams, quantize_centered, weight_levels, weight_scale
 from compression.onnx_export import onnx_bytes
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
@@ -34,8 +34,8 @@ class DynamicQuantLinear(nn.Module):
         self.register_buffer("bias", linear.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, zero_point = activation_grid(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True))
-        accumulated = centred_levels(x, scale, zero_point) @ self.weight_int8.double().mT
+        scale, zero_point = activation_qparams(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True))
+        accumulated = quantize_centered(x, scale, zero_point) @ self.weight_int8.double().mT
         return (accumulated * scale * self.weight_scale + self.bias).float()
 
 
@@ -54,7 +54,7 @@ def quantize_dynamic_policy(policy: Policy, observations: FloatArray, *, reduce_
 def _quantize_dynamic(model: bytes, reduce_range: bool) -> bytes:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    return with_quantizer(
+    return run_ort_quantizer(
         model,
         lambda source, target: quantize_dynamic(
             source, target, per_channel=True, reduce_range=reduce_range, weight_type=QuantType.QInt8
@@ -62,7 +62,7 @@ def _quantize_dynamic(model: bytes, reduce_range: bool) -> bytes:
     )
 
 
-def with_quantizer(model: bytes, quantize: Callable[[Path, Path], None]) -> bytes:
+def run_ort_quantizer(model: bytes, quantize: Callable[[Path, Path], None]) -> bytes:
     """What one of ONNX Runtime's quantisers, which go from file to file, makes of a model."""
     from onnxruntime.quantization import quant_pre_process
 

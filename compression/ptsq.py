@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compression.equalize import equalized
 from compression.int8 import ActivationQuantize, StaticQuantLinear
 from compression.onnx_export import INPUT, onnx_bytes
-from compression.ptdq import with_quantizer
+from compression.ptdq import run_ort_quantizer
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
 
@@ -50,7 +50,7 @@ def _quantize_static(
         options["CalibPercentile"] = percentile
     # The histogram methods print what they do.
     with redirect_stdout(io.StringIO()):
-        return with_quantizer(
+        return run_ort_quantizer(
             model,
             lambda source, target: quantize_static(
                 source,

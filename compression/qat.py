@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compression.int8 import ACTIVATION_LEVELS, activation_grid, static_quant_linear, weight_levels, weight_scale
+from compression.int8 import ACTIVATION_LEVELS, activation_qparams, static_quant_linear, weight_levels, weight_scale
 from trainers.nn.stacked import Acting, StackedLinear, StackedMLP, stacked_affine
 from trainers.policy import Standardize
 from trainers.tensors import FloatArray, as_numpy
@@ -101,7 +101,7 @@ class QATLinear(StackedLinear):
         weight, bias = self._folded()
         if update_ranges:
             self._follow_range(x.detach(), momentum)
-        grid = activation_grid(self.running_lo, self.running_hi, self.activation_levels)
+        grid = activation_qparams(self.running_lo, self.running_hi, self.activation_levels)
         quantized = fake_quantize(x, *grid, 0, self.activation_levels)
         if not update_ranges:
             quantized = torch.where(self.batches > 0, quantized, x)
@@ -112,7 +112,7 @@ class QATLinear(StackedLinear):
         """As StackedLinear's; the weights are quantised once."""
         folded, folded_bias = self._folded()
         weight, bias = as_numpy(fake_quantize_weight(folded, self.levels).mT), as_numpy(folded_bias)
-        grid = activation_grid(self.running_lo, self.running_hi, self.activation_levels)
+        grid = activation_qparams(self.running_lo, self.running_hi, self.activation_levels)
         scale, zero_point = (as_numpy(x) for x in grid)
         seen, levels = as_numpy(self.batches > 0), np.float32(self.activation_levels)
         if self.standardize:
@@ -150,7 +150,7 @@ class QATLinear(StackedLinear):
             raise ValueError("the quantised layer has no ranges yet: its actor was never updated")
         weight, bias = (tensor[row].detach() for tensor in self._folded())
         ranges = self.running_lo[row, 0, 0], self.running_hi[row, 0, 0]
-        scale, zero_point = activation_grid(*ranges, self.activation_levels)
+        scale, zero_point = activation_qparams(*ranges, self.activation_levels)
         stages: list[nn.Module] = []
         if self.standardize:
             stages.append(Standardize(self.running_mean[row, 0], standard_deviation(self.running_var[row, 0])))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
-from trainers.nn.stacked import ACTIVATIONS, plain_linear
+from trainers.nn.stacked import ACTIVATIONS, make_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 
 # Of the policy classes that come with the libraries, by their module.
@@ -82,7 +82,7 @@ def _numbered(tensors: dict[str, Tensor], prefix: str) -> list[nn.Linear]:
 
 
 def _linear(tensors: dict[str, Tensor], name: str) -> nn.Linear:
-    return plain_linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+    return make_linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
 
 def _activation(path: Path, data: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ RAPL_STEP_JOULES = 0.03
 BATTERY_STEP_JOULES = 36.0
 
 
-class NoMeterError(Exception):
+class MeterUnavailable(Exception):
     """Why energy cannot be measured here, and what would make it measurable."""
 
 
@@ -74,7 +74,7 @@ class ZeusMeter:
         self.begin()
         parts = self.end()
         if "total" not in parts:
-            raise NoMeterError(_why_not())
+            raise MeterUnavailable(_why_not())
         _wait_for_children()
         self.source = "zeus: " + ", ".join(sorted(name for name in parts if name != "total"))
         self.step_joules = RAPL_STEP_JOULES
@@ -83,10 +83,10 @@ class ZeusMeter:
         self.monitor.begin_window("policy", sync_execution=False)
 
     def end(self) -> dict[str, float]:
-        return joules_of(self.monitor.end_window("policy", sync_execution=False))
+        return parse_zeus(self.monitor.end_window("policy", sync_execution=False))
 
 
-def joules_of(measurement: Any) -> dict[str, float]:
+def parse_zeus(measurement: Any) -> dict[str, float]:
     """The parts of a Zeus measurement. Its own `total_energy` is that of the GPUs alone."""
     parts: dict[str, float] = {}
     for name, energies in (("cpu", measurement.cpu_energy), ("dram", measurement.dram_energy)):
@@ -121,7 +121,7 @@ class BatteryMeter:
             if _read(path / "type") == "Battery" and _read(path / "scope") != "Device"
         ]
         if not self.batteries:
-            raise NoMeterError("there is no battery")
+            raise MeterUnavailable("there is no battery")
         self.source = "battery: " + ", ".join(battery.name for battery in self.batteries)
         self._joules()
 
@@ -135,7 +135,7 @@ class BatteryMeter:
         states = [_read(battery / "status") for battery in self.batteries]
         # Of two batteries one waits while the other discharges.
         if "Discharging" not in states or "Charging" in states:
-            raise NoMeterError(
+            raise MeterUnavailable(
                 f"{self.source} is not discharging but {', '.join(map(str, states))}: unplug the charger"
             )
         return sum(_stored_joules(battery) for battery in self.batteries)
@@ -147,7 +147,7 @@ def _stored_joules(battery: Path) -> float:
         return float(micro_watt_hours) * 3600 / 1e6
     charge, voltage = _read(battery / "charge_now"), _read(battery / "voltage_min_design")
     if charge is None or voltage is None:
-        raise NoMeterError(f"the battery {battery.name} reports neither energy_now nor charge_now")
+        raise MeterUnavailable(f"the battery {battery.name} reports neither energy_now nor charge_now")
     return float(charge) * 3600 / 1e6 * float(voltage) / 1e6
 
 
@@ -155,11 +155,11 @@ def open_meter(power_supply: Path = POWER_SUPPLY) -> Meter:
     """The best counter of this machine. Raises NoMeterError with the reason and the remedy."""
     try:
         return ZeusMeter()
-    except NoMeterError as error:
+    except MeterUnavailable as error:
         try:
             return BatteryMeter(power_supply)
-        except NoMeterError as battery:
-            raise NoMeterError(f"{error}; {battery}") from None
+        except MeterUnavailable as battery:
+            raise MeterUnavailable(f"{error}; {battery}") from None
 
 
 def measure_energy(
@@ -218,7 +218,7 @@ def _window(
         if parts["total"] >= STEPS_PER_WINDOW * meter.step_joules:
             return done, elapsed, parts
         if seconds >= longest_s:
-            raise NoMeterError(
+            raise MeterUnavailable(
                 f"{meter.source}: only {parts['total']:.3g} J in {elapsed:.0f} s, too few for its steps of "
                 f"{meter.step_joules:g} J; allow longer windows (energy.longest_s)"
             )

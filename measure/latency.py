@@ -33,7 +33,7 @@ class Latency:
     p99_us: float
 
 
-def interleaved(
+def time_interleaved(
     calls: Mapping[Key, Call], observations: FloatArray, count: int, clock: Clock = time.perf_counter_ns
 ) -> dict[Key, Latency]:
     """Time every call `count` times on observations [n, obs_dim], taken in turn.
@@ -101,7 +101,7 @@ def onnx_io_binding(model: bytes) -> Call:
     return call
 
 
-def floor(obs_dim: int) -> bytes:
+def noop_model(obs_dim: int) -> bytes:
     """A model that does nothing: what a call costs before any arithmetic."""
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", obs_dim]) for name in (INPUT, OUTPUT)]
     graph = helper.make_graph([helper.make_node("Identity", [INPUT], [OUTPUT])], "floor", [value[0]], [value[1]])

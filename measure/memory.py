@@ -56,7 +56,7 @@ def measure_memory(model: Path, copies: int = COPIES) -> Memory:
     return Memory(slope, one["uss"][1] - one["uss"][0], one["peak"])
 
 
-def last_words(done: "subprocess.CompletedProcess[str]") -> str:
+def stderr_tail(done: "subprocess.CompletedProcess[str]") -> str:
     """Why a process failed: the last line of its errors, or its exit code where a signal left it no time."""
     return (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
 
@@ -65,6 +65,6 @@ def _probe(model: Path, copies: int) -> dict[str, Any]:
     command = [sys.executable, "-c", PROBE, str(model), str(copies)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{model} cannot be loaded in a process of its own: {last_words(done)}")
+        raise RuntimeError(f"{model} cannot be loaded in a process of its own: {stderr_tail(done)}")
     result: dict[str, Any] = json.loads(done.stdout)
     return result

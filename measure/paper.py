@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from measure.memory import last_words
+from measure.memory import stderr_tail
 
 # Python with gymnasium and ONNX Runtime at its default options, on all cores, as the published scripts ran: no
 # warm-up, one seed for all episodes.
@@ -58,7 +58,7 @@ def paper_episodes(model: Path, env_id: str, episodes: int, normalize: bool) -> 
     command = [sys.executable, "-c", PROBE, str(model), env_id, str(episodes), "normalize" if normalize else "plain"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{env_id} cannot be played in a process of its own: {last_words(done)}")
+        raise RuntimeError(f"{env_id} cannot be played in a process of its own: {stderr_tail(done)}")
     # MuJoCo and gymnasium may print lines of their own before.
     found = json.loads(done.stdout.splitlines()[-1])
     means = {name: sum(values) / len(values) for name, values in found.items()}

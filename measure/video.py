@@ -13,7 +13,7 @@ import imageio.v2 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
-from measure.memory import last_words
+from measure.memory import stderr_tail
 from measure.returns import Act
 from trainers.envs import make as envs
 from trainers.envs.seed_envs import Env
@@ -42,14 +42,14 @@ def choose_backend(env_id: str) -> None:
         if done.returncode == 0:
             os.environ["MUJOCO_GL"] = backend
             return
-        reason = last_words(done)
+        reason = stderr_tail(done)
     tried = f"MUJOCO_GL={chosen} cannot" if chosen else "neither EGL nor OSMesa can"
     raise UserError(
         f"video=true: {tried} render {env_id} here ({reason}); MuJoCo needs libegl1 and a driver, or libosmesa6"
     )
 
 
-def film(path: Path, env_id: str, policies: Sequence[Act], seed: int) -> None:
+def record_video(path: Path, env_id: str, policies: Sequence[Act], seed: int) -> None:
     """Write an mp4 of an episode of every policy from the same start state, side by side in their order."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlc.messages import closest, say
+from rlc.messages import did_you_mean, warn
 from trainers.errors import UserError
 
 
@@ -48,7 +48,7 @@ def configured(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
         node = OmegaConf.select(config, parent) if parent else config
         if not equals or not isinstance(node, DictConfig) or leaf not in node or isinstance(node[leaf], DictConfig):
             siblings = [str(name) for name in (node if isinstance(node, DictConfig) else config)]
-            raise UserError(f"{argument}: no such key{closest(leaf, siblings)}")
+            raise UserError(f"{argument}: no such key{did_you_mean(leaf, siblings)}")
     try:
         merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(arguments))), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
@@ -62,8 +62,8 @@ def run_command(command: Callable[[list[str]], None]) -> None:
     try:
         command(sys.argv[1:])
     except (UserError, OSError) as error:
-        say(str(error))
+        warn(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        say("interrupted")
+        warn("interrupted")
         sys.exit(130)

@@ -20,7 +20,7 @@ from rlc.pipeline.protocol import export_policy
 from rlc.runs.find import artifact_of
 from trainers.envs import make as envs
 from trainers.errors import UserError
-from trainers.policy import Policy, around_linears
+from trainers.policy import Policy, split_at_linears
 
 OWN = ("policy", "statistics", "activation", "to")
 
@@ -78,7 +78,7 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
 
 def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
     """The policy pruned, and recovered by distillation if asked."""
-    before, core, after = around_linears(policy)
+    before, core, after = split_at_linears(policy)
     importance = Importance(compress.norm, compress.reduction, compress.normalizer, compress.bias)
     narrow = Policy(policy.spec, [*before, *prune(core, compress.ratio, importance), *after])
     if compress.finetune == "none":

@@ -10,7 +10,7 @@ from rlc.cli import configured, run_command
 from rlc.config.commands import EvaluateSettings, parse_evaluation
 from rlc.config.compose import CONF
 from rlc.reporting import console as table
-from rlc.runs.find import artifact_of, fp32_beside
+from rlc.runs.find import artifact_of, find_stored_baseline
 from rlc.runs.run import ARTIFACT
 from trainers.envs import make as envs
 from trainers.envs.spec import EnvSpec
@@ -36,7 +36,7 @@ def evaluate_run(arguments: list[str]) -> None:
     if settings.video:
         video.choose_backend(spec.env_id)
     policies: dict[str, Act] = {}
-    source = fp32_beside(folder)
+    source = find_stored_baseline(folder)
     if source is not None and source != folder:
         policies["fp32"] = OnnxPolicy(source / ARTIFACT / ONNX_FILE)
     policies[contract["compression"]["method"]] = OnnxPolicy(artifact / ONNX_FILE)
@@ -50,7 +50,7 @@ def evaluate_run(arguments: list[str]) -> None:
         # Not into an artifact: that is exported as it is.
         target = folder.with_name(f"{folder.name}-{VIDEO_FILE}") if artifact == folder else folder / VIDEO_FILE
         print(f"filming {' | '.join(policies)}", flush=True)
-        video.film(target, spec.env_id, list(policies.values()), env_seed(RngStream.EVALUATE, settings.seed))
+        video.record_video(target, spec.env_id, list(policies.values()), env_seed(RngStream.EVALUATE, settings.seed))
         print(target)
 
 

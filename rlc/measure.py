@@ -14,14 +14,14 @@ from measure.machine import BUSY_PERCENT, load, machine, one_pinned_thread
 from rlc.cli import configured, run_command
 from rlc.config.commands import parse_measure
 from rlc.config.compose import CONF
-from rlc.messages import say
+from rlc.messages import warn
 from rlc.pipeline.measurement import add_energy, flat_figures, measure_group, no_energy
 from rlc.pipeline.tracking import Tracker
 from rlc.reporting import console as table
 from rlc.reporting.study import chosen_runs
-from rlc.runs.find import task_of
+from rlc.runs.find import comparison_key
 from rlc.runs.provenance import provenance
-from rlc.runs.run import OUTPUTS, RunDirectory
+from rlc.runs.run import OUTPUTS, StoredRun
 from trainers.errors import UserError
 
 
@@ -31,7 +31,7 @@ def measure(arguments: list[str]) -> None:
     runs = _with_policies(chosen_runs(settings))
     with _alone(), one_pinned_thread() as core:
         state = {"machine": machine() | {"pinned_core": core}, "load": _quiet(), "provenance": provenance()}
-        groups = [list(group) for _, group in itertools.groupby(runs, key=task_of)]
+        groups = [list(group) for _, group in itertools.groupby(runs, key=comparison_key)]
         for group in track(groups, "return, time, memory"):
             for run, figures in zip(group, measure_group(group, settings), strict=True):
                 # Should the stage be stopped before energy, the rest is there, and the energy of before.
@@ -45,7 +45,7 @@ def measure(arguments: list[str]) -> None:
     table.show_measurements(runs)
 
 
-def _with_policies(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
+def _with_policies(runs: Sequence[StoredRun]) -> list[StoredRun]:
     """The runs that can be measured; says how many cannot. Raises UserError where none can."""
     found = [run for run in runs if not run.record_only()]
     missing = len(runs) - len(found)
@@ -54,14 +54,14 @@ def _with_policies(runs: Sequence[RunDirectory]) -> list[RunDirectory]:
     if not found:
         raise UserError(why)
     if missing:
-        say(f"left out, and their measurements left as they are: {why}")
+        warn(f"left out, and their measurements left as they are: {why}")
     return found
 
 
 def _quiet() -> dict[str, float]:
     busy = load()
     if busy["busy_percent"] > BUSY_PERCENT:
-        say(f"the machine is busy ({busy['busy_percent']:.0f} % of its cores): trust ratios, not times")
+        warn(f"the machine is busy ({busy['busy_percent']:.0f} % of its cores): trust ratios, not times")
     return busy
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from trainers.errors import one_line
 
 
-def say(text: str) -> None:
+def warn(text: str) -> None:
     print(f"rlc: {one_line(text)}", file=sys.stderr, flush=True)
 
 
-def closest(word: str, offered: Sequence[str]) -> str:
+def did_you_mean(word: str, offered: Sequence[str]) -> str:
     """The end of a message about an unknown word: what was perhaps meant, and what is allowed."""
     close = difflib.get_close_matches(word, offered, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""

@@ -13,7 +13,7 @@ import safetensors.torch
 from compression.artifact import CONTRACT_FILE, TENSOR_FILE
 from compression.files import sha256, write_atomic
 from rlc.cli import only, run_command
-from rlc.messages import say
+from rlc.messages import warn
 from rlc.packing.packs import (
     SCHEMA,
     PackedRun,
@@ -26,9 +26,9 @@ from rlc.packing.packs import (
     shortened,
 )
 from rlc.packing.restore import PACK
-from rlc.runs.find import read_config, stored_runs
-from rlc.runs.run import AGENT_FILE, OUTPUTS, PACKED_PART, RunDirectory, algorithm_directory
-from rlc.runs.state import refuse_repeated
+from rlc.runs.find import finished_runs, read_config
+from rlc.runs.run import AGENT_FILE, OUTPUTS, PACKED_PART, StoredRun, algorithm_directory
+from rlc.runs.state import check_independent_seeds
 from trainers.errors import UserError
 
 # The networks of an agent that make its policy; the others only train it.
@@ -46,11 +46,11 @@ def pack(arguments: list[str]) -> None:
     folder = Path(values.get("to") or OUTPUTS / study / PACK)
     merged = {run.path: run for run in read_pack(folder, study)} if record_files(folder) else {}
     tensors: dict[Path, bytes] = {}
-    for stored in stored_runs(study):
+    for stored in finished_runs(study):
         try:
             own, content = _packed(stored, folder, study)
         except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError, UserError) as error:
-            say(f"left out: {stored.path}: cannot be packed: {error}")
+            warn(f"left out: {stored.path}: cannot be packed: {error}")
             continue
         run = merged[own.path] = _newest(own, merged.get(own.path))
         if content is not None and run.record["tensors"] == own.record["tensors"]:
@@ -58,7 +58,7 @@ def pack(arguments: list[str]) -> None:
     runs = list(merged.values())
     if not runs:
         raise UserError(f"study={study}: there is no finished run in {OUTPUTS / study}")
-    refuse_repeated(runs)
+    check_independent_seeds(runs)
     trained = [run for run in runs if run.settings.trains]
     for run in trained:
         if run.tensor_file not in tensors:
@@ -68,7 +68,7 @@ def pack(arguments: list[str]) -> None:
     print(f"{folder}: {len(runs)} runs, {len(trained)} policies, {size / 1e6:.2f} MB; {written} files were written")
 
 
-def _packed(stored: RunDirectory, folder: Path, study: str) -> tuple[PackedRun, bytes | None]:
+def _packed(stored: StoredRun, folder: Path, study: str) -> tuple[PackedRun, bytes | None]:
     """A finished run as a record, and its tensors if it is a training, which were seen to make its policy.
 
     Raises OSError, LookupError, TypeError, ValueError, SafetensorError or UserError for a run of another shape.
@@ -101,7 +101,7 @@ def _packed(stored: RunDirectory, folder: Path, study: str) -> tuple[PackedRun, 
     return own, content
 
 
-def _policy_tensors(run: RunDirectory) -> bytes:
+def _policy_tensors(run: StoredRun) -> bytes:
     """Of fp32 the actor with all its heads and its statistics, which other runs are made from; else of the artifact."""
     if not run.settings.is_fp32:
         return (run.artifact / TENSOR_FILE).read_bytes()

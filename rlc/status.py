@@ -13,9 +13,9 @@ from rlc.cli import only, run_command
 from rlc.config.plan import make_plan
 from rlc.packing.restore import unpack_own
 from rlc.reporting.console import print_table
-from rlc.runs.find import all_runs
-from rlc.runs.run import OUTPUTS, Run, RunDirectory
-from rlc.runs.state import State, refuse_repeated, state_of
+from rlc.runs.find import list_runs
+from rlc.runs.run import OUTPUTS, Run, StoredRun
+from rlc.runs.state import State, check_independent_seeds, state_of
 from trainers.errors import UserError
 
 
@@ -26,7 +26,7 @@ def status(arguments: list[str]) -> None:
     if all(argument.startswith("study=") for argument in rest):
         study = only(rest, ("study",), required=()).get("study", "default")
         unpack_own(study)
-        runs: Sequence[RunDirectory] = all_runs(study)
+        runs: Sequence[StoredRun] = list_runs(study)
         if not runs:
             raise UserError(f"study={study}: there is no run in {OUTPUTS / study}")
     else:
@@ -39,7 +39,7 @@ def status(arguments: list[str]) -> None:
         print(json.dumps([asdict(state) for state in states], indent=1))
     else:
         _show(states)
-    refuse_repeated(runs)
+    check_independent_seeds(runs)
 
 
 def _show(states: Sequence[State]) -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rlc.config.help import ANSWERED, answer
-from rlc.messages import say
+from rlc.messages import warn
 
 if TYPE_CHECKING:
     from rlc.config.plan import Plan
@@ -22,7 +22,7 @@ def main() -> None:
     try:
         sys.exit(plan_and_run(arguments))
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on with what is left")
+        warn("interrupted; the same command goes on with what is left")
         sys.exit(130)
 
 
@@ -43,7 +43,7 @@ def plan_and_run(arguments: list[str]) -> int:
             unpack_own(study)
         runs = check_runs(plan.jobs)
     except UserError as error:
-        say(str(error))
+        warn(str(error))
         return 2
     overwrite = any(job.settings.overwrite for job in plan.jobs)
     left = [run for run in runs if overwrite or not run.finished()]
@@ -59,11 +59,11 @@ def plan_and_run(arguments: list[str]) -> int:
             run_job(plan.jobs[0])
     done = [run for run in runs if run.finished()]
     for run in done:
-        record.join_fp32(run)
+        record.backfill_baseline(run)
     table.show(done)
     for run in runs:
         if run not in done:
-            say(f"failed: {run.name}: {run.error()}; see {run.path}/run.log")
+            warn(f"failed: {run.name}: {run.error()}; see {run.path}/run.log")
     if len(done) < len(runs):
         return 1
     for name in plan.then:
@@ -71,7 +71,7 @@ def plan_and_run(arguments: list[str]) -> int:
         try:
             command([f"study={plan.jobs[0].settings.study}"])
         except (UserError, OSError) as error:
-            say(f"{name}: {error}")
+            warn(f"{name}: {error}")
             return 1
     return 0
 
@@ -79,13 +79,13 @@ def plan_and_run(arguments: list[str]) -> int:
 def launch_and_watch(plan: "Plan", runs: "list[Run]") -> None:
     """Run a multirun, and say how far it is. What the launcher itself suffers is one line: the files tell the rest."""
     from rlc.grid.launch import launch
-    from rlc.grid.watch import Watch
+    from rlc.grid.watch import ProgressMonitor
 
-    with Watch(runs):
+    with ProgressMonitor(runs):
         try:
             launch(plan)
         except Exception as error:
-            say(f"the launcher ended with {type(error).__name__}: {error}; the same command goes on with what is left")
+            warn(f"the launcher ended with {type(error).__name__}: {error}; the same command goes on with what is left")
 
 
 if __name__ == "__main__":

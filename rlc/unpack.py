@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlc.cli import only, run_command
-from rlc.messages import say
+from rlc.messages import warn
 from rlc.packing.packs import PackedRun, read_pack, same_outcome
 from rlc.packing.restore import lend_measurements, restore
-from rlc.runs.find import all_runs, stored_run
+from rlc.runs.find import list_runs, load_run
 from rlc.runs.run import OUTPUTS
-from rlc.runs.state import refuse_repeated
+from rlc.runs.state import check_independent_seeds
 from trainers.errors import UserError
 
 
@@ -28,11 +28,11 @@ def unpack(arguments: list[str]) -> None:
     here = [run for run in runs if run.path.exists()]
     missing = [run for run in runs if not run.path.exists()]
     unfinished = [run for run in here if not _finished_here(run)]
-    refuse_repeated([*missing, *all_runs(study)])
+    check_independent_seeds([*missing, *list_runs(study)])
     count = restore(missing, study)
     lend_measurements(here)
     for run in unfinished:
-        say(f"{run.path} stays as it is: it is not finished; without it, the run would come from {run.file}")
+        warn(f"{run.path} stays as it is: it is not finished; without it, the run would come from {run.file}")
     print(f"{OUTPUTS / study}: {count} runs from {values['from']}, {len(here)} were there")
 
 
@@ -54,7 +54,7 @@ def _joined(runs: Iterable[PackedRun]) -> list[PackedRun]:
 
 def _finished_here(run: PackedRun) -> bool:
     """Whether the directory of a run is finished. Raises UserError where it holds another one, or other results."""
-    here = stored_run(run.path)
+    here = load_run(run.path)
     if here.identity != run.identity:
         raise UserError(f"{run.path} and {run.file}: different settings: choose another study=<name>")
     finished = here.finished()

@@ -12,14 +12,14 @@ from torch import nn
 from compression.artifact import INT8_TOLERANCE, ArtifactError, load_policy, save_artifact
 from compression.equalize import equalized
 from compression.files import sha256
-from compression.int8 import WEIGHT_LEVELS, StaticQuantLinear, cpu_saturates, static_quant_linear
+from compression.int8 import WEIGHT_LEVELS, StaticQuantLinear, needs_reduced_range, static_quant_linear
 from compression.onnx_export import onnx_bytes
 from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy, optimized_operators, weight_bytes
 from tests.conftest import batches, make_agent, make_sac, rollouts, spec
 from trainers.envs.spec import EnvSpec
-from trainers.nn.stacked import plain_linear
+from trainers.nn.stacked import make_linear
 from trainers.policy import Policy, Rescale, Standardize, input_standardized
 from trainers.tensors import FloatArray
 
@@ -103,7 +103,7 @@ def test_equalized_policy_is_the_same_function_of_alike_ranges() -> None:
     torch.manual_seed(0)
     obs = torch.from_numpy(observations()) * torch.logspace(-3, 3, 17)
     obs[:, 3] = 7.0  # never moves
-    layers = [plain_linear(torch.randn(o, i), torch.randn(o)) for i, o in ((17, 24), (24, 24), (24, 6))]
+    layers = [make_linear(torch.randn(o, i), torch.randn(o)) for i, o in ((17, 24), (24, 24), (24, 6))]
     layers[0].bias[5] = -1e9  # never active
     policy = Policy(OF, [layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]])
     alike = equalized(policy, obs.numpy())
@@ -123,7 +123,7 @@ def test_ptdq_needs_alike_ranges() -> None:
     """On raw inputs of mixed scale one range for all inputs loses the small ones, which matter here."""
     first, *rest = trained(False)
     assert isinstance(first, nn.Linear)
-    policy = Policy(OF, [plain_linear(first.weight / torch.from_numpy(SCALE), first.bias), *rest])
+    policy = Policy(OF, [make_linear(first.weight / torch.from_numpy(SCALE), first.bias), *rest])
     obs = observations()
     expected = policy(torch.from_numpy(obs))
 
@@ -252,11 +252,11 @@ def test_damaged_and_foreign_artifacts_are_refused(qat: Policy, tmp_path: Path) 
 
 def test_vnni_decides_on_x86_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    assert cpu_saturates() is False
+    assert needs_reduced_range() is False
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     for flags, expected in (("fpu avx2", True), ("fpu avx2 avx512_vnni", False)):
         monkeypatch.setattr(Path, "read_text", lambda self, flags=flags: flags)
-        assert cpu_saturates() is expected
+        assert needs_reduced_range() is expected
 
 
 @pytest.mark.parametrize(("low", "high"), [((-0.4, -0.4), (0.4, 0.4)), ((-1.0, 0.0), (3.0, 10.0))])

@@ -16,7 +16,7 @@ from rlc.config.job import Job
 from rlc.config.plan import make_plan
 from rlc.pipeline import training as fit_module
 from rlc.pipeline.job import run_job
-from rlc.pipeline.monitor import Reporter
+from rlc.pipeline.monitor import TrainingMonitor
 from rlc.runs.checkpoint import KEPT, Checkpoints
 from rlc.runs.run import Run
 from tests.conftest import ALGORITHMS, make_agent, rollouts, spec
@@ -98,14 +98,14 @@ class Crash(Exception):
 
 
 def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = Reporter.report
+    report = TrainingMonitor.report
 
-    def crashing(self: Reporter, now: int, figures: dict[str, torch.Tensor]) -> None:
+    def crashing(self: TrainingMonitor, now: int, figures: dict[str, torch.Tensor]) -> None:
         if now >= step:
             raise Crash
         report(self, now, figures)
 
-    monkeypatch.setattr(fit_module.Reporter, "report", crashing)
+    monkeypatch.setattr(fit_module.TrainingMonitor, "report", crashing)
 
 
 SMALL = {

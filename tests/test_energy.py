@@ -15,10 +15,10 @@ from measure.energy import (
     POWERCAP,
     STEPS_PER_WINDOW,
     BatteryMeter,
-    NoMeterError,
-    joules_of,
+    MeterUnavailable,
     measure_energy,
     open_meter,
+    parse_zeus,
 )
 from measure.latency import BLOCK
 
@@ -87,7 +87,7 @@ def test_a_window_grows_until_the_counter_can_resolve_it() -> None:
 def test_a_counter_that_is_too_coarse_is_given_up() -> None:
     world = World()
     world.step_joules = 100.0
-    with pytest.raises(NoMeterError, match=r"fake: only 600 J in 60 s, too few for its steps of 100 J"):
+    with pytest.raises(MeterUnavailable, match=r"fake: only 600 J in 60 s, too few for its steps of 100 J"):
         measured(world)
 
 
@@ -108,7 +108,7 @@ def test_the_total_is_that_of_the_processor(measurement: dict[str, object], expe
     from zeus.monitor.energy import Measurement
 
     whole = Measurement(time=1.0, **({"gpu_energy": {}} | measurement))  # type: ignore[arg-type]
-    assert joules_of(whole) == pytest.approx(expected)
+    assert parse_zeus(whole) == pytest.approx(expected)
 
 
 def test_systems_on_a_chip() -> None:
@@ -116,7 +116,7 @@ def test_systems_on_a_chip() -> None:
     from zeus.device.soc.jetson import JetsonMeasurement
 
     def parts(soc: object) -> dict[str, float]:
-        return joules_of(SimpleNamespace(cpu_energy=None, dram_energy=None, gpu_energy={}, soc_energy=soc))
+        return parse_zeus(SimpleNamespace(cpu_energy=None, dram_energy=None, gpu_energy={}, soc_energy=soc))
 
     apple = parts(AppleSiliconMeasurement(cpu_total_mj=4000, dram_mj=500, gpu_mj=70))
     assert (apple["total"], apple["soc_gpu"]) == (4.5, 0.07)
@@ -150,21 +150,21 @@ def test_a_battery_that_counts_charge(tmp_path: Path) -> None:
 
 
 def test_a_battery_that_cannot_tell(tmp_path: Path) -> None:
-    with pytest.raises(NoMeterError, match="there is no battery"):
+    with pytest.raises(MeterUnavailable, match="there is no battery"):
         BatteryMeter(tmp_path)
-    with pytest.raises(NoMeterError, match="BAT0 reports neither energy_now nor charge_now"):
+    with pytest.raises(MeterUnavailable, match="BAT0 reports neither energy_now nor charge_now"):
         BatteryMeter(battery(tmp_path))
     meter = BatteryMeter(battery(tmp_path, energy_now=1))
     meter.begin()
     battery(tmp_path, status="Charging")
-    with pytest.raises(NoMeterError, match="is not discharging but Charging: unplug"):
+    with pytest.raises(MeterUnavailable, match="is not discharging but Charging: unplug"):
         meter.end()
 
 
 @pytest.mark.skipif(any(Path(folder).exists() for folder in POWERCAP), reason="this machine has a real counter")
 def test_without_any_meter_the_reason_and_the_remedy_are_told(tmp_path: Path) -> None:
     with pytest.raises(
-        NoMeterError, match=rf"{POWERCAP[0]} is missing .*mount it to {POWERCAP[1]}.*; there is no batt"
+        MeterUnavailable, match=rf"{POWERCAP[0]} is missing .*mount it to {POWERCAP[1]}.*; there is no batt"
     ):
         open_meter(tmp_path)
 

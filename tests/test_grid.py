@@ -17,10 +17,10 @@ import pytest
 
 from rlc.config.plan import LAUNCHERS, make_plan
 from rlc.grid.launch import stages
-from rlc.grid.watch import Watch
-from rlc.runs.find import all_runs
+from rlc.grid.watch import ProgressMonitor
+from rlc.runs.find import list_runs
 from rlc.runs.run import Run
-from rlc.runs.state import State, refuse_repeated, state_of
+from rlc.runs.state import State, check_independent_seeds, state_of
 from rlc.status import status
 from rlc.train import plan_and_run
 from tests.conftest import as_run
@@ -83,10 +83,10 @@ def test_what_was_decided_while_planning_holds_on_workers_that_would_decide_othe
 ) -> None:
     """The planner's CPU needs 7-bit weights, those of the workers and their children do not."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlc.config.decide.cpu_saturates", lambda: True)
+    monkeypatch.setattr("rlc.config.decide.needs_reduced_range", lambda: True)
     words = f"{ONE} {QUIET} +compress=qat,ptsq seed=0 -m hydra/launcher={launcher}"
     assert plan_and_run(words.split()) == 0
-    runs = all_runs("default")
+    runs = list_runs("default")
     assert sorted(run.label.partition("~")[0] for run in runs) == ["fp32", "ptsq", "qat"]
     for run in runs:
         assert run.finished()
@@ -306,7 +306,7 @@ def test_status_tells_of_every_run(
     status([*GRID.replace("seed=0,1", "seed=0,1,2").split(), "--json"])
     listed = [State(**one).state for one in json.loads(capsys.readouterr().out)]
     assert listed.count("missing") == 2
-    assert Watch(runs).line().startswith("0 done, 2 failed, 1 running, 1 left")
+    assert ProgressMonitor(runs).line().startswith("0 done, 2 failed, 1 running, 1 left")
     status(["study=default"])
     assert "2 failed, 1 lost, 1 running" in capsys.readouterr().out
 
@@ -317,4 +317,4 @@ def test_two_seeds_that_began_alike_are_named(tmp_path: Path, monkeypatch: pytes
     twin = tmp_path / run.path.parent / "seed1"
     shutil.copytree(run.path, twin)
     with pytest.raises(UserError, match=r"seed0 and .*seed1 have the same initial_weights_sha256"):
-        refuse_repeated(all_runs("fixtures"))
+        check_independent_seeds(list_runs("fixtures"))

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from compression.artifact import ArtifactError
 from measure import video
-from measure.energy import NoMeterError
+from measure.energy import MeterUnavailable
 from measure.machine import machine, one_pinned_thread
 from measure.returns import Returns, summary
 from rlc import measure
@@ -20,7 +20,7 @@ from rlc.config.plan import make_plan
 from rlc.evaluate import evaluate_run
 from rlc.pipeline import measurement
 from rlc.pipeline.job import run_job
-from rlc.runs.find import stored_runs
+from rlc.runs.find import finished_runs
 from rlc.runs.run import OUTPUTS, Run
 from tests.conftest import POLICIES, as_run, wandb_holds
 from trainers.errors import UserError
@@ -63,7 +63,7 @@ class Steady:
 
 
 def no_meter() -> None:
-    raise NoMeterError("no counter here; plug one in")
+    raise MeterUnavailable("no counter here; plug one in")
 
 
 def test_everything_is_measured_and_what_cannot_be_says_why(
@@ -207,7 +207,7 @@ def test_a_film_shows_policies_side_by_side(tmp_path: Path) -> None:
     script = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from rlc import video\n"
+        "from measure import video\n"
         "from rlc.settings import UserError\n"
         "try:\n    video.choose_backend('Hopper-v4')\n"
         "except UserError as error:\n    sys.exit(str(error))\n"
@@ -233,11 +233,11 @@ def test_stored_runs_leaves_out_what_it_cannot_read(
     run = as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
     other = as_run("ppo-hopper", study="fixtures", wandb=QUIET)
     (other.path / "config.yaml").write_text("settings: {}\n")
-    assert [found.path for found in stored_runs("fixtures")] == [run.path]
+    assert [found.path for found in finished_runs("fixtures")] == [run.path]
     assert "left out" in capsys.readouterr().err
     (run.artifact / "policy.onnx").write_bytes(b"")
-    assert stored_runs("fixtures") == []
+    assert finished_runs("fixtures") == []
     assert f"left out: {run.path}: a file of it is missing or damaged" in capsys.readouterr().err
     status: dict[str, Any] = json.loads((run.path / "status.json").read_text())
     (run.path / "status.json").write_text(json.dumps(status | {"state": "running"}))
-    assert stored_runs("fixtures") == []
+    assert finished_runs("fixtures") == []

@@ -13,7 +13,7 @@ from compression.onnx_export import onnx_bytes
 from measure import latency
 from measure.memory import measure_memory
 from tests.conftest import spec
-from trainers.nn.stacked import plain_linear
+from trainers.nn.stacked import make_linear
 from trainers.policy import Policy
 
 
@@ -43,7 +43,7 @@ def test_percentiles_are_those_of_the_calls_after_the_warm_up() -> None:
         "ramp": clock.taking("ramp", iter(warm + [1000 * k for k in range(1, 401)])),
         "flat": clock.taking("flat", iter(warm + [7000] * 400)),
     }
-    found = latency.interleaved(calls, np.zeros((5, 3), np.float32), 400, clock)
+    found = latency.time_interleaved(calls, np.zeros((5, 3), np.float32), 400, clock)
     assert found["flat"] == latency.Latency(400, 7.0, 7.0, 7.0)
     assert found["ramp"].calls == 400
     assert (found["ramp"].p50_us, found["ramp"].p95_us) == pytest.approx((200.5, 380.05))
@@ -53,20 +53,20 @@ def test_percentiles_are_those_of_the_calls_after_the_warm_up() -> None:
 def test_calls_take_turns_in_blocks() -> None:
     clock = Ticks()
     forever = {name: clock.taking(name, iter(lambda: 1, 0)) for name in ("a", "b")}
-    latency.interleaved(forever, np.zeros((5, 3), np.float32), 2 * latency.BLOCK, clock)
+    latency.time_interleaved(forever, np.zeros((5, 3), np.float32), 2 * latency.BLOCK, clock)
     timed = clock.seen[2 * latency.WARMUP_CALLS :]
     turns = [timed[k] for k in range(0, len(timed), latency.BLOCK)]
     assert turns == ["a", "b", "a", "b"]
     assert all(len(set(timed[k : k + latency.BLOCK])) == 1 for k in range(0, len(timed), latency.BLOCK))
     with pytest.raises(ValueError, match="300 calls are no multiple of a block of 200"):
-        latency.interleaved(forever, np.zeros((5, 3), np.float32), 300, clock)
+        latency.time_interleaved(forever, np.zeros((5, 3), np.float32), 300, clock)
 
 
 def policy(width: int) -> Policy:
     generator = torch.Generator().manual_seed(0)
 
     def layer(i: int, o: int) -> nn.Linear:
-        return plain_linear(torch.randn(o, i, generator=generator) / 8, torch.zeros(o))
+        return make_linear(torch.randn(o, i, generator=generator) / 8, torch.zeros(o))
 
     return Policy(spec(3, 2), [layer(3, width), nn.ReLU(), layer(width, width), nn.ReLU(), layer(width, 2)])
 
@@ -78,7 +78,7 @@ def test_every_way_of_calling_gives_the_same_action() -> None:
     expected = small(torch.from_numpy(obs)).numpy()
     for call in (latency.torch_eager(small), latency.onnx_run(model), latency.onnx_io_binding(model)):
         np.testing.assert_allclose(call(obs), expected, rtol=1e-5)
-    assert np.array_equal(latency.onnx_run(latency.floor(3))(obs), obs)
+    assert np.array_equal(latency.onnx_run(latency.noop_model(3))(obs), obs)
 
 
 def test_memory_of_one_more_copy_follows_the_size_of_the_model(tmp_path: Path) -> None:

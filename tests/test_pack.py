@@ -24,7 +24,7 @@ from rlc.pack import pack
 from rlc.packing.packs import read_pack, record_files, same_outcome
 from rlc.pipeline.job import run_job
 from rlc.report import report
-from rlc.runs.find import all_runs, stored_run
+from rlc.runs.find import list_runs, load_run
 from rlc.runs.run import OUTPUTS
 from rlc.status import status
 from rlc.train import plan_and_run
@@ -62,7 +62,7 @@ class TestClone:
 
     def test_directories_are_those_of_the_original(self, study_home: Path, study_clone: Path) -> None:
         status(["study=paper"])
-        for run in all_runs("paper"):
+        for run in list_runs("paper"):
             was, now = contents(study_home / run.path), contents(run.path)
             kept = {name for name in was if name not in ("agent.safetensors", "run.log")}
             if run.record_only():
@@ -71,7 +71,7 @@ class TestClone:
 
     def test_a_second_look_reads_no_pack(self, study_clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         status(["study=paper"])
-        run = all_runs("paper")[0]
+        run = list_runs("paper")[0]
         with monkeypatch.context() as patch:
             patch.setattr("rlc.packing.restore.read_pack", None)
             status(["study=paper"])
@@ -96,7 +96,7 @@ class TestPolicies:
         line = f"{trained} {derived}"
         (run,) = runs_of(line)
         assert plan_and_run([*line.split(), "overwrite=true"]) == 0
-        was = stored_run(study_home / run.path)
+        was = load_run(study_home / run.path)
         assert not run.record_only()
         assert same_outcome(run.result() or {}, was.result() or {})
         assert contents(run.artifact) == contents(was.artifact)
@@ -167,7 +167,7 @@ class TestPolicies:
         monkeypatch.setattr("rlc.reporting.console.show_measurements", lambda runs: None)
         measure.measure(["study=paper"])
         assert "left out, and their measurements left as they are: 6 runs came from a pack" in capsys.readouterr().err
-        for run in all_runs("paper"):
+        for run in list_runs("paper"):
             found = run.measurement() or {}
             assert ("eval" in found) == run.settings.trains
         (record,) = runs_of(f"{SAC} {DERIVED[0]}")
@@ -211,8 +211,8 @@ class TestKilled:
             patch.setattr(Path, "rename", killed)
             with pytest.raises(KeyboardInterrupt):
                 unpack([f"from={PACK}", "study=paper"])
-        assert len(all_runs("paper")) == after
-        assert all(run.finished() for run in all_runs("paper"))
+        assert len(list_runs("paper")) == after
+        assert all(run.finished() for run in list_runs("paper"))
         status(["study=paper"])
         pack(["study=paper", "to=again"])
         assert contents(Path("again")) == contents(PACK)

@@ -11,7 +11,7 @@ import pytest
 from rlc.pack import pack
 from rlc.packing import packs
 from rlc.report import report
-from rlc.runs.find import all_runs
+from rlc.runs.find import list_runs
 from rlc.runs.run import OUTPUTS
 from rlc.status import status
 from rlc.train import plan_and_run
@@ -54,9 +54,9 @@ class TestMerge:
 
     def test_another_name_of_the_study(self, study_clone: Path) -> None:
         unpack([f"from={PACK}", "study=other"])
-        assert {run.settings.study for run in all_runs("other")} == {"other"}
-        assert len(all_runs("other")) == 10
-        assert all_runs("paper") == []
+        assert {run.settings.study for run in list_runs("other")} == {"other"}
+        assert len(list_runs("other")) == 10
+        assert list_runs("paper") == []
 
     def test_what_is_there_stays(self, study_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (failed,) = runs_of(f"{SAC} +compress=qat")
@@ -154,7 +154,7 @@ class TestRefusals:
 
         change(Path("other/Pendulum-v1/sac.jsonl.gz"), elsewhere)
         unpack([f"from=other,{PACK}"])
-        assert all((run.result() or {})["fp32_return_mean"] is not None for run in all_runs("paper"))
+        assert all((run.result() or {})["fp32_return_mean"] is not None for run in list_runs("paper"))
 
     def test_repeated_seeds(self, study_copy: Path, refusal: Callable[..., str]) -> None:
         (_, second), key = runs_of(f"{SAC} seed=[0,1]"), "initial_weights_sha256"

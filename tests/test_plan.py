@@ -183,7 +183,7 @@ def test_a_run_is_found_on_a_machine_that_decides_otherwise(method: str, monkeyp
     """What was left to the machine is part of the identity as it was asked for, not as it was decided."""
 
     def run_where(saturates: bool) -> Run:
-        monkeypatch.setattr("rlc.config.decide.cpu_saturates", lambda: saturates)
+        monkeypatch.setattr("rlc.config.decide.needs_reduced_range", lambda: saturates)
         (job,) = make_plan(["+algo=sac", f"+compress={method}"]).jobs
         assert job.settings.compress.reduce_range is saturates
         assert job.asked.compress.reduce_range == "auto"

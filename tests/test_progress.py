@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlc.pipeline.monitor import Milestones
+from rlc.pipeline.monitor import Schedule
 from rlc.pipeline.progress import LINES, TrainingProgress
 
 
@@ -34,15 +34,15 @@ def test_a_resumed_training_counts_its_own_steps(capsys: pytest.CaptureFixture[s
 
 
 def test_milestones_are_passed_once_each_and_the_last_is_the_end() -> None:
-    milestones = Milestones(1000, 4)
-    assert [step for step in range(0, 1001, 30) if milestones.passed(step)] == [270, 510, 750]
-    assert milestones.passed(1000)
-    assert not milestones.passed(1000)
-    assert not Milestones(1000, 0).passed(1000)
+    milestones = Schedule(1000, 4)
+    assert [step for step in range(0, 1001, 30) if milestones.due(step)] == [270, 510, 750]
+    assert milestones.due(1000)
+    assert not milestones.due(1000)
+    assert not Schedule(1000, 0).due(1000)
 
 
 def test_milestones_skipped_in_one_go_count_once() -> None:
-    milestones = Milestones(100, 10)
-    assert milestones.passed(55)
-    assert not milestones.passed(59)
-    assert milestones.passed(60)
+    milestones = Schedule(100, 10)
+    assert milestones.due(55)
+    assert not milestones.due(59)
+    assert milestones.due(60)

@@ -13,7 +13,7 @@ from torch import nn
 from compression.distill import distill
 from compression.int8 import StaticQuantLinear
 from compression.onnx_export import onnx_bytes
-from compression.pruning import Importance, PruningError, prune, replace_layers, size_of, sparsify
+from compression.pruning import Importance, PruningError, network_size, prune, replace_layers, sparsify
 from compression.qat import prepare_qat
 from compression.runtime import OnnxPolicy
 from rlc.config.plan import make_plan
@@ -42,12 +42,12 @@ def test_widths_are_exact_at_every_ratio_of_the_paper(importance: Importance) ->
     expected = [243, 230, 217, 204, 192, 179, 166, 153, 140, 128, 115, 102, 89, 76]
     for k, width in enumerate(expected, 1):
         pruned = prune(layers, 0.05 * k, importance)
-        size = size_of(pruned)
+        size = network_size(pruned)
         assert size.widths == (width, int(64 * (20 - k)) // 20)
         assert (pruned[0].in_features, size.outputs) == (17, 12)
         assert size.macs == 17 * width + width * size.widths[1] + size.widths[1] * 12
         assert size.parameters == size.macs + width + size.widths[1] + 12
-    assert size_of(layers).widths == (256, 64)
+    assert network_size(layers).widths == (256, 64)
     assert not any(p.requires_grad for p in layers[0].parameters())
 
 
@@ -95,7 +95,7 @@ def test_a_pruned_actor_goes_back_into_its_agent(algo: str) -> None:
     """All heads stay, and so does the log standard deviation; QAT takes the narrow layers as it takes wide ones."""
     agent = make_agent(algo, spec(5, 3), [0], hidden="[16,16]")
     layers = actor_layers(agent)
-    assert size_of(layers).outputs == (6 if algo == "sac" else 3)
+    assert network_size(layers).outputs == (6 if algo == "sac" else 3)
     pruned = prune(layers, 0.25, L2)
     replace_layers(agent.networks["actor"], pruned)
     x = torch.randn(1, 7, 5)

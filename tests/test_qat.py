@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from compression.int8 import StaticQuantLinear, activation_grid, static_quant_linear
+from compression.int8 import StaticQuantLinear, activation_qparams, static_quant_linear
 from compression.qat import QATLinear, fake_quantize, fake_quantize_weight, prepare_qat
 from tests.conftest import batches, make_sac, spec
 from trainers.nn.stacked import StackedMLP
@@ -20,7 +20,7 @@ def qat_network(standardize: bool = True) -> tuple[StackedMLP, StackedMLP]:
 
 
 def test_activation_grid_holds_zero_and_both_ends() -> None:
-    scale, zero_point = activation_grid(torch.tensor([-1.0, 2.0, -3.0]), torch.tensor([1.55, 5.1, -1.0]))
+    scale, zero_point = activation_qparams(torch.tensor([-1.0, 2.0, -3.0]), torch.tensor([1.55, 5.1, -1.0]))
     torch.testing.assert_close(scale, torch.tensor([0.01, 0.02, 3 / 255]))
     assert zero_point.tolist() == [100, 0, 255]
 

@@ -18,23 +18,23 @@ from rlc.reporting import findings as rules
 from rlc.reporting import published
 from rlc.reporting.figures import figures
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, findings, verdict
-from rlc.reporting.paper_tables import Choice, largest_kept, own_choice, pruning, table1, table2, table3
+from rlc.reporting.paper_tables import Choice, largest_passing_ratio, own_choice, pruning, table1, table2, table3
 from rlc.reporting.study import Study, Task, variant
 from rlc.reporting.tables import guidance, number, with_interval
 from rlc.runs.identity import label
-from rlc.runs.run import RunDirectory
+from rlc.runs.run import StoredRun
 from tests.conftest import as_run, wandb_holds
 from trainers.errors import UserError
 
 HOPPER = Task("sac", "Hopper-v4")
-Add = Callable[..., RunDirectory]
+Add = Callable[..., StoredRun]
 
 
 @pytest.fixture
 def add(tmp_path: Path) -> Add:
     """Writes the result of a run that never was."""
 
-    def write(words: str, seed: int, score: float, fp32: float | None = None, **figures: Any) -> RunDirectory:
+    def write(words: str, seed: int, score: float, fp32: float | None = None, **figures: Any) -> StoredRun:
         job = make_plan(words.split()).jobs[0]
         own, settings = label(job), job.settings
         path = tmp_path / settings.env.id / settings.algo.name / own / f"seed{seed}"
@@ -49,14 +49,14 @@ def add(tmp_path: Path) -> Add:
             "provenance": {"git_commit": "0123456789", "git_dirty": False},
         }
         (path / "result.json").write_text(json.dumps(result | figures))
-        return RunDirectory(path, settings, seed, own, "")
+        return StoredRun(path, settings, seed, own, "")
 
     return write
 
 
 def three_seeds(
     add: Add, words: str, scores: Sequence[float], fp32: Sequence[float], **figures: Any
-) -> list[RunDirectory]:
+) -> list[StoredRun]:
     return [add(words, seed, *pair, **figures) for seed, pair in enumerate(zip(scores, fp32, strict=True))]
 
 
@@ -74,10 +74,10 @@ def test_student_interval_and_improvement_by_hand() -> None:
 
 
 def test_the_largest_ratio_that_keeps_the_return() -> None:
-    assert largest_kept(100, {0.1: 95, 0.2: 90, 0.3: 89.9}) == Choice(0.2, 90, True)
-    assert largest_kept(100, {0.1: 50, 0.2: 99}) == Choice(0.2, 99, False)
-    assert largest_kept(100, {0.1: 89, 0.2: 10}) == Choice(None, None, True)
-    assert largest_kept(100, {0.0: 100, 0.1: 10}) == Choice(None, None, True)
+    assert largest_passing_ratio(100, {0.1: 95, 0.2: 90, 0.3: 89.9}) == Choice(0.2, 90, True)
+    assert largest_passing_ratio(100, {0.1: 50, 0.2: 99}) == Choice(0.2, 99, False)
+    assert largest_passing_ratio(100, {0.1: 89, 0.2: 10}) == Choice(None, None, True)
+    assert largest_passing_ratio(100, {0.0: 100, 0.1: 10}) == Choice(None, None, True)
 
 
 def test_table1_shows_ours_beside_the_papers(add: Add) -> None:

@@ -11,7 +11,7 @@ from compression.files import sha256
 from rlc.config.job import Job
 from rlc.config.plan import make_plan
 from rlc.pipeline.job import check_runs, run_job
-from rlc.runs.find import finished_fp32_run
+from rlc.runs.find import find_baseline
 from rlc.runs.identity import training_identity
 from rlc.runs.run import MetricsFile, Run
 from trainers.errors import UserError
@@ -53,10 +53,10 @@ def test_a_run_is_finished_when_status_result_and_artifact_are_there() -> None:
 def test_a_damaged_artifact_is_not_finished(name: str) -> None:
     run = finish(Run(job(), 0), training_identity=training_identity(job().settings))
     derived = job("+compress=ptdq")
-    assert finished_fp32_run(derived, 0) == run.path
+    assert find_baseline(derived, 0) == run.path
     (run.artifact / name).write_bytes(b"graf")
     assert not run.finished()
-    assert finished_fp32_run(derived, 0) is None
+    assert find_baseline(derived, 0) is None
     (run.artifact / name).unlink()
     assert not run.finished()
 
@@ -95,9 +95,9 @@ def test_a_failed_run_says_why() -> None:
 
 def test_overwriting_keeps_the_old_run() -> None:
     run = finish(Run(job(), 0), return_mean=5.0)
-    run.move_aside()
+    run.archive()
     finish(run, return_mean=6.0)
-    run.move_aside()
+    run.archive()
     assert not run.path.exists()
     old = [json.loads((run.path.with_name(f"seed0.old-{n}") / "result.json").read_text()) for n in (1, 2)]
     assert [o["return_mean"] for o in old] == [5.0, 6.0]
@@ -137,14 +137,14 @@ def test_config_names_what_differs_from_the_defaults() -> None:
 
 def test_an_fp32_run_is_found_by_its_training_whatever_its_evaluation() -> None:
     derived = job("+compress=ptdq eval.episodes=20")
-    assert finished_fp32_run(derived, 0) is None
+    assert find_baseline(derived, 0) is None
     for arguments in ("", "algo.tau=0.01"):
         run = Run(job(arguments), 0)
         finish(run, training_identity=training_identity(run.settings))
-    found = finished_fp32_run(derived, 0)
+    found = find_baseline(derived, 0)
     assert found == Run(job(), 0).path
-    assert finished_fp32_run(derived, 1) is None
-    assert finished_fp32_run(job("+compress=ptdq algo.gamma=0.9"), 0) is None
+    assert find_baseline(derived, 1) is None
+    assert find_baseline(job("+compress=ptdq algo.gamma=0.9"), 0) is None
 
 
 def test_metrics_leave_missing_columns_empty(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ class Policy(nn.Sequential):
         self.requires_grad_(False)
 
 
-def around_linears(policy: Policy) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]]:
+def split_at_linears(policy: Policy) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]]:
     """The stages before the first linear layer, from there to the last one, and behind it."""
     stages = list(policy)
     linears = [i for i, stage in enumerate(stages) if isinstance(stage, nn.Linear)]

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlc.config.hydra_compat import BasicSweeper
-from rlc.messages import closest
+from rlc.messages import did_you_mean
 from trainers.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -104,7 +104,7 @@ def check_groups(overrides: list[Override]) -> None:
             offered = choices(group)
             for value in values_of(override):
                 if value not in offered:
-                    raise UserError(f"{group}={value}: unknown{closest(value, offered)}")
+                    raise UserError(f"{group}={value}: unknown{did_you_mean(value, offered)}")
             if override.get_key_element() != f"{plus}{group}":
                 raise UserError(f"{override.input_line}: write {plus}{group}={values_of(override)[0]}")
 
@@ -124,4 +124,4 @@ def check_keys(overrides: list[Override]) -> None:
             if not isinstance(node, DictConfig) or leaf not in node:
                 siblings = [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else []
                 within = f" for {' '.join(task)}" if "." in key else ""
-                raise UserError(f"{override.input_line}: no such key{within}{closest(leaf, siblings)}")
+                raise UserError(f"{override.input_line}: no such key{within}{did_you_mean(leaf, siblings)}")

@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from compression.int8 import cpu_saturates
+from compression.int8 import needs_reduced_range
 from rlc.config.algorithms import OffPolicySettings
 from rlc.config.compress import CompressSettings
 from rlc.config.settings import Settings
@@ -51,7 +51,7 @@ def decide_range(compress: CompressSettings) -> CompressSettings:
     """The settings with 7-bit weights where this CPU's int8 products saturate, if that was left to us."""
     if getattr(compress, "reduce_range", None) != "auto":
         return compress
-    return compress.model_copy(update={"reduce_range": cpu_saturates()})
+    return compress.model_copy(update={"reduce_range": needs_reduced_range()})
 
 
 def worth_compiling(settings: Settings) -> bool:

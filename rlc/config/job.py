@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from rlc.config.decide import NO_COMPILER, as_asked, has_compiler, worth_compiling
 from rlc.config.settings import Settings, parse_settings
-from rlc.messages import say
+from rlc.messages import warn
 
 
 @dataclass(frozen=True)
@@ -55,4 +55,4 @@ class Job:
 def warn_without_compiler(jobs: Iterable[Job]) -> None:
     """Say it once, where trainings would be compiled but for the want of a compiler."""
     if not has_compiler() and any("compile" in job.auto and worth_compiling(job.settings) for job in jobs):
-        say(f"compile=auto: {NO_COMPILER}, which is not here: training without it, at about two thirds of the speed")
+        warn(f"compile=auto: {NO_COMPILER}, which is not here: training without it, at about two thirds of the speed")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rlc.config.algorithms import OffPolicySettings
 from rlc.config.settings import Settings
 from rlc.datafiles import read
-from rlc.runs.find import finished_fp32_run
+from rlc.runs.find import find_baseline
 from rlc.runs.run import Run
 from trainers.envs import make as envs
 
@@ -24,7 +24,7 @@ def estimate(runs: Sequence[Run]) -> str:
     planned = {(run.training_identity, run.seed) for run in runs if run.settings.is_fp32}
     for run in runs:
         key = run.training_identity, run.seed
-        if not run.settings.trains and key not in planned and finished_fp32_run(run.job, run.seed) is None:
+        if not run.settings.trains and key not in planned and find_baseline(run.job, run.seed) is None:
             planned.add(key)
             everything.append(run.settings.with_fp32())
     known = [cost for settings in everything if (cost := seconds(settings)) is not None]

@@ -27,9 +27,9 @@ from rlc.config.compose import CONF
 from rlc.config.hydra_compat import Callbacks
 from rlc.config.job import Job
 from rlc.config.plan import Plan
-from rlc.messages import say
+from rlc.messages import warn
 from rlc.pipeline.job import run_job
-from rlc.runs.find import finished_fp32_run
+from rlc.runs.find import find_baseline
 from rlc.runs.identity import training_identity
 from rlc.runs.run import OUTPUTS, Run, algorithm_directory
 
@@ -67,9 +67,7 @@ def stages(plan: Plan) -> list[list[Job]]:
         derived.append(job)
         identity = training_identity(job.asked)
         missing = [
-            seed
-            for seed in job.settings.seed
-            if (identity, seed) not in planned and finished_fp32_run(job, seed) is None
+            seed for seed in job.settings.seed if (identity, seed) not in planned and find_baseline(job, seed) is None
         ]
         if missing:
             planned |= {(identity, seed) for seed in missing}
@@ -90,7 +88,7 @@ def _launch(jobs: Sequence[Job], folder: Path, stage: int, hydra_overrides: list
     ends = launcher.launch([[f"+job_file={file}"] for file in files], 0)
     for job, end in zip(jobs, ends, strict=True):
         if end.status != JobStatus.COMPLETED:
-            say(f"{Run(job, job.settings.seed[0]).name}: the launcher's job ended with {end._return_value!r}")
+            warn(f"{Run(job, job.settings.seed[0]).name}: the launcher's job ended with {end._return_value!r}")
 
 
 def task(config: DictConfig) -> None:
@@ -102,7 +100,7 @@ def task(config: DictConfig) -> None:
     stop = file.with_name(STOP_FILE)
     if job.settings.fail_fast and stop.is_file():
         return
-    if job.settings.training_steps or any(finished_fp32_run(job, seed) is None for seed in job.settings.seed):
+    if job.settings.training_steps or any(find_baseline(job, seed) is None for seed in job.settings.seed):
         _in_child(job, file, show=alone)
     else:
         run_job(job)
@@ -124,8 +122,8 @@ def _in_child(job: Job, file: Path, show: bool) -> None:
     if code < 0:
         reason = f"its process was killed by {signal.Signals(-code).name}"
         for seed in job.settings.seed:
-            Run(job, seed).note_death(child.pid, reason)
-        say(f"{algorithm_directory(job.settings)}: {reason}")
+            Run(job, seed).mark_killed(child.pid, reason)
+        warn(f"{algorithm_directory(job.settings)}: {reason}")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from rlc.runs.state import state_of
 WATCH_SECONDS = 5.0
 
 
-class Watch:
+class ProgressMonitor:
     """Says on the terminal how many runs of a multirun are done, failed, running and left, while it lasts."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -23,7 +23,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "ProgressMonitor":
         self._thread.start()
         return self
 

@@ -22,7 +22,7 @@ from compression.artifact import ArtifactError, read_policy, read_spec, remade_f
 from compression.files import sha256
 from rlc.pipeline import build
 from rlc.runs.find import stored_settings
-from rlc.runs.run import AGENT_FILE, ARTIFACT, MEASUREMENT_FILE, NOT_PACKED, RunDirectory, algorithm_directory
+from rlc.runs.run import AGENT_FILE, ARTIFACT, MEASUREMENT_FILE, NOT_PACKED, StoredRun, algorithm_directory
 from trainers.errors import UserError
 from trainers.policy import Policy
 
@@ -34,7 +34,7 @@ CIRCUMSTANCES = re.compile(r"provenance|lockstep_seeds|fp32_.*|.*_seconds|.*_rea
 Record = dict[str, Any]
 
 
-class PackedRun(RunDirectory):
+class PackedRun(StoredRun):
     """A run in a pack, or on its way into one. Its path is where its directory belongs."""
 
     def __init__(self, record: Record, file: Path) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from filelock import FileLock
 
 from compression.files import sha256, write_atomic
-from rlc.messages import say
+from rlc.messages import warn
 from rlc.packing.packs import PackedRun, read_pack, record_files, same_outcome
-from rlc.runs.run import OUTPUTS, RunDirectory, read_json
+from rlc.runs.run import OUTPUTS, StoredRun, read_json
 from trainers.errors import UserError
 
 PACK = "pack"
@@ -45,7 +45,7 @@ def restore(runs: Sequence[PackedRun], study: str) -> int:
 def lend_measurements(runs: Sequence[PackedRun]) -> None:
     """Give their measurements to directories of the same runs that have none."""
     for run in runs:
-        here = RunDirectory(run.path, run.settings, run.seed, run.label, run.identity)
+        here = StoredRun(run.path, run.settings, run.seed, run.label, run.identity)
         measurement = run.measurement()
         if measurement is None or here.measurement() is not None or not here.finished():
             continue
@@ -72,4 +72,4 @@ def unpack_own(study: str) -> None:
     except OSError as error:
         raise UserError(f"{home}: its pack cannot be unpacked: {error}") from error
     if count:
-        say(f"{home}: {count} runs from its pack")
+        warn(f"{home}: {count} runs from its pack")

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from compression.artifact import load_policy
 from compression.distill import distill
 from compression.onnx_export import onnx_bytes
-from compression.pruning import Importance, Size, prune, size_of, sparsify
+from compression.pruning import Importance, Size, network_size, prune, sparsify
 from compression.runtime import OnnxPolicy
 from rlc.config.compress import FP32Settings, PruneSettings, QATSettings
 from rlc.pipeline import build, paper
 from rlc.pipeline.evaluation import evaluate_policy
 from rlc.pipeline.tracking import Tracker
 from rlc.pipeline.training import fit
-from rlc.runs.find import finished_fp32_run, stored_run, without_critics
+from rlc.runs.find import find_baseline, load_run, without_critics
 from rlc.runs.run import AGENT_FILE, ARTIFACT, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run
 from trainers.actor_critic import ActorCritic
 from trainers.data.rollout import collect_observations
 from trainers.envs import make as envs
 from trainers.nn.stacked import StackedMLP
-from trainers.policy import Policy, around_linears
+from trainers.policy import Policy, split_at_linears
 from trainers.rng import RngStream, torch_stream
 
 CPU = torch.device("cpu")
@@ -35,14 +35,14 @@ def derive(run: Run, tracker: Tracker) -> tuple[Policy, dict[str, Any]]:
 
     Raises RuntimeError where the fp32 training failed, or lacks the critics to be trained further.
     """
-    source = finished_fp32_run(run.job, run.seed)
+    source = find_baseline(run.job, run.seed)
     if source is None:
         raise RuntimeError(f"the fp32 run of seed {run.seed} it builds on did not finish")
     if run.settings.training_steps and without_critics(source):
         raise RuntimeError(f"{source} came from a pack without its critics: train it again with overwrite=true")
     run.log(f"derived from {source}")
     compress = run.settings.compress
-    beginning = stored_run(source).result() or {}
+    beginning = load_run(source).result() or {}
     figures = {
         "train_seconds": None,
         "train_seconds_reason": f"not trained: derived from {source}",
@@ -86,8 +86,8 @@ def _prune_and_recover(
         policy = student.policy(0)
     after = before if policy is narrow else evaluate_policy(OnnxPolicy(onnx_bytes(policy)), settings)
     return policy, {
-        **_size("before", size_of(actor_layers(teacher))),
-        **_size("after", size_of(pruned)),
+        **_size("before", network_size(actor_layers(teacher))),
+        **_size("after", network_size(pruned)),
         "finetune": compress.finetune,
         "finetune_steps": steps,
         "finetune_seconds": seconds,
@@ -112,7 +112,7 @@ def _sparse(
     act = OnnxPolicy(onnx_bytes(policy))
     env_id = run.settings.env.id
     seen = collect_observations(act, lambda: envs.make_env(env_id), policy.spec, run.seed, compress.calibration_steps)
-    before, _, _ = around_linears(policy)
+    before, _, _ = split_at_linears(policy)
     inputs = nn.Sequential(*before)(torch.from_numpy(seen))
     how = compress.sparsity.model_dump()
     return sparsify(layers, inputs, importance, generator=torch_stream(RngStream.DISTILL, run.seed), **how)

@@ -6,11 +6,11 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from rlc.config.decide import check_compile
 from rlc.config.job import Job
-from rlc.messages import say
+from rlc.messages import warn
 from rlc.pipeline import build, record
 from rlc.pipeline.tracking import Tracker
-from rlc.pipeline.training import fit, fresh_agent
-from rlc.runs.find import finished_fp32_run, without_critics
+from rlc.pipeline.training import fit, untrained_agent
+from rlc.runs.find import find_baseline, without_critics
 from rlc.runs.run import OUTPUTS, Run, algorithm_directory
 from trainers.envs import make as envs
 from trainers.errors import UserError
@@ -31,7 +31,7 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
     for run in runs:
         if not run.settings.overwrite:
             run.check_identity()
-        if not run.settings.trains and finished_fp32_run(run.job, run.seed) is None:
+        if not run.settings.trains and find_baseline(run.job, run.seed) is None:
             Run(run.job.with_fp32(), run.seed).check_identity()
     _check_critics(runs)
     try:
@@ -50,7 +50,7 @@ def _check_critics(runs: Sequence[Run]) -> None:
         further = run.settings.training_steps > 0 and not run.settings.trains
         if not further or (run.finished() and not run.settings.overwrite):
             continue
-        source = finished_fp32_run(run.job, run.seed)
+        source = find_baseline(run.job, run.seed)
         if source is not None and source not in trained_anew and without_critics(source):
             raise UserError(
                 f"{run.name}: would train {source} further, which came from a pack without its critics: "
@@ -63,7 +63,7 @@ def run_job(job: Job) -> None:
     try:
         _run_job(job)
     except OSError as error:  # not even the directory of the run can be made
-        say(f"{algorithm_directory(job.settings)}: {type(error).__name__}: {error}")
+        warn(f"{algorithm_directory(job.settings)}: {type(error).__name__}: {error}")
 
 
 def _run_job(job: Job) -> None:
@@ -71,13 +71,13 @@ def _run_job(job: Job) -> None:
         runs = []
         for seed in sorted(job.settings.seed):
             run = Run(job, seed)
-            locks.enter_context(run.locked())
+            locks.enter_context(run.lock())
             if job.settings.overwrite:
-                run.move_aside()
+                run.archive()
             if not run.finished():
                 runs.append(run)
         if not job.settings.trains:
-            missing = [run.seed for run in runs if finished_fp32_run(job, run.seed) is None]
+            missing = [run.seed for run in runs if find_baseline(job, run.seed) is None]
             if missing:
                 run_job(job.with_fp32().with_seeds(missing))
         if runs:
@@ -99,7 +99,7 @@ def _run(runs: Sequence[Run]) -> None:
             pack = [i for i in untrained if at[i] == step]
             mine = [runs[i] for i in pack]
             settings, beginning = runs[0].settings, [saved.pop(i) for i in pack]
-            trained = fit(mine, [trackers[i] for i in pack], fresh_agent(mine), settings, beginning)
+            trained = fit(mine, [trackers[i] for i in pack], untrained_agent(mine), settings, beginning)
             for place, i in enumerate(pack):
                 runs[i].save_agent(trained.agent.state(place), trained.figures(place))
     for run, tracker in zip(runs, trackers, strict=False):
@@ -124,4 +124,4 @@ def _failures_of(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Iterator[N
             tracker.finish(failed=True)
         if not isinstance(error, Exception):
             raise
-        say(f"{', '.join(run.name for run in runs)}: {type(error).__name__}: {error}")
+        warn(f"{', '.join(run.name for run in runs)}: {type(error).__name__}: {error}")

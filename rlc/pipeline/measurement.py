@@ -12,16 +12,16 @@ from rich.progress import track
 from compression.artifact import CONTRACT_FILE, ONNX_FILE, TENSOR_FILE, load_policy, quantized_layers
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure import latency
-from measure.energy import Meter, NoMeterError, measure_energy, open_meter
+from measure.energy import Meter, MeterUnavailable, measure_energy, open_meter
 from measure.memory import measure_memory
 from measure.paper import paper_episodes
 from measure.returns import Returns, summary
 from rlc.config.commands import MeasureSettings
 from rlc.config.settings import EvalSettings, Settings
-from rlc.messages import say
+from rlc.messages import warn
 from rlc.pipeline.protocol import PROTOCOLS
-from rlc.runs.find import fp32_beside
-from rlc.runs.run import ARTIFACT, RunDirectory
+from rlc.runs.find import find_stored_baseline
+from rlc.runs.run import ARTIFACT, StoredRun
 from trainers.data.rollout import collect_observations
 from trainers.envs import make as envs
 from trainers.tensors import FloatArray
@@ -30,14 +30,14 @@ STATES = 512
 PAPER_EPISODES = 10
 
 
-def measure_group(group: Sequence[RunDirectory], settings: MeasureSettings) -> list[dict[str, Any]]:
+def measure_group(group: Sequence[StoredRun], settings: MeasureSettings) -> list[dict[str, Any]]:
     """Everything but energy of the runs of one task."""
     observations = _observations(group[0])
     times = _times(group, observations, settings.calls)
     evaluation = group[0].settings.eval.model_copy(update={"episodes": settings.episodes})
     returns = [_returns(run.settings, run.artifact, evaluation) for run in group]
     fp32 = returns[0] if group[0].settings.is_fp32 else None
-    source = None if fp32 is not None else fp32_beside(group[0].path)
+    source = None if fp32 is not None else find_stored_baseline(group[0].path)
     if source is not None:  # not to be measured, but there
         fp32 = _returns(group[0].settings.with_fp32(), source / ARTIFACT, evaluation)
     limit = envs.time_limit(group[0].settings.env.id)
@@ -56,7 +56,7 @@ def measure_group(group: Sequence[RunDirectory], settings: MeasureSettings) -> l
     return found
 
 
-def _memory(run: RunDirectory, copies: int) -> dict[str, Any]:
+def _memory(run: StoredRun, copies: int) -> dict[str, Any]:
     model = run.artifact / ONNX_FILE
     sizes = {
         "artifact_bytes": sum((run.artifact / name).stat().st_size for name in (ONNX_FILE, TENSOR_FILE, CONTRACT_FILE)),
@@ -70,14 +70,14 @@ def _memory(run: RunDirectory, copies: int) -> dict[str, Any]:
         return sizes | missing | {"missing_reason": str(error)}
 
 
-def _observations(run: RunDirectory) -> FloatArray:
+def _observations(run: StoredRun) -> FloatArray:
     """States that the policy visits."""
     act, env_id = OnnxPolicy(run.artifact / ONNX_FILE), run.settings.env.id
     return collect_observations(act, lambda: envs.make_env(env_id), envs.spec_of(env_id), run.seed, STATES)
 
 
-def _times(group: Sequence[RunDirectory], observations: FloatArray, count: int) -> dict[Path, dict[str, Any]]:
-    identity = latency.floor(observations.shape[1])
+def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> dict[Path, dict[str, Any]]:
+    identity = latency.noop_model(observations.shape[1])
     calls: dict[tuple[Path | None, str], latency.Call] = {
         (None, "onnx_run"): latency.onnx_run(identity),
         (None, "onnx_io_binding"): latency.onnx_io_binding(identity),
@@ -88,7 +88,7 @@ def _times(group: Sequence[RunDirectory], observations: FloatArray, count: int) 
         calls[run.path, "onnx_io_binding"] = latency.onnx_io_binding(model)
         if not quantized_layers(policy):
             calls[run.path, "torch_eager"] = latency.torch_eager(policy)
-    measured = latency.interleaved(calls, observations, count)
+    measured = latency.time_interleaved(calls, observations, count)
 
     def named(path: Path | None, prefix: str) -> dict[str, Any]:
         return {
@@ -113,7 +113,7 @@ def _returns(settings: Settings, artifact: Path, evaluation: EvalSettings) -> Re
     return PROTOCOLS[settings.protocol].evaluate(OnnxPolicy(artifact / ONNX_FILE), settings)
 
 
-def _as_the_paper_measured(run: RunDirectory) -> dict[str, Any]:
+def _as_the_paper_measured(run: StoredRun) -> dict[str, Any]:
     try:
         # The published PPO policies were run behind a normaliser of the evaluation's own.
         normalize = run.settings.protocol == "paper" and run.settings.algo.name == "ppo"
@@ -123,12 +123,12 @@ def _as_the_paper_measured(run: RunDirectory) -> dict[str, Any]:
     return dataclasses.asdict(episodes)
 
 
-def add_energy(groups: Sequence[Sequence[RunDirectory]], settings: MeasureSettings) -> None:
+def add_energy(groups: Sequence[Sequence[StoredRun]], settings: MeasureSettings) -> None:
     """The last stage: the helpers of a meter would disturb the others."""
     try:
         meter = open_meter()
-    except NoMeterError as error:
-        say(f"energy is not measured: {error}")
+    except MeterUnavailable as error:
+        warn(f"energy is not measured: {error}")
         for run in itertools.chain.from_iterable(groups):
             run.write_measurement((run.measurement() or {}) | no_energy(str(error)))
         return
@@ -136,12 +136,12 @@ def add_energy(groups: Sequence[Sequence[RunDirectory]], settings: MeasureSettin
         _energy_of(group, meter, settings)
 
 
-def _energy_of(group: Sequence[RunDirectory], meter: Meter, settings: MeasureSettings) -> None:
+def _energy_of(group: Sequence[StoredRun], meter: Meter, settings: MeasureSettings) -> None:
     calls = {str(run.path): latency.onnx_run((run.artifact / ONNX_FILE).read_bytes()) for run in group}
     try:
         found = measure_energy(calls, _observations(group[0]), meter, **settings.energy.model_dump())
-    except NoMeterError as error:
-        say(f"energy is not measured: {error}")
+    except MeterUnavailable as error:
+        warn(f"energy is not measured: {error}")
         figures = [no_energy(str(error)) for _ in group]
     else:
         figures = [{"energy": dataclasses.asdict(found[str(run.path)])} for run in group]

@@ -23,7 +23,7 @@ COLUMNS = ("global_step", "charts/episodic_return", "charts/episodic_length", "c
 EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std")
 
 
-class Reporter:
+class TrainingMonitor:
     """Turns what the loop yields into metrics.csv, W&B, heartbeats and progress."""
 
     def __init__(
@@ -40,10 +40,10 @@ class Reporter:
         total = self.settings.total_steps
         columns = [*COLUMNS, *self.agent.METRICS, *EVALUATION_COLUMNS]
         self.files = [MetricsFile(run.path / "metrics.csv", columns, step) for run in runs]
-        self.next_row = Milestones(total, METRIC_ROWS)
-        self.next_evaluation = Milestones(total, self.settings.eval.along)
+        self.next_row = Schedule(total, METRIC_ROWS)
+        self.next_evaluation = Schedule(total, self.settings.eval.along)
         for milestones in (self.next_row, self.next_evaluation):
-            milestones.passed(step)
+            milestones.due(step)
         names = ",".join(str(run.seed) for run in runs)
         title = f"{self.settings.algo.name} {self.settings.env.id} {runs[0].label} seed {names}"
         self.progress = TrainingProgress(title, total, step)
@@ -51,7 +51,7 @@ class Reporter:
         self.since, self.since_step = time.monotonic(), step
 
     def report(self, step: int, figures: dict[str, Tensor]) -> None:
-        row_due, evaluation_due = self.next_row.passed(step), self.next_evaluation.passed(step)
+        row_due, evaluation_due = self.next_row.due(step), self.next_evaluation.due(step)
         evaluation_due = evaluation_due and bool(figures)
         if row_due or evaluation_due:
             speed = (step - self.since_step) / (time.monotonic() - self.since)
@@ -91,14 +91,14 @@ class Reporter:
         return {"eval/return_mean": returns.mean, "eval/return_std": returns.std}
 
 
-class Milestones:
+class Schedule:
     """`count` marks, evenly spread over `total` steps, the last one at the end."""
 
     def __init__(self, total: int, count: int) -> None:
         self._marks = iter([round(total * k / count) for k in range(1, count + 1)])
         self._next = next(self._marks, None)
 
-    def passed(self, step: int) -> bool:
+    def due(self, step: int) -> bool:
         """Whether a mark lies behind that was still ahead at the last call."""
         if self._next is None or step < self._next:
             return False

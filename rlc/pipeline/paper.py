@@ -27,7 +27,7 @@ from rlc.runs.run import Run
 from trainers.data.rollout import collect_observations
 from trainers.envs import make as envs
 from trainers.envs.seed_envs import Env
-from trainers.nn.stacked import plain_linear
+from trainers.nn.stacked import make_linear
 from trainers.on_policy import OBSERVATION_LIMIT
 from trainers.policy import Policy, Rescale, Standardize
 
@@ -71,14 +71,14 @@ def deployed(policy: Policy, algorithm: str) -> Policy:
 def _rescaled(layer: nn.Linear, stage: nn.Module) -> nn.Linear:
     """The layer with the scaling behind it inside."""
     assert isinstance(stage, Rescale)
-    return plain_linear(layer.weight * stage.scale[:, None], layer.bias * stage.scale + stage.center)
+    return make_linear(layer.weight * stage.scale[:, None], layer.bias * stage.scale + stage.center)
 
 
 def _standardized(layer: nn.Linear, stage: nn.Module) -> nn.Linear:
     """The layer with the standardisation in front of it inside."""
     assert isinstance(stage, Standardize)
     weight = layer.weight * stage.inverse_std
-    return plain_linear(weight, layer.bias - weight @ stage.mean)
+    return make_linear(weight, layer.bias - weight @ stage.mean)
 
 
 def export(

@@ -13,7 +13,7 @@ from rlc.pipeline.derive import derive
 from rlc.pipeline.protocol import PROTOCOLS
 from rlc.pipeline.tracking import Tracker
 from rlc.pipeline.training import fingerprint
-from rlc.runs.find import finished_fp32_run, stored_run
+from rlc.runs.find import find_baseline, load_run
 from rlc.runs.identity import identity
 from rlc.runs.provenance import provenance
 from rlc.runs.run import ARTIFACT, FINAL_WEIGHTS, Run
@@ -67,7 +67,7 @@ def record(run: Run, tracker: Tracker) -> None:
     run.finish(result)
 
 
-def join_fp32(run: Run) -> None:
+def backfill_baseline(run: Run) -> None:
     """Add the fp32 return to the result of a run that finished before the fp32 training beside it."""
     result = run.result() or {}
     if result["fp32_return_mean"] is None:
@@ -103,7 +103,7 @@ def _fp32_returns(run: Run) -> dict[str, Any]:
     """Return of the fp32 policy of the same seed and training settings, by the same protocol."""
     if known := _fp32_scores(run):
         return _as_fp32(known)
-    source = finished_fp32_run(run.job, run.seed)
+    source = find_baseline(run.job, run.seed)
     if source is None:
         reason = f"no fp32 run of seed {run.seed} with these training settings was finished before"
         return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
@@ -115,10 +115,10 @@ def _fp32_returns(run: Run) -> dict[str, Any]:
 
 def _fp32_scores(run: Run) -> dict[str, Any] | None:
     """The result of the fp32 run beside a run, where it was scored by the same protocol on the same start states."""
-    source = None if run.settings.is_fp32 else finished_fp32_run(run.job, run.seed)
+    source = None if run.settings.is_fp32 else find_baseline(run.job, run.seed)
     if source is None or run.settings.protocol != "ours":
         return None
-    result = stored_run(source).result() or {}
+    result = load_run(source).result() or {}
     return result if result["identity"] == identity(run.settings.with_fp32()) else None
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rlc.config.settings import WandbSettings
-from rlc.messages import say
-from rlc.runs.run import RunDirectory
+from rlc.messages import warn
+from rlc.runs.run import StoredRun
 from trainers.errors import one_line
 
 
 class Tracker:
     """The W&B run of a run directory. Where W&B fails, one line says so and the training goes on."""
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: StoredRun) -> None:
         settings = run.settings
         self.run = run
         self.wandb_run: Any = None
@@ -74,7 +74,7 @@ class Tracker:
         except Exception as error:
             self.wandb_run = None
             text = one_line(f"W&B failed, the run goes on without it: {error}")
-            say(text)
+            warn(text)
             self.run.log(text)
 
 
@@ -91,7 +91,7 @@ def log_tables(
         run.log({name: wandb.Table(columns=[*headers], data=rows) for name, (headers, rows) in tables.items()})
         run.finish()
     except Exception as error:
-        say(f"W&B failed, the report stands without it: {error}")
+        warn(f"W&B failed, the report stands without it: {error}")
 
 
 def _init(settings: WandbSettings, folder: Path, identity: str, **shown: Any) -> Any:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rlc.config.algorithms import OffPolicySettings
 from rlc.config.settings import Settings
-from rlc.messages import say
+from rlc.messages import warn
 from rlc.pipeline import build
-from rlc.pipeline.monitor import Reporter
+from rlc.pipeline.monitor import TrainingMonitor
 from rlc.pipeline.tracking import Tracker
 from rlc.runs.checkpoint import Checkpoints, Saved
 from rlc.runs.run import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run
@@ -65,7 +65,7 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def fresh_agent(runs: Sequence[Run]) -> ActorCritic:
+def untrained_agent(runs: Sequence[Run]) -> ActorCritic:
     """The agent of the runs' seeds, which share one job, before any training."""
     settings = runs[0].settings
     spec, device = envs.spec_of(settings.env.id), build.device_of(settings.device)
@@ -85,7 +85,7 @@ def fit(
     Off-policy it begins with random actions, or without `random_warmup` with the agent's own.
     """
     torch.set_num_threads(settings.threads)
-    keep_freed_memory()
+    tune_malloc()
     seeds = agent.seeds
     pool = build.build_envs(settings, agent.spec, seeds)
     training = Training(settings, agent, pool)
@@ -100,27 +100,27 @@ def fit(
             if before != settings.compile:
                 text = f"its checkpoint was made with compile={before}: from here on it rounds otherwise".lower()
                 run.log(text)
-                say(f"{run.name}: {text}")
-    reporter = Reporter(runs, trackers, agent, pool, settings, past["step"])
+                warn(f"{run.name}: {text}")
+    monitor = TrainingMonitor(runs, trackers, agent, pool, settings, past["step"])
     every = settings.checkpoint_every
     began, cpu_began = time.monotonic() - past["seconds"], time.process_time() - past["cpu_seconds"]
     try:
-        with reporter.progress:
+        with monitor.progress:
             before = past["step"]
             for step, figures in training.run(before, random_warmup):
-                reporter.report(step, figures)
+                monitor.report(step, figures)
                 if every is not None and step // every > before // every and step < settings.total_steps:
                     taken = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
                     for i, own in enumerate(checkpoints):
                         training.save(i, own, {"step": step, **taken})
                 before = step
     finally:
-        reporter.close()
+        monitor.close()
         training.envs.close()
     return Trained(agent, time.monotonic() - began, time.process_time() - cpu_began, beginnings)
 
 
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Let glibc use memory again instead of giving it back: the batches of many seeds would fault it in every time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-from rlc.runs.find import task_of
-from rlc.runs.run import Run, RunDirectory
+from rlc.runs.find import comparison_key
+from rlc.runs.run import Run, StoredRun
 
 
 def show(finished: Iterable[Run]) -> None:
@@ -53,13 +53,13 @@ def show_returns(env_id: str, rows: dict[str, dict[str, Any]]) -> None:
     print_table(table)
 
 
-def show_measurements(runs: Iterable[RunDirectory]) -> None:
+def show_measurements(runs: Iterable[StoredRun]) -> None:
     """What was measured of runs, with ratios to the fp32 run in front of them."""
     table = Table("environment", Column("policy", no_wrap=True), box=box.SIMPLE)
     for header in ("seed", "return", "run us", "binding us", "eager us", "file KB", "copy KB", "J/1000"):
         table.add_column(header, justify="right")
     reasons = set()
-    for _, group in groupby(runs, key=task_of):
+    for _, group in groupby(runs, key=comparison_key):
         fp32: dict[str, Any] | None = None
         for run in group:
             own = run.figures()["measurement"]

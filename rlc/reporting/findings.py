@@ -9,7 +9,7 @@ import numpy as np
 from measure.statistics import FloatVector, Interval, bootstrap, improvement, interquartile_mean, pooled
 from rlc.reporting.published import KEEPS
 from rlc.reporting.study import Cell, Study
-from rlc.reporting.tables import reaches
+from rlc.reporting.tables import at_least
 
 LEAST_SEEDS = 3
 LEAST_TASKS = 2
@@ -141,7 +141,7 @@ def _ten_percent(study: Study) -> Finding:
     if not cells:
         return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by 10 %", UNKNOWN)
     interval = bootstrap([cell.kept for cell in cells], pooled(lambda x: float(np.mean(x))))
-    keeping = sum(reaches(float(np.mean(cell.kept)), KEEPS) for cell in cells)
+    keeping = sum(at_least(float(np.mean(cell.kept)), KEEPS) for cell in cells)
     evidence = f"{_show(interval)}; {keeping} of {len(cells)} tasks keep {KEEPS:.0%}; {_size([[c] for c in cells])}"
     return Finding(claim, rule, evidence, verdict([interval], KEEPS, [[cell] for cell in cells]))
 
@@ -157,7 +157,7 @@ def _lottery_ticket(study: Study) -> Finding:
     ]
     if not cells:
         return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by more than half", UNKNOWN)
-    tickets = [cell for cell in cells if reaches(float(np.mean(cell.kept)), KEEPS)]
+    tickets = [cell for cell in cells if at_least(float(np.mean(cell.kept)), KEEPS)]
     names = ", ".join(f"{cell.task.algo} {cell.task.env_id} {cell.variant}" for cell in tickets[:4])
     named = f"{len(tickets)} of {len(cells)} cells keep it" + (f": {names}" if names else "")
     evidence = f"{named}; {_size([[cell] for cell in cells])}"

@@ -16,7 +16,7 @@ from tabulate import tabulate
 from compression.files import write_atomic
 from rlc.datafiles import DATA
 from rlc.reporting.tables import ReportTable
-from rlc.runs.run import RunDirectory
+from rlc.runs.run import StoredRun
 
 
 def write_table(folder: Path, table: ReportTable) -> None:
@@ -47,7 +47,7 @@ def write_figure(folder: Path, name: str, figure: Figure) -> bytes:
 def render(
     study: str,
     made: str,
-    runs: Sequence[RunDirectory],
+    runs: Sequence[StoredRun],
     shown: Sequence[ReportTable],
     pictures: Sequence[tuple[str, bytes]],
     folder: Path,
@@ -64,7 +64,7 @@ def render(
     )
 
 
-def provenance(runs: Sequence[RunDirectory]) -> str:
+def provenance(runs: Sequence[StoredRun]) -> str:
     """Which commits the runs were made by, and how many each."""
     made = [(run.result() or {})["provenance"] for run in runs]
     commits = Counter(
@@ -74,7 +74,7 @@ def provenance(runs: Sequence[RunDirectory]) -> str:
     return f"made by {'commit' if len(commits) == 1 else 'several commits, which may differ:'} {listed}"
 
 
-def _return(run: RunDirectory) -> str:
+def _return(run: StoredRun) -> str:
     result: dict[str, Any] = run.result() or {}
     return f"{result['return_mean']:.1f} +- {result['return_std']:.1f}"
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlc.reporting import published
 from rlc.reporting.study import Study, Task
-from rlc.reporting.tables import DASH, QUANTIZED, ReportTable, costs, guidance, number, reaches, with_interval
+from rlc.reporting.tables import DASH, QUANTIZED, ReportTable, at_least, costs, guidance, number, with_interval
 
 
 def tables(study: Study) -> list[ReportTable]:
@@ -64,9 +64,9 @@ class Choice(NamedTuple):
     """Whether every smaller ratio of the sweep keeps it too."""
 
 
-def largest_kept(baseline: float, returns: Mapping[float, float]) -> Choice:
+def largest_passing_ratio(baseline: float, returns: Mapping[float, float]) -> Choice:
     """The largest ratio r > 0 with R(r) >= 0.9 R(0), whatever smaller ratios do."""
-    passing = [ratio for ratio, value in returns.items() if ratio > 0 and reaches(value, published.KEEPS * baseline)]
+    passing = [ratio for ratio, value in returns.items() if ratio > 0 and at_least(value, published.KEEPS * baseline)]
     if not passing:
         return Choice(None, None, True)
     largest = max(passing)
@@ -74,7 +74,7 @@ def largest_kept(baseline: float, returns: Mapping[float, float]) -> Choice:
     return Choice(largest, returns[largest], all(ratio in passing for ratio in smaller))
 
 
-def skilled(baseline: float, floor: float) -> bool:
+def beats_random(baseline: float, floor: float) -> bool:
     """Whether 90 % of a baseline means something: it is above zero and better than random actions."""
     return baseline > 0 and baseline > floor
 
@@ -106,7 +106,7 @@ def pruning(study: Study, task: Task) -> Pruned | None:
                 returns[ratio] = float(np.mean(cell.values("return_mean")) / np.mean(fp32)) if np.mean(fp32) else 0.0
                 baselines.append(float(np.mean(fp32)))
                 floors += cell.values("random_return_mean")
-        choices[norm] = largest_kept(1.0, returns) if returns else None
+        choices[norm] = largest_passing_ratio(1.0, returns) if returns else None
     if not baselines:
         return None
     return Pruned(float(np.mean(baselines)), float(np.mean(floors)), choices)
@@ -141,7 +141,7 @@ def _choice(found: Pruned | None, norm: int) -> list[str]:
     choice = None if found is None else found.choices[norm]
     if found is None or choice is None:
         return [DASH, DASH]
-    if not skilled(found.baseline, found.floor):
+    if not beats_random(found.baseline, found.floor):
         return ["no skill", DASH]
     if choice.ratio is None:
         return ["none", DASH]
@@ -155,7 +155,7 @@ def own_choice(task: Task, norm: int) -> str | None:
         return None
     if returns[0] <= 0:
         return "no skill"
-    choice = largest_kept(returns[0], returns)
+    choice = largest_passing_ratio(returns[0], returns)
     return "none" if choice.ratio is None else f"{choice.ratio:.0%}"
 
 
@@ -189,6 +189,6 @@ def _better(study: Study, task: Task) -> str:
     found = pruning(study, task)
     if found is None:
         return DASH
-    if not skilled(found.baseline, found.floor):
+    if not beats_random(found.baseline, found.floor):
         return "no skill"
     return "none" if found.better is None else f"L{found.better[0]} {found.better[1].ratio:.0%}"

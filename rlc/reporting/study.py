@@ -13,13 +13,13 @@ from rlc.config.commands import Selection
 from rlc.config.compress import PruneSettings
 from rlc.config.settings import Settings
 from rlc.packing.restore import unpack_own
-from rlc.runs.find import stored_runs, task_of
-from rlc.runs.run import OUTPUTS, RunDirectory
-from rlc.runs.state import refuse_repeated
+from rlc.runs.find import comparison_key, finished_runs
+from rlc.runs.run import OUTPUTS, StoredRun
+from rlc.runs.state import check_independent_seeds
 from trainers.errors import UserError
 
 # Words of the command line that choose among runs, and what they are compared with.
-CHOICES: dict[str, Callable[[RunDirectory], str]] = {
+CHOICES: dict[str, Callable[[StoredRun], str]] = {
     "env": lambda run: run.settings.env.id,
     "algo": lambda run: run.settings.algo.name,
     "label": lambda run: run.label,
@@ -53,7 +53,7 @@ class Cell:
 
     task: Task
     variant: str
-    runs: list[RunDirectory]
+    runs: list[StoredRun]
     figures: list[dict[str, Any]]
 
     @property
@@ -94,11 +94,11 @@ class Cell:
 class Study:
     """The cells of the runs of one protocol."""
 
-    def __init__(self, runs: Iterable[RunDirectory]) -> None:
+    def __init__(self, runs: Iterable[StoredRun]) -> None:
         """Raises UserError for runs that must not be pooled: repeated seeds, mixed settings, mixed versions."""
         self.runs = list(runs)
-        refuse_repeated(self.runs)
-        grouped: dict[tuple[Task, str], list[RunDirectory]] = defaultdict(list)
+        check_independent_seeds(self.runs)
+        grouped: dict[tuple[Task, str], list[StoredRun]] = defaultdict(list)
         for run in self.runs:
             grouped[Task(run.settings.algo.name, run.settings.env.id), variant(run.settings)].append(run)
         for (task, name), group in grouped.items():
@@ -161,16 +161,16 @@ def variant(settings: Settings) -> str:
     return compress.label
 
 
-def chosen_runs(selection: Selection) -> list[RunDirectory]:
+def chosen_runs(selection: Selection) -> list[StoredRun]:
     """The finished runs that the settings choose, those of one task side by side, fp32 first.
 
     Raises UserError where there are none.
     """
     unpack_own(selection.study)
-    stored = stored_runs(selection.study)
+    stored = finished_runs(selection.study)
     if not stored:
         raise UserError(f"study={selection.study}: there is no finished run in {OUTPUTS / selection.study}")
-    runs: Sequence[RunDirectory] = stored
+    runs: Sequence[StoredRun] = stored
     for key, name_of in CHOICES.items():
         patterns = getattr(selection, key)
         if patterns is None:
@@ -183,4 +183,4 @@ def chosen_runs(selection: Selection) -> list[RunDirectory]:
                 raise UserError(f"{key}={patterns}: no finished run is called {pattern}; there are: {names}")
             chosen += matching
         runs = [run for run in runs if run in chosen]
-    return sorted(runs, key=lambda run: (task_of(run), not run.settings.is_fp32, run.label))
+    return sorted(runs, key=lambda run: (comparison_key(run), not run.settings.is_fp32, run.label))

@@ -39,7 +39,7 @@ def with_interval(interval: Interval, n: int) -> str:
     return f"{number(interval.value)}{spread} ({n})"
 
 
-def reaches(value: float, threshold: float) -> bool:
+def at_least(value: float, threshold: float) -> bool:
     """Whether a value is at least the threshold; equal up to rounding is enough."""
     return value >= threshold - 1e-9 * abs(threshold)
 
@@ -93,7 +93,7 @@ def guidance(study: Study) -> ReportTable:
 
 def _smallest(cells: Sequence[Cell], tolerance: float) -> str:
     fp32 = next((cell for cell in cells if cell.variant == "fp32"), None)
-    keeping = [cell for cell in cells if reaches(float(np.mean(cell.kept)), 1 - tolerance)]
+    keeping = [cell for cell in cells if at_least(float(np.mean(cell.kept)), 1 - tolerance)]
     size: Callable[[Cell], float] = lambda cell: cell.mean("onnx_file_bytes") or math.inf  # noqa: E731
     if fp32 is None or not keeping:
         return DASH

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from compression.files import sha256, write_atomic
-from rlc.messages import say
+from rlc.messages import warn
 from trainers.data.replay import ReplayBuffer
 from trainers.tensors import Snapshot
 
@@ -59,7 +59,7 @@ class Checkpoints:
             try:
                 return self._read(step)
             except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-                say(f"{self.folder / _manifest_name(step)}: damaged checkpoint left out: {error}")
+                warn(f"{self.folder / _manifest_name(step)}: damaged checkpoint left out: {error}")
                 (self.folder / _manifest_name(step)).unlink()
         return None
 

@@ -6,11 +6,11 @@ from typing import Any
 import safetensors.torch
 import yaml
 
-from compression.artifact import CONTRACT_FILE, intact
+from compression.artifact import CONTRACT_FILE, hashes_match
 from rlc.config.compose import default_settings
 from rlc.config.job import Job
 from rlc.config.settings import Settings, parse_settings
-from rlc.messages import say
+from rlc.messages import warn
 from rlc.runs.identity import training_identity
 from rlc.runs.run import (
     AGENT_FILE,
@@ -18,19 +18,19 @@ from rlc.runs.run import (
     NOT_PACKED,
     OUTPUTS,
     PACKED_PART,
-    RunDirectory,
+    StoredRun,
     algorithm_directory,
     read_json,
 )
 from trainers.errors import UserError
 
 
-def stored_run(path: Path) -> RunDirectory:
+def load_run(path: Path) -> StoredRun:
     """The run in a directory. Raises UserError where there is none that can be read."""
     try:
         config = read_config(path)
         settings = stored_settings(config)
-        return RunDirectory(path, settings, settings.seed[0], path.parent.name, config["identity"])
+        return StoredRun(path, settings, settings.seed[0], path.parent.name, config["identity"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{path} holds no run that can be read: {error}") from error
 
@@ -65,55 +65,55 @@ def without_critics(path: Path) -> bool:
         return False
 
 
-def stored_runs(study: str) -> list[RunDirectory]:
+def finished_runs(study: str) -> list[StoredRun]:
     """All finished runs of a study, by environment, algorithm, label and seed; says which it cannot read."""
     found = []
-    for run in all_runs(study):
+    for run in list_runs(study):
         if run.finished():
             found.append(run)
         elif (run.status() or {}).get("state") == "done":
-            say(f"left out: {run.path}: a file of it is missing or damaged")
+            warn(f"left out: {run.path}: a file of it is missing or damaged")
     return found
 
 
-def all_runs(study: str) -> list[RunDirectory]:
+def list_runs(study: str) -> list[StoredRun]:
     """All runs of a study that were begun."""
     found = []
     for file in sorted(OUTPUTS.glob(f"{study}/*/*/*/seed*/config.yaml")):
         if ".old-" in file.parent.name:
             continue
         try:
-            found.append(stored_run(file.parent))
+            found.append(load_run(file.parent))
         except UserError as error:
-            say(f"left out: {error}")
+            warn(f"left out: {error}")
     return found
 
 
-def finished_fp32_run(job: Job, seed: int) -> Path | None:
+def find_baseline(job: Job, seed: int) -> Path | None:
     """Directory of a finished fp32 run of this seed with the same training settings, however it was evaluated."""
-    return _finished_fp32(algorithm_directory(job.settings), job.settings, seed)
+    return _find_baseline(algorithm_directory(job.settings), job.settings, seed)
 
 
-def fp32_beside(path: Path) -> Path | None:
+def find_stored_baseline(path: Path) -> Path | None:
     """Directory of the finished fp32 run that the run in a directory is to be compared with."""
     if not (path / "config.yaml").exists():  # an artifact alone
         return None
-    run = stored_run(path)
-    return _finished_fp32(path.parent.parent, run.settings, run.seed)
+    run = load_run(path)
+    return _find_baseline(path.parent.parent, run.settings, run.seed)
 
 
-def task_of(run: RunDirectory) -> tuple[str, str, int, str]:
+def comparison_key(run: StoredRun) -> tuple[str, str, int, str]:
     """What policies that are compared have in common: environment, algorithm, seed and fp32 training."""
     return run.settings.env.id, run.settings.algo.name, run.seed, training_identity(run.settings.with_fp32())
 
 
-def _finished_fp32(folder: Path, settings: Settings, seed: int) -> Path | None:
+def _find_baseline(folder: Path, settings: Settings, seed: int) -> Path | None:
     training = training_identity(settings.with_fp32())
     for path in sorted(folder.glob(f"fp32*/seed{seed}")):
         if path.parent.name.partition("~")[0] != "fp32":
             continue  # by another protocol
         result, status = read_json(path / "result.json") or {}, read_json(path / "status.json") or {}
         same = result.get("training_identity") == training and status.get("state") == "done"
-        if same and intact(path / ARTIFACT):
+        if same and hashes_match(path / ARTIFACT):
             return path
     return None

@@ -10,7 +10,7 @@ from rlc.config.settings import Settings
 
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
 # directory, and of the environment only the id counts.
-NOT_IDENTITY = {
+IDENTITY_EXCLUDED = {
     "study",
     "seed",
     "device",
@@ -30,7 +30,7 @@ LABEL_HASH_LENGTH = 6
 
 def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
     """Hash of the resolved settings that affect the result of a seed."""
-    data = settings.model_dump(exclude=NOT_IDENTITY | exclude) | {"env_id": settings.env.id}
+    data = settings.model_dump(exclude=IDENTITY_EXCLUDED | exclude) | {"env_id": settings.env.id}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

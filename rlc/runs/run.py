@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from compression.artifact import intact
+from compression.artifact import hashes_match
 from compression.files import write_atomic
 from rlc.config.job import Job
 from rlc.config.settings import Settings
@@ -45,7 +45,7 @@ def algorithm_directory(settings: Settings) -> Path:
     return OUTPUTS / settings.study / settings.env.id.replace("/", "_") / settings.algo.name
 
 
-class RunDirectory:
+class StoredRun:
     """What the directory of a run holds, and who it is."""
 
     def __init__(self, path: Path, settings: Settings, seed: int, label: str, identity: str) -> None:
@@ -63,7 +63,7 @@ class RunDirectory:
         """
         status = self.status() or {}
         done = status.get("state") == "done" and status.get("identity") == self.identity
-        return done and "return_mean" in (self.result() or {}) and (self.record_only() or intact(self.artifact))
+        return done and "return_mean" in (self.result() or {}) and (self.record_only() or hashes_match(self.artifact))
 
     def record_only(self) -> bool:
         """Whether the run came from a pack as a record, without its policy."""
@@ -93,7 +93,7 @@ class RunDirectory:
             file.write(f"{_now()} {text}\n")
 
 
-class Run(RunDirectory):
+class Run(StoredRun):
     """The directory of one seed of one job."""
 
     def __init__(self, job: Job, seed: int) -> None:
@@ -168,7 +168,7 @@ class Run(RunDirectory):
         self._write_status()
         self.log("".join(traceback.format_exception(error)))
 
-    def note_death(self, pid: int, reason: str) -> None:
+    def mark_killed(self, pid: int, reason: str) -> None:
         """Mark the run as failed where its status says that a process runs it which does not any more."""
         status = self.status() or {}
         if status.get("state") == "running" and status.get("pid") == pid:
@@ -206,7 +206,7 @@ class Run(RunDirectory):
             return dict(file.metadata() or {})
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold this directory against other processes; says so when it has to wait for one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path.parent / f".{self.path.name}.lock")
@@ -220,7 +220,7 @@ class Run(RunDirectory):
         finally:
             lock.release()
 
-    def move_aside(self) -> None:
+    def archive(self) -> None:
         """Keep what is here under another name, so that the run can be done again."""
         if self.path.exists():
             aside = (self.path.with_name(f"{self.path.name}.old-{n}") for n in itertools.count(1))

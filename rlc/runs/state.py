@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rlc.runs.run import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, RunDirectory
+from rlc.runs.run import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, StoredRun
 from trainers.errors import UserError
 
 # A run without a heartbeat for so long is lost, unless its process is seen alive on this machine.
@@ -29,7 +29,7 @@ class State:
     error: str | None
 
 
-def state_of(run: RunDirectory) -> State:
+def state_of(run: StoredRun) -> State:
     """How far a run is."""
     status = run.status()
     if status is None:
@@ -48,9 +48,9 @@ def state_of(run: RunDirectory) -> State:
     return State(run.name, state, step, total, age, left, status["error"])
 
 
-def refuse_repeated(runs: Iterable[RunDirectory]) -> None:
+def check_independent_seeds(runs: Iterable[StoredRun]) -> None:
     """Raises UserError where runs of different seeds began, or ended, the same."""
-    seen: dict[tuple[Path, str, str], RunDirectory] = {}
+    seen: dict[tuple[Path, str, str], StoredRun] = {}
     for run in runs:
         for kind in (FIRST_OBSERVATIONS, INITIAL_WEIGHTS, FINAL_WEIGHTS):
             fingerprint = (run.result() or {}).get(kind)

@@ -48,7 +48,7 @@ def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: st
     """`variant`: of VARIANTS, joined by +."""
     from rlc.config.plan import make_plan
     from rlc.pipeline import build
-    from rlc.pipeline.training import Training, keep_freed_memory
+    from rlc.pipeline.training import Training, tune_malloc
     from trainers.envs import make as envs
     from trainers.envs.seed_envs import SyncSeedEnvs
 
@@ -60,7 +60,7 @@ def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: st
         line += ["algo.recompute_advantages=false"] * (algo == "ppo")
     else:
         line += [f"algo.learning_starts={WARMUP}"] + ["algo.alpha=auto"] * (algo == "sac")
-    keep_freed_memory()
+    tune_malloc()
     settings = make_plan(line).jobs[0].settings
     spec, numbers = envs.spec_of(env_id), list(range(seeds))
     agent = build.build_agent(settings.algo, settings.compress, spec, numbers, torch.device("cpu"))

@@ -42,7 +42,7 @@ class StackedLinear(nn.Module):
 
     def extract(self, row: int, outputs: int | None = None) -> list[nn.Module]:
         """Row `row` as plain layers on the CPU, with its first `outputs` outputs (default all)."""
-        return [plain_linear(self.weight[row, :outputs], self.bias[row, 0, :outputs])]
+        return [make_linear(self.weight[row, :outputs], self.bias[row, 0, :outputs])]
 
 
 def stacked_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def stacked_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias, x, weight.mT)
 
 
-def plain_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+def make_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """A frozen nn.Linear with copies of the given [out, in] weight and [out] bias."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     with torch.no_grad():
