@@ -22,7 +22,7 @@ from rlc.evaluate import evaluate_run
 from rlc.export import export
 from rlc.pack import pack
 from rlc.packing.packs import read_pack, record_files, same_outcome
-from rlc.pipeline.job import run_job
+from rlc.pipeline.job import check_runs, run_job
 from rlc.report import report
 from rlc.runs.find import list_runs, load_run
 from rlc.runs.run import OUTPUTS
@@ -189,6 +189,9 @@ class TestPolicies:
         assert error.count("\n") == 1
         assert "came from a pack without its critics: train that run again first, with overwrite=true" in error
         assert tree(study_clone) == before
+        # With the fp32 run trained anew before it, it may be planned.
+        anew = [make_plan(text.split()).jobs[0] for text in (f"{SAC} overwrite=true", f"{SAC} {words}")]
+        assert len(check_runs(anew)) == 2
         # Unplanned it ends in a failure, never in fresh critics.
         run_job(make_plan(line).jobs[0])
         assert "came from a pack without its critics" in runs_of(f"{SAC} {words}")[0].error()
