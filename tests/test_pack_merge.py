@@ -186,6 +186,7 @@ class TestRefusals:
             (lambda r: r[0].update(label=".."), "line 1: label '..' is none"),
             (lambda r: r[-2].update(label="../../../../fp32"), "line 5: label '../../../../fp32' is none"),
             (lambda r: r[0].update(seed="../0"), "line 1: seed '../0' is not that of its settings"),
+            (lambda r: r[0].update(seed=0.0), "line 1: seed 0.0 is not that of its settings"),
             (lambda r: r[0]["tensors"].update(file="../../agent"), "line 1: names '../../agent' as its tensors"),
             (lambda r: r[0]["config"]["settings"]["env"].update(id="Hopper-v4"), "line 1: is of sac in Hopper-v4"),
             (lambda r: r[0]["status"].update(state="running"), "line 1: is not a finished run of its settings"),
