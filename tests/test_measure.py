@@ -208,11 +208,11 @@ def test_a_film_shows_policies_side_by_side(tmp_path: Path) -> None:
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
         "from measure import video\n"
-        "from rlc.settings import UserError\n"
+        "from trainers.errors import UserError\n"
         "try:\n    video.choose_backend('Hopper-v4')\n"
         "except UserError as error:\n    sys.exit(str(error))\n"
         "still, push = np.zeros(3, 'float32'), np.ones(3, 'float32')\n"
-        "video.film(Path('film.mp4'), 'Hopper-v4', [lambda o: push, lambda o: push], 3)\n"
+        "video.record_video(Path('film.mp4'), 'Hopper-v4', [lambda o: push, lambda o: push], 3)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     if "neither EGL nor OSMesa" in done.stderr:
