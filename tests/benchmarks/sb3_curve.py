@@ -82,7 +82,9 @@ def build(algo: str, env_id: str, seed: int, steps: int) -> Any:
         def lr(remaining: float) -> float:
             return PPO_LR * (1 - (1 - remaining) * steps / PPO_LR_DECAY_STEPS)
 
-        return on_policy(PPO, env_id, seed, steps, 8, n_steps=256, batch_size=64, learning_rate=lr, vf_coef=0.25)
+        envs = 8 if env_id.startswith("Hopper") else 64
+        ppo = {"n_steps": 2048 // envs, "batch_size": 64, "vf_coef": 0.25, "target_kl": 0.02}
+        return on_policy(PPO, env_id, seed, steps, envs, learning_rate=lr, **ppo)
     if algo == "trpo":
         cg = {"cg_max_steps": 10, "cg_damping": 0.1, "target_kl": 0.01, "n_critic_updates": 10}
         return on_policy(TRPO, env_id, seed, steps, 4, n_steps=256, batch_size=128, learning_rate=1e-3, **cg)
