@@ -26,11 +26,14 @@ from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.tensors import FloatArray
 
 FORMAT = "rlc-policy-1"
-ONNX_FILE, TENSOR_FILE, CONTRACT_FILE = "policy.onnx", "policy.safetensors", "policy.json"
+ONNX_FILE = "policy.onnx"
+TENSOR_FILE = "policy.safetensors"
+CONTRACT_FILE = "policy.json"
 GOLDEN_PAIRS = 16
 # Of the half range of an action. An int8 policy may differ by a rounding that falls the other way.
 # The error of float32 sums grows with the outputs before the squash.
-FP32_TOLERANCE, INT8_TOLERANCE = 1e-4, 5e-3
+FP32_TOLERANCE = 1e-4
+INT8_TOLERANCE = 5e-3
 # Of the visited states, so many must lie within the tolerance at export.
 PARITY_SHARE = 0.99
 STAGE_KINDS: dict[str, type[nn.Module]] = {
@@ -154,7 +157,8 @@ def remade_files(policy: Policy, contract: dict[str, Any]) -> dict[str, bytes]:
     ones, which must give the golden actions. The same bytes need not: not all CPUs have exact int8 products.
     Raises ArtifactError where the tensors are not those of the contract or an action is not its golden one.
     """
-    tensors, model = safetensors.torch.save(dict(policy.state_dict())), onnx_bytes(policy)
+    tensors = safetensors.torch.save(dict(policy.state_dict()))
+    model = onnx_bytes(policy)
     if sha256(tensors) != contract["sha256"][TENSOR_FILE]:
         raise ArtifactError(f"{TENSOR_FILE} has not the hash in {CONTRACT_FILE}")
     same = sha256(model) == contract["sha256"][ONNX_FILE]

@@ -66,7 +66,8 @@ def distill(
     may prepare the layers for quantisation.
     """
     student = Student(policy, transform)
-    optimizer, generator = FlatAdam(student.network, lr), torch_stream(RngStream.DISTILL, seed)
+    optimizer = FlatAdam(student.network, lr)
+    generator = torch_stream(RngStream.DISTILL, seed)
     _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
     observations = np.empty((0, policy.spec.obs_dim), np.float32)
     done = 0

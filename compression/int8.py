@@ -15,7 +15,8 @@ SMALLEST_SCALE = 1e-8
 
 def activation_qparams(low: Tensor, high: Tensor, levels: int = ACTIVATION_LEVELS) -> tuple[Tensor, Tensor]:
     """Scale and zero point of the grid 0 to `levels` over [min(low, 0), max(high, 0)], any shape."""
-    low, high = low.clamp(max=0), high.clamp(min=0)
+    low = low.clamp(max=0)
+    high = high.clamp(min=0)
     scale = ((high - low) / levels).clamp(min=SMALLEST_SCALE)
     return scale, torch.round(-low / scale)
 

@@ -18,7 +18,8 @@ from trainers.policy import Clamp, Policy, Rescale, Standardize
 
 OPSET = 17
 IR_VERSION = 8
-INPUT, OUTPUT = "observation", "action"
+INPUT = "observation"
+OUTPUT = "action"
 
 
 class GraphWriter:
@@ -83,7 +84,8 @@ def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> N
 
 
 def write_clamp(graph: GraphWriter, stage: Clamp) -> None:
-    low, high = stage.low.reshape(-1), stage.high.reshape(-1)
+    low = stage.low.reshape(-1)
+    high = stage.high.reshape(-1)
     if (low == low[0]).all() and (high == high[0]).all():
         graph.extend("Clip", graph.constant("low", low[0]), graph.constant("high", high[0]))
     else:

@@ -81,7 +81,8 @@ def sparsify(
     """
     import torch_pruning as tp
 
-    network, teacher = _trainable_copy(layers), nn.Sequential(*layers)
+    network = _trainable_copy(layers)
+    teacher = nn.Sequential(*layers)
     pruner = _pruner(tp.pruner.GroupNormPruner, network, importance, reg=reg)
     adam = torch.optim.Adam(network.parameters(), lr=lr)
     for _ in range(steps):

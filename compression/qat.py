@@ -80,8 +80,11 @@ class QATLinear(StackedLinear):
 
     def __init__(self, linear: StackedLinear, levels: int, standardize: bool, range_momentum: float) -> None:
         nn.Module.__init__(self)
-        self.weight, self.bias = linear.weight, linear.bias
-        self.levels, self.standardize, self.range_momentum = levels, standardize, range_momentum
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.levels = levels
+        self.standardize = standardize
+        self.range_momentum = range_momentum
         self.activation_levels = ACTIVATION_LEVELS
         rows, _, in_features = linear.weight.shape
         for name in ("batches", "running_lo", "running_hi"):
@@ -111,12 +114,15 @@ class QATLinear(StackedLinear):
     def frozen(self) -> Acting:
         """As StackedLinear's; the weights are quantised once."""
         folded, folded_bias = self._folded()
-        weight, bias = as_numpy(fake_quantize_weight(folded, self.levels).mT), as_numpy(folded_bias)
+        weight = as_numpy(fake_quantize_weight(folded, self.levels).mT)
+        bias = as_numpy(folded_bias)
         grid = activation_qparams(self.running_lo, self.running_hi, self.activation_levels)
         scale, zero_point = (as_numpy(x) for x in grid)
-        seen, levels = as_numpy(self.batches > 0), np.float32(self.activation_levels)
+        seen = as_numpy(self.batches > 0)
+        levels = np.float32(self.activation_levels)
         if self.standardize:
-            mean, inverse_std = as_numpy(self.running_mean), as_numpy(1 / standard_deviation(self.running_var))
+            mean = as_numpy(self.running_mean)
+            inverse_std = as_numpy(1 / standard_deviation(self.running_var))
 
         def act(x: FloatArray) -> FloatArray:
             if self.standardize:

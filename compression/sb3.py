@@ -51,7 +51,8 @@ def read_sb3(path: Path, spec: EnvSpec, *, activation: str | None, statistics: P
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            data, content = json.loads(archive.read("data")), archive.read("policy.pth")
+            data = json.loads(archive.read("data"))
+            content = archive.read("policy.pth")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"policy={path}: is no Stable-Baselines3 file: {error}") from error
     try:

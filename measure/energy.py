@@ -145,7 +145,8 @@ def _stored_joules(battery: Path) -> float:
     micro_watt_hours = _read(battery / "energy_now")
     if micro_watt_hours is not None:
         return float(micro_watt_hours) * 3600 / 1e6
-    charge, voltage = _read(battery / "charge_now"), _read(battery / "voltage_min_design")
+    charge = _read(battery / "charge_now")
+    voltage = _read(battery / "voltage_min_design")
     if charge is None or voltage is None:
         raise MeterUnavailable(f"the battery {battery.name} reports neither energy_now nor charge_now")
     return float(charge) * 3600 / 1e6 * float(voltage) / 1e6
@@ -188,7 +189,8 @@ def measure_energy(
 
     def busy(call: Call) -> Callable[[float], int]:
         def work(seconds: float) -> int:
-            began, done = clock(), 0
+            began = clock()
+            done = 0
             while clock() - began < seconds:
                 for k in range(BLOCK):
                     call(rows[(done + k) % len(rows)])
@@ -214,7 +216,8 @@ def _window(
         meter.begin()
         began = clock()
         done = work(seconds)
-        parts, elapsed = meter.end(), clock() - began
+        parts = meter.end()
+        elapsed = clock() - began
         if parts["total"] >= STEPS_PER_WINDOW * meter.step_joules:
             return done, elapsed, parts
         if seconds >= longest_s:
@@ -259,7 +262,8 @@ def _packages() -> list[int] | None:
 
 def _wait_for_children() -> None:
     """Until the pollers have started: what they import then would be counted with the policy."""
-    children, before = psutil.Process().children(), -1.0
+    children = psutil.Process().children()
+    before = -1.0
     for _ in range(60):
         spent = sum(sum(child.cpu_times()[:2]) for child in children if child.is_running())
         if spent - before < 0.05:

@@ -88,8 +88,10 @@ def onnx_io_binding(model: bytes) -> Call:
     """ONNX Runtime with input and output bound once to fixed memory."""
     session = onnx_session(model)
     binding = session.io_binding()
-    obs_dim, act_dim = session.get_inputs()[0].shape[1], session.get_outputs()[0].shape[1]
-    into, out = np.zeros((1, obs_dim), np.float32), np.zeros((1, act_dim), np.float32)
+    obs_dim = session.get_inputs()[0].shape[1]
+    act_dim = session.get_outputs()[0].shape[1]
+    into = np.zeros((1, obs_dim), np.float32)
+    out = np.zeros((1, act_dim), np.float32)
     binding.bind_input(INPUT, "cpu", 0, np.float32, into.shape, into.ctypes.data)
     binding.bind_output(OUTPUT, "cpu", 0, np.float32, out.shape, out.ctypes.data)
 

@@ -50,7 +50,8 @@ class Memory:
 
 def measure_memory(model: Path, copies: int = COPIES) -> Memory:
     """Memory of an ONNX policy. Raises RuntimeError where the process that loads it fails."""
-    many, one = _probe(model, copies), _probe(model, 1)
+    many = _probe(model, copies)
+    one = _probe(model, 1)
     uss = np.array(many["uss"], np.float64)
     slope = float(np.polyfit(np.arange(1, len(uss)), uss[1:], 1)[0])
     return Memory(slope, one["uss"][1] - one["uss"][0], one["peak"])

@@ -76,8 +76,12 @@ def zero_policy(spec: EnvSpec) -> Act:
 
 def _episode(act: Act, env: Any, spec: EnvSpec, seed: int | None) -> tuple[float, int]:
     obs, _ = env.reset(seed=seed)
-    total, length, done = 0.0, 0, False
+    total = 0.0
+    length = 0
+    done = False
     while not done:
         obs, reward, terminated, truncated, _ = env.step(act(check_finite(obs, spec)))
-        total, length, done = total + float(reward), length + 1, terminated or truncated
+        total = total + float(reward)
+        length = length + 1
+        done = terminated or truncated
     return total, length

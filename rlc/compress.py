@@ -40,7 +40,8 @@ def compress(arguments: list[str]) -> None:
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another to=<folder>")
     make_env = functools.partial(envs.make_env, policy.spec.env_id)
-    settings, smaller = decide_range(request.compress), policy
+    settings = decide_range(request.compress)
+    smaller = policy
     if isinstance(settings, PruneSettings):
         smaller = prune_policy(policy, settings, request.seed)
     _, model = export_policy(target, smaller, settings, algorithm=algorithm, seed=request.seed)
@@ -49,7 +50,8 @@ def compress(arguments: list[str]) -> None:
         how = {"episodes": request.eval.episodes, "seed": request.eval.seed}
         return evaluate(act, make_env, policy.spec, **how)
 
-    before, after = score(OnnxPolicy(onnx_bytes(policy))), score(OnnxPolicy(target / ONNX_FILE))
+    before = score(OnnxPolicy(onnx_bytes(policy)))
+    after = score(OnnxPolicy(target / ONNX_FILE))
     size = len(onnx_bytes(policy)), len(model)
     print(f"{source}: {policy.spec.env_id}, return {before.mean:.1f} +- {before.std:.1f}, {size[0] / 1000:.1f} KB")
     print(f"{target}: {label}, return {after.mean:.1f} +- {after.std:.1f}, {size[1] / 1000:.1f} KB")
@@ -60,7 +62,8 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
     env_id = request.env.id
     if source.is_dir():
         folder = artifact_of(source)
-        contract, policy = check_artifact(folder), load_policy(folder)
+        contract = check_artifact(folder)
+        policy = load_policy(folder)
         if env_given and policy.spec.env_id != env_id:
             raise UserError(f"env.id={env_id}: {source} was made for {policy.spec.env_id}")
         if quantized_layers(policy):
@@ -84,7 +87,8 @@ def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
     if compress.finetune == "none":
         return narrow
     make_env = functools.partial(envs.make_env, policy.spec.env_id)
-    transform, how = build.qat_transform(compress, raw=not before), compress.distill.model_dump()
+    transform = build.qat_transform(compress, raw=not before)
+    how = compress.distill.model_dump()
     return distill(narrow, policy, make_env, seed=seed, transform=transform, **how)
 
 

@@ -127,7 +127,8 @@ class ActorCritic(ABC):
     def seed_view(self, i: int) -> Self:
         """The networks and optimisers of seed number i as an agent to trace updates of, on the same storage."""
         alone = copy.copy(self)
-        alone.networks, alone.optimizers = {}, {}
+        alone.networks = {}
+        alone.optimizers = {}
         for name, network in self.networks.items():
             if not isinstance(network, Stacked):
                 continue
@@ -188,7 +189,9 @@ class ActorCritic(ABC):
 
     def random_actions(self, num_envs: int) -> FloatArray:
         """Uniform actions over the bounds, [S, E, act_dim]."""
-        low, high, shape = self.spec.action_low, self.spec.action_high, (num_envs, self.spec.act_dim)
+        low = self.spec.action_low
+        high = self.spec.action_high
+        shape = (num_envs, self.spec.act_dim)
         return np.stack([g.uniform(low, high, shape) for g in self.warmup_streams]).astype(np.float32)
 
     def state(self, i: int) -> dict[str, Tensor]:

@@ -38,14 +38,16 @@ class DDPG(ActorCritic):
         transform_actor: ActorTransform | None = None,
     ) -> None:
         super().__init__(spec, seeds, device)
-        self.exploration_noise, self.tau = exploration_noise, tau
+        self.exploration_noise = exploration_noise
+        self.tau = tau
         init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
         self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init).to(device)
         self.critic = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, init).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
         self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critic": FlatAdam(self.critic, critic_lr)}
-        self.target_actor, self.target_critic = make_target(self.actor), make_target(self.critic)
+        self.target_actor = make_target(self.actor)
+        self.target_critic = make_target(self.critic)
         self.networks = {
             "actor": self.actor,
             "critic": self.critic,

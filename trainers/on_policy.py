@@ -42,7 +42,8 @@ class GaussianActorCritic(ActorCritic):
         transform_actor: ActorTransform | None,
     ) -> None:
         super().__init__(spec, seeds, device)
-        self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.gamma = gamma
+        self.gae_lambda = gae_lambda
         init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
         self.actor = GaussianMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init, initial_log_std)
         self.critic = StackedMLP([spec.obs_dim, *hidden, 1], activation, init)
@@ -80,7 +81,8 @@ class GaussianActorCritic(ActorCritic):
 
     def frozen_actor(self) -> Acting:
         """The mean of the Gaussian, for raw observations."""
-        network, center = self.actor.frozen(), as_numpy(self.observations.mean.float())
+        network = self.actor.frozen()
+        center = as_numpy(self.observations.mean.float())
         inverse_std = as_numpy(1 / self.observations.std())
 
         def mean(obs: FloatArray) -> FloatArray:
@@ -94,7 +96,8 @@ class GaussianActorCritic(ActorCritic):
         limit = torch.tensor(OBSERVATION_LIMIT)
         inputs = [Standardize(self.observations.mean[i, 0], self.observations.std()[i, 0]), Clamp(-limit, limit)]
         stages = self.actor.extract(i, outputs=self.spec.act_dim)
-        low, high = torch.tensor(self.spec.action_low), torch.tensor(self.spec.action_high)
+        low = torch.tensor(self.spec.action_low)
+        high = torch.tensor(self.spec.action_high)
         # Scaled before it is clipped: ONNX Runtime takes an int8 layer behind which a clip is scaled back to float.
         outputs = [Rescale(self.action_center, self.action_scale), Clamp(low, high)]
         return Policy(self.spec, [*inputs, *stages, *outputs])

@@ -69,7 +69,8 @@ def split_at_linears(policy: Policy) -> tuple[list[nn.Module], list[nn.Module], 
     """The stages before the first linear layer, from there to the last one, and behind it."""
     stages = list(policy)
     linears = [i for i, stage in enumerate(stages) if isinstance(stage, nn.Linear)]
-    first, behind = linears[0], linears[-1] + 1
+    first = linears[0]
+    behind = linears[-1] + 1
     return stages[:first], stages[first:behind], stages[behind:]
 
 

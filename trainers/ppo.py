@@ -63,10 +63,16 @@ class PPO(GaussianActorCritic):
             gae_lambda=gae_lambda,
             transform_actor=transform_actor,
         )
-        self.lr, self.lr_decay_steps = lr, lr_decay_steps
-        self.epochs, self.batch_size, self.clip = epochs, batch_size, clip
-        self.entropy_coef, self.value_coef, self.max_grad_norm = entropy_coef, value_coef, max_grad_norm
-        self.recompute_advantages, self.target_kl = recompute_advantages, target_kl
+        self.lr = lr
+        self.lr_decay_steps = lr_decay_steps
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.clip = clip
+        self.entropy_coef = entropy_coef
+        self.value_coef = value_coef
+        self.max_grad_norm = max_grad_norm
+        self.recompute_advantages = recompute_advantages
+        self.target_kl = target_kl
         self.optimizers = {"actor": FlatAdam(self.actor, lr), "critic": FlatAdam(self.critic, lr)}
 
     def anneal(self, steps: int) -> None:
@@ -79,7 +85,8 @@ class PPO(GaussianActorCritic):
         """Algorithm 1 of the paper, the optimisation of one rollout."""
         self.updates += 1
         followed = self.initialize_statistics(rollout)
-        obs, action = self.normalized(rollout.obs.flatten(1, 2)), self.scale_action(rollout.action)
+        obs = self.normalized(rollout.obs.flatten(1, 2))
+        action = self.scale_action(rollout.action)
         with torch.no_grad():
             old_log_prob = log_probability(self.actor(obs), self.actor.log_std, action)
         active = torch.ones(len(self.seeds), dtype=torch.bool, device=self.device)

@@ -19,7 +19,8 @@ from trainers.policy import Policy, Rescale
 from trainers.rng import RngStream, stacked_normal, torch_stream
 from trainers.tensors import FloatArray
 
-LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+LOG_STD_MIN = -20.0
+LOG_STD_MAX = 2.0
 
 
 class SAC(ActorCritic):

@@ -42,8 +42,11 @@ class TD3(ActorCritic):
         transform_actor: ActorTransform | None = None,
     ) -> None:
         super().__init__(spec, seeds, device)
-        self.exploration_noise, self.tau, self.policy_delay = exploration_noise, tau, policy_delay
-        self.target_noise, self.target_noise_clip = target_noise, target_noise_clip
+        self.exploration_noise = exploration_noise
+        self.tau = tau
+        self.policy_delay = policy_delay
+        self.target_noise = target_noise
+        self.target_noise_clip = target_noise_clip
         self.update_period = policy_delay
         init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
         twice = [g for g in init for _ in range(2)]
@@ -52,7 +55,8 @@ class TD3(ActorCritic):
         if transform_actor is not None:
             transform_actor(self.actor)
         self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critics": FlatAdam(self.critics, critic_lr)}
-        self.target_actor, self.target_critics = make_target(self.actor), make_target(self.critics)
+        self.target_actor = make_target(self.actor)
+        self.target_critics = make_target(self.critics)
         self.networks = {
             "actor": self.actor,
             "critics": self.critics,

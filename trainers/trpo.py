@@ -63,9 +63,13 @@ class TRPO(GaussianActorCritic):
             gae_lambda=gae_lambda,
             transform_actor=transform_actor,
         )
-        self.critic_epochs, self.batch_size, self.max_kl = critic_epochs, batch_size, max_kl
-        self.cg_iterations, self.cg_damping = cg_iterations, cg_damping
-        self.line_search_steps, self.line_search_decay = line_search_steps, line_search_decay
+        self.critic_epochs = critic_epochs
+        self.batch_size = batch_size
+        self.max_kl = max_kl
+        self.cg_iterations = cg_iterations
+        self.cg_damping = cg_damping
+        self.line_search_steps = line_search_steps
+        self.line_search_decay = line_search_decay
         self.actor.flatten()
         self.actor.fused = False
         self.optimizers = {"critic": FlatAdam(self.critic, critic_lr)}
@@ -74,12 +78,14 @@ class TRPO(GaussianActorCritic):
         """Appendix C of the paper: natural gradient, step to the edge of the trust region, line search, value fit."""
         self.updates += 1
         followed = self.initialize_statistics(rollout)
-        obs, action = self.normalized(rollout.obs.flatten(1, 2)), self.scale_action(rollout.action)
+        obs = self.normalized(rollout.obs.flatten(1, 2))
+        action = self.scale_action(rollout.action)
         advantage, returns = self.advantages(rollout)
         explained = explained_variance(advantage, returns)
         advantage = standardized(advantage)
         with torch.no_grad():
-            old_mean, old_log_std = self.actor(obs), self.actor.log_std.clone()
+            old_mean = self.actor(obs)
+            old_log_std = self.actor.log_std.clone()
             old_log_prob = log_probability(old_mean, old_log_std, action)
 
         def surrogate() -> Tensor:
@@ -133,16 +139,22 @@ class TRPO(GaussianActorCritic):
 
         A seed without one stays where it was. Returns, [S] each: the fraction taken, gain in surrogate, KL.
         """
-        flat, start, before = self.actor.flat, self.actor.flat.clone(), surrogate()
-        fraction, gain, divergence = torch.zeros_like(before), torch.zeros_like(before), torch.zeros_like(before)
+        flat = self.actor.flat
+        start = self.actor.flat.clone()
+        before = surrogate()
+        fraction = torch.zeros_like(before)
+        gain = torch.zeros_like(before)
+        divergence = torch.zeros_like(before)
         for k in range(self.line_search_steps):
             searching = fraction == 0
             tried = self.line_search_decay**k
             flat.copy_(torch.where(searching.unsqueeze(1), start + tried * step, flat))
-            trial_gain, trial_kl = surrogate() - before, kl()
+            trial_gain = surrogate() - before
+            trial_kl = kl()
             good = searching & (trial_gain > 0) & (trial_kl <= self.max_kl)
             fraction = torch.where(good, tried, fraction)
-            gain, divergence = torch.where(good, trial_gain, gain), torch.where(good, trial_kl, divergence)
+            gain = torch.where(good, trial_gain, gain)
+            divergence = torch.where(good, trial_kl, divergence)
             if good.eq(searching).all():
                 break
         flat.copy_(torch.where((fraction == 0).unsqueeze(1), start, flat))
@@ -164,7 +176,9 @@ def fisher_vector_product(kl: Tensor, actor: Stacked, damping: float) -> Callabl
 
 def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
     """x with product(x) = b for each row of b [S, P]; rows that have arrived stay where they are."""
-    x, residual, direction = torch.zeros_like(b), b.clone(), b.clone()
+    x = torch.zeros_like(b)
+    residual = b.clone()
+    direction = b.clone()
     square = residual.square().sum(1, keepdim=True)
     for _ in range(iterations):
         image = product(direction)

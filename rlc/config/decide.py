@@ -56,7 +56,8 @@ def decide_range(compress: CompressSettings) -> CompressSettings:
 
 def worth_compiling(settings: Settings) -> bool:
     """Whether compiled updates would save more time than the compiler takes."""
-    algo, steps = settings.algo, settings.training_steps
+    algo = settings.algo
+    steps = settings.training_steps
     if settings.device != "cpu" or not AGENTS[algo.name].COMPILES:
         return False
     if isinstance(algo, OffPolicySettings):

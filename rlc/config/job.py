@@ -48,7 +48,8 @@ class Job:
     def from_json(cls, text: str) -> "Job":
         """What `to_json` gave."""
         parts = json.loads(text)
-        settings, defaults = parse_settings(parts["settings"]), parse_settings(parts["defaults"])
+        settings = parse_settings(parts["settings"])
+        defaults = parse_settings(parts["defaults"])
         return cls(settings, defaults, tuple(parts["overrides"]), tuple(parts["auto"]))
 
 

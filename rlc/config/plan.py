@@ -148,7 +148,8 @@ def _job(overrides: list[Override]) -> Job:
             data = data | {"seed": override.value()}
     chosen = [o for o in overrides if is_group(o) or o.key_or_group.startswith("env.")]
     plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
-    asked, defaults = parse_settings(data), parse_settings(compose_settings(plain))
+    asked = parse_settings(data)
+    defaults = parse_settings(compose_settings(plain))
     if asked.protocol == "paper":
         for key in NOT_OF_THE_PAPER:
             value = getattr(asked.compress, key, None)

@@ -40,17 +40,21 @@ class PackedRun(StoredRun):
     def __init__(self, record: Record, file: Path) -> None:
         """Raises KeyError, TypeError, ValueError or UserError for a record of another shape."""
         settings = stored_settings(record["config"])
-        label, seed = record["label"], record["seed"]
+        label = record["label"]
+        seed = record["seed"]
         if not LABEL.fullmatch(label):
             raise ValueError(f"label {label!r} is none")
         super().__init__(
             algorithm_directory(settings) / label / f"seed{seed}", settings, seed, label, record["config"]["identity"]
         )
-        self.record, self.file = record, file
+        self.record = record
+        self.file = file
         self._check()
 
     def _check(self) -> None:
-        record, status, result = self.record, self.record["status"], self.record["result"]
+        record = self.record
+        status = self.record["status"]
+        result = self.record["result"]
         objects = [status, result, *(record[key] or {} for key in ("measurement", "contract", "tensors"))]
         if record.keys() != KEYS or not all(isinstance(value, dict) for value in objects):
             raise ValueError("has other keys or kinds of values")
@@ -107,14 +111,16 @@ class PackedRun(StoredRun):
         contract = self.record["contract"]
         if not self.settings.is_fp32:
             return read_policy(contract, content)
-        algo, compress = self.settings.algo, self.settings.compress
+        algo = self.settings.algo
+        compress = self.settings.compress
         agent = build.build_agent(algo, compress, read_spec(contract), [self.seed], torch.device("cpu"))
         agent.load_state(0, agent.state(0) | safetensors.torch.load(content))
         return agent.policy(0)
 
     def files(self) -> dict[str, bytes]:
         """What its directory holds, by name. Raises UserError where its policy cannot be made again."""
-        record, status = self.record, self.status()
+        record = self.record
+        status = self.status()
         files = {}
         if self.settings.trains:
             content = self.tensors()
@@ -136,7 +142,8 @@ class PackedRun(StoredRun):
 
     def completed(self, other: "PackedRun") -> "PackedRun":
         """This run with what only the other's record of the same run has: measurement, return of the fp32 run."""
-        record, theirs = dict(self.record), other.record
+        record = dict(self.record)
+        theirs = other.record
         if self.result().get("fp32_return_mean") is None:
             joined = {key: value for key, value in theirs["result"].items() if key.startswith("fp32_")}
             record["result"] = record["result"] | joined

@@ -70,7 +70,8 @@ def build_agent(
 
 def build_envs(settings: Settings, spec: EnvSpec, seeds: Sequence[int]) -> SyncSeedEnvs | SubprocSeedEnvs:
     """The training environments of seeds, in this process or in workers."""
-    factory, num_envs = functools.partial(make_env, settings.env.id), settings.algo.num_envs
+    factory = functools.partial(make_env, settings.env.id)
+    num_envs = settings.algo.num_envs
     if settings.env_workers == 0:
         return SyncSeedEnvs(factory, spec, seeds, num_envs)
     return SubprocSeedEnvs(factory, spec, seeds, num_envs, settings.env_workers)

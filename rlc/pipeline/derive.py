@@ -59,7 +59,8 @@ def derive(run: Run, tracker: Tracker) -> tuple[Policy, dict[str, Any]]:
 def _prune_and_recover(
     run: Run, tracker: Tracker, compress: PruneSettings, source: Path
 ) -> tuple[Policy, dict[str, Any]]:
-    settings, spec = run.settings, envs.spec_of(run.settings.env.id)
+    settings = run.settings
+    spec = envs.spec_of(run.settings.env.id)
     tensors = safetensors.torch.load_file(source / AGENT_FILE)
     teacher = build.build_agent(settings.algo, FP32Settings(), spec, [run.seed], CPU)
     # An agent from a pack has no critics: those of the teacher are not used.
@@ -71,9 +72,12 @@ def _prune_and_recover(
     pruned = prune(layers, compress.ratio, importance)
     narrow = _with_pruned_actor(run, FP32Settings(), pruned, tensors).policy(0)
     before = evaluate_policy(OnnxPolicy(onnx_bytes(narrow)), settings)
-    policy, steps, seconds = narrow, 0, 0.0
+    policy = narrow
+    steps = 0
+    seconds = 0.0
     if compress.finetune == "distill":
-        steps, began = compress.distill.steps, time.monotonic()
+        steps = compress.distill.steps
+        began = time.monotonic()
         policy = _distilled(run, compress, narrow, teacher.policy(0))
         seconds = time.monotonic() - began
     elif compress.finetune == "rl":
@@ -130,7 +134,8 @@ def _with_pruned_actor(
 
 def _distilled(run: Run, compress: PruneSettings, policy: Policy, teacher: Policy) -> Policy:
     transform = build.actor_transform(run.settings.algo, compress)
-    env_id, how = run.settings.env.id, compress.distill.model_dump()
+    env_id = run.settings.env.id
+    how = compress.distill.model_dump()
     return distill(policy, teacher, lambda: envs.make_env(env_id), seed=run.seed, transform=transform, **how)
 
 

@@ -98,7 +98,8 @@ def _run(runs: Sequence[Run]) -> None:
         for step in sorted(set(at.values())):
             pack = [i for i in untrained if at[i] == step]
             mine = [runs[i] for i in pack]
-            settings, beginning = runs[0].settings, [saved.pop(i) for i in pack]
+            settings = runs[0].settings
+            beginning = [saved.pop(i) for i in pack]
             trained = fit(mine, [trackers[i] for i in pack], untrained_agent(mine), settings, beginning)
             for place, i in enumerate(pack):
                 runs[i].save_agent(trained.agent.state(place), trained.figures(place))

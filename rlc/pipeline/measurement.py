@@ -72,7 +72,8 @@ def _memory(run: StoredRun, copies: int) -> dict[str, Any]:
 
 def _observations(run: StoredRun) -> FloatArray:
     """States that the policy visits."""
-    act, env_id = OnnxPolicy(run.artifact / ONNX_FILE), run.settings.env.id
+    act = OnnxPolicy(run.artifact / ONNX_FILE)
+    env_id = run.settings.env.id
     return collect_observations(act, lambda: envs.make_env(env_id), envs.spec_of(env_id), run.seed, STATES)
 
 
@@ -83,7 +84,8 @@ def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> 
         (None, "onnx_io_binding"): latency.onnx_io_binding(identity),
     }
     for run in group:
-        model, policy = (run.artifact / ONNX_FILE).read_bytes(), load_policy(run.artifact)
+        model = (run.artifact / ONNX_FILE).read_bytes()
+        policy = load_policy(run.artifact)
         calls[run.path, "onnx_run"] = latency.onnx_run(model)
         calls[run.path, "onnx_io_binding"] = latency.onnx_io_binding(model)
         if not quantized_layers(policy):

@@ -35,7 +35,10 @@ class TrainingMonitor:
         settings: Settings,
         step: int,
     ) -> None:
-        self.runs, self.trackers, self.agent, self.pool = runs, trackers, agent, envs
+        self.runs = runs
+        self.trackers = trackers
+        self.agent = agent
+        self.pool = envs
         self.settings = settings
         total = self.settings.total_steps
         columns = [*COLUMNS, *self.agent.METRICS, *EVALUATION_COLUMNS]
@@ -48,10 +51,12 @@ class TrainingMonitor:
         title = f"{self.settings.algo.name} {self.settings.env.id} {runs[0].label} seed {names}"
         self.progress = TrainingProgress(title, total, step)
         self.last_returns: list[float | None] = [None] * len(runs)
-        self.since, self.since_step = time.monotonic(), step
+        self.since = time.monotonic()
+        self.since_step = step
 
     def report(self, step: int, figures: dict[str, Tensor]) -> None:
-        row_due, evaluation_due = self.next_row.due(step), self.next_evaluation.due(step)
+        row_due = self.next_row.due(step)
+        evaluation_due = self.next_evaluation.due(step)
         evaluation_due = evaluation_due and bool(figures)
         if row_due or evaluation_due:
             speed = (step - self.since_step) / (time.monotonic() - self.since)
@@ -63,7 +68,8 @@ class TrainingMonitor:
                     row |= self._evaluate(i, step)
                 self.files[i].write(row)
                 self.trackers[i].log(row)
-            self.since, self.since_step = time.monotonic(), step
+            self.since = time.monotonic()
+            self.since_step = step
         for run in self.runs:
             run.heartbeat(step)
         known = [value for value in self.last_returns if value is not None]

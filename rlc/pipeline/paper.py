@@ -85,7 +85,8 @@ def export(
     folder: Path, policy: Policy, compress: CompressSettings, *, algorithm: str, seed: int
 ) -> tuple[dict[str, Any], bytes]:
     """As `record.export_policy`, with the published settings of each method."""
-    act, spec = OnnxPolicy(onnx_bytes(policy)), policy.spec
+    act = OnnxPolicy(onnx_bytes(policy))
+    spec = policy.spec
     factory = functools.partial(make_env, algorithm, spec.env_id)
     observations = collect_observations(act, factory, spec, None, CALIBRATION_STEPS)
     if compress.method == "ptdq":
@@ -114,7 +115,8 @@ def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tup
     """
     algo = second_training(run.settings.algo)
     settings = run.settings.model_copy(update={"algo": algo})
-    spec, heads = envs.spec_of(settings.env.id), 2 if isinstance(algo, SACSettings) else 1
+    spec = envs.spec_of(settings.env.id)
+    heads = 2 if isinstance(algo, SACSettings) else 1
     quantize = functools.partial(prepare_qat_as_published, heads=heads)
     agent = build.build_agent(algo, settings.compress, spec, [run.seed], torch.device("cpu"), quantize=quantize)
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("log_alpha")}

@@ -16,8 +16,10 @@ class TrainingProgress:
 
     def __init__(self, title: str, total_steps: int, step: int = 0) -> None:
         """`step`: where the training begins, or goes on."""
-        self.title, self.total_steps = title, total_steps
-        self.since, self.since_step = time.monotonic(), step
+        self.title = title
+        self.total_steps = total_steps
+        self.since = time.monotonic()
+        self.since_step = step
         self.lines = step * LINES // total_steps
         self.speed = 0.0
         self.bar: Progress | None = None
@@ -52,7 +54,8 @@ class TrainingProgress:
         # A line tells the speed since the line before, with the evaluation that lies between them.
         if line_due or (self.bar is not None and now - self.since >= SPEED_WINDOW_SECONDS):
             self.speed = (step - self.since_step) / (now - self.since)
-            self.since, self.since_step = now, step
+            self.since = now
+            self.since_step = step
         shown = "-" if last_return is None else f"{last_return:.1f}"
         if self.bar is not None:
             self.bar.update(self.task, completed=step, speed=self.speed, last_return=shown)

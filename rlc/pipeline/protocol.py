@@ -24,7 +24,8 @@ def export_policy(
 ) -> tuple[dict[str, Any], bytes]:
     """Compress a policy on observations of its own and write the artifact; its contract and ONNX file."""
     steps = getattr(compress, "calibration_steps", PARITY_STATES)
-    act, env_id = OnnxPolicy(onnx_bytes(policy)), policy.spec.env_id
+    act = OnnxPolicy(onnx_bytes(policy))
+    env_id = policy.spec.env_id
     observations = collect_observations(act, lambda: envs.make_env(env_id), policy.spec, seed, steps)
     deployed, model = build.compress_policy(compress, policy, observations)
     settings = compress.model_dump()

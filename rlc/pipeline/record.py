@@ -29,7 +29,8 @@ def record(run: Run, tracker: Tracker) -> None:
     Raises ArtifactError where the exported file does not agree with the policy.
     """
     settings = run.settings
-    protocol, algorithm = PROTOCOLS[settings.protocol], settings.algo.name
+    protocol = PROTOCOLS[settings.protocol]
+    algorithm = settings.algo.name
     policy, training = _trained(run) if settings.trains else derive(run, tracker)
     deployed = protocol.deployed(policy, algorithm)
     contract, model = protocol.export(run.artifact, deployed, settings.compress, algorithm=algorithm, seed=run.seed)

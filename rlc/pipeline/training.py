@@ -33,7 +33,8 @@ from trainers.tensors import Snapshot, strip_prefix
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
 # Parameters of glibc's mallopt.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
 def untrained_agent(runs: Sequence[Run]) -> ActorCritic:
     """The agent of the runs' seeds, which share one job, before any training."""
     settings = runs[0].settings
-    spec, device = envs.spec_of(settings.env.id), build.device_of(settings.device)
+    spec = envs.spec_of(settings.env.id)
+    device = build.device_of(settings.device)
     return build.build_agent(settings.algo, settings.compress, spec, [run.seed for run in runs], device)
 
 
@@ -103,7 +105,8 @@ def fit(
                 warn(f"{run.name}: {text}")
     monitor = TrainingMonitor(runs, trackers, agent, pool, settings, past["step"])
     every = settings.checkpoint_every
-    began, cpu_began = time.monotonic() - past["seconds"], time.process_time() - past["cpu_seconds"]
+    began = time.monotonic() - past["seconds"]
+    cpu_began = time.process_time() - past["cpu_seconds"]
     try:
         with monitor.progress:
             before = past["step"]
@@ -132,7 +135,9 @@ class Training:
     """The parts of a training: what learns, what is stepped and what remembers."""
 
     def __init__(self, settings: Settings, agent: ActorCritic, envs: SyncSeedEnvs | SubprocSeedEnvs) -> None:
-        self.settings, self.agent, self.envs = settings, agent, envs
+        self.settings = settings
+        self.agent = agent
+        self.envs = envs
         agent.set_matmul_dtype(torch.bfloat16 if settings.precision == "bf16" else torch.float32)
         if settings.overlap:
             agent.enable_policy_lag()
@@ -156,7 +161,9 @@ class Training:
 
     def run(self, steps: int, random_warmup: bool) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The loop of the algorithm, from `steps` on."""
-        settings, algo, agent = self.settings, self.settings.algo, self.agent
+        settings = self.settings
+        algo = self.settings.algo
+        agent = self.agent
         span = {"steps": steps, "total_steps": settings.total_steps}
         if isinstance(algo, OffPolicySettings):
             assert self.replay is not None

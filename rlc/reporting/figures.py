@@ -119,7 +119,8 @@ def curves(rows: Rows) -> Figure:
         for axes, algo in zip(axes_row, algorithms, strict=True):
             for env in ordered((env for owner, env in values if owner == algo), ENVIRONMENTS):
                 ratios, heights = zip(*sorted(values[algo, env].items()), strict=True)
-                (line, marker), color = styles[env], f"C{everywhere.index(env)}"
+                (line, marker) = styles[env]
+                color = f"C{everywhere.index(env)}"
                 axes.plot(ratios, heights, ls=line, marker=marker, color=color, ms=3, lw=1, label=short_name(env))
             axes.axhline(1, color="0.7", lw=0.5)
             axes.set_xlabel("share of units pruned")
@@ -185,7 +186,8 @@ def pareto(study: Study) -> Figure:
 def profiles(study: Study) -> Figure:
     """Performance profiles (arXiv 2108.13264): over all runs and tasks of a method."""
     figure, grid = axes_grid(1, 1, width=6.5, height=3.4)
-    axes, levels = grid.flat[0], np.linspace(0, 1.2, 121)
+    axes = grid.flat[0]
+    levels = np.linspace(0, 1.2, 121)
     names = list(dict.fromkeys(cell.variant for task in study.tasks for cell in study.of_task(task)))
     shown = [name for name in names if name in QUANTIZED[1:] or name.endswith(("-0.10", "-0.30", "-0.50"))]
     for name, line in zip(shown, cycle(LINES), strict=False):
@@ -220,7 +222,8 @@ def _published_by_method(study: Study, name: str) -> Values:
 def _by_ratio(study: Study, norm: int, name: str) -> Values:
     found = {}
     for task in study.tasks:
-        baseline, cells = study.cell(task, "fp32"), study.pruned(task, norm)
+        baseline = study.cell(task, "fp32")
+        cells = study.pruned(task, norm)
         reference = baseline.mean(name) if baseline else None
         if not cells or not reference:
             continue

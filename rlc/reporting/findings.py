@@ -13,7 +13,9 @@ from rlc.reporting.tables import at_least
 
 LEAST_SEEDS = 3
 LEAST_TASKS = 2
-HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "not enough runs"
+HOLDS = "holds"
+FAILS = "does not hold"
+UNKNOWN = "not enough runs"
 Cells = Sequence[Cell]
 
 
@@ -72,7 +74,10 @@ def _better(
         f"probability that a run of {method} {word} a run of {' and of '.join(others)}, mean over tasks, "
         "whole interval above 0.5"
     )
-    intervals, groups, evidence, met = [], [], [], True
+    intervals = []
+    groups = []
+    evidence = []
+    met = True
     for other in others:
         pairs = _pairs(study, (method, other), algo)
         if not pairs:
@@ -125,7 +130,8 @@ def _l2_better(study: Study) -> Finding:
     rule = "probability that a policy pruned by L2 beats one by L1 at the same ratio, mean, whole interval above 0.5"
     pairs = []
     for task in study.tasks:
-        l1, l2 = study.pruned(task, 1), study.pruned(task, 2)
+        l1 = study.pruned(task, 1)
+        l2 = study.pruned(task, 2)
         both = [(l2[ratio], l1[ratio]) for ratio in l2 if ratio in l1]
         pairs += [pair for pair in both if all(counts(cell) for cell in pair)]
     if not pairs:

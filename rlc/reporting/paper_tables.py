@@ -48,7 +48,8 @@ def _row_of_table1(study: Study, task: Task) -> list[str]:
         DASH if best is None else f"{number(best[0])} ({best[1]})",
     ]
     for method, column in zip(QUANTIZED, published.METHODS, strict=True):
-        cell, theirs = cells[method], published.quantized(task, column)
+        cell = cells[method]
+        theirs = published.quantized(task, column)
         both = cell is not None and theirs is not None and min(cell.returns.value, theirs) > 0
         ratio = f" ({cell.returns.value / theirs:.2f})" if both and cell and theirs else ""
         row += [DASH if cell is None else with_interval(cell.returns, cell.n), number(theirs) + ratio]
@@ -97,7 +98,8 @@ class Pruned:
 def pruning(study: Study, task: Task) -> Pruned | None:
     """The paper's rule on our data; each ratio on the seeds that have both it and a baseline. None without runs."""
     choices: dict[int, Choice | None] = {}
-    baselines, floors = [], []
+    baselines = []
+    floors = []
     for norm in (1, 2):
         returns = {}
         for ratio, cell in study.pruned(task, norm).items():
@@ -160,7 +162,8 @@ def own_choice(task: Task, norm: int) -> str | None:
 
 
 def _listed(task: Task, norm: int) -> str:
-    ratio, own = published.listed_ratio(task, norm), own_choice(task, norm)
+    ratio = published.listed_ratio(task, norm)
+    own = own_choice(task, norm)
     if ratio is None:
         return DASH
     return f"{ratio:.0%}" + (f"* ({own})" if own not in (None, f"{ratio:.0%}") else "")

@@ -69,7 +69,8 @@ def costs(study: Study) -> ReportTable:
 
 
 def _share(cell: Cell, fp32: Cell | None, name: str, unit: float) -> str:
-    value, reference = cell.mean(name), None if fp32 is None else fp32.mean(name)
+    value = cell.mean(name)
+    reference = None if fp32 is None else fp32.mean(name)
     if value is None:
         return DASH
     return number(value / unit) + (f" ({value / reference:.2f})" if reference else "")

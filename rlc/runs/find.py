@@ -112,7 +112,8 @@ def _find_baseline(folder: Path, settings: Settings, seed: int) -> Path | None:
     for path in sorted(folder.glob(f"fp32*/seed{seed}")):
         if path.parent.name.partition("~")[0] != "fp32":
             continue  # by another protocol
-        result, status = read_json(path / "result.json") or {}, read_json(path / "status.json") or {}
+        result = read_json(path / "result.json") or {}
+        status = read_json(path / "status.json") or {}
         same = result.get("training_identity") == training and status.get("state") == "done"
         if same and hashes_match(path / ARTIFACT):
             return path

@@ -42,7 +42,8 @@ def training_identity(settings: Settings) -> str:
 
 def label(job: Job) -> str:
     """The names of compression and protocol, with a short hash where any other setting differs from the defaults."""
-    compress, name = job.settings.compress, job.settings.label
+    compress = job.settings.compress
+    name = job.settings.label
     changes: dict[str, Any] = {"env": job.settings.env, "protocol": job.settings.protocol}
     if isinstance(compress, PruneSettings):  # its ratio stands in the name
         changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})

@@ -49,7 +49,11 @@ class StoredRun:
     """What the directory of a run holds, and who it is."""
 
     def __init__(self, path: Path, settings: Settings, seed: int, label: str, identity: str) -> None:
-        self.path, self.settings, self.seed, self.label, self.identity = path, settings, seed, label, identity
+        self.path = path
+        self.settings = settings
+        self.seed = seed
+        self.label = label
+        self.identity = identity
         self.artifact = path / ARTIFACT
 
     @property

@@ -39,7 +39,9 @@ def state_of(run: StoredRun) -> State:
         error = None if whole else "a file of it is missing or damaged"
         return State(run.name, "done" if whole else "failed", status["step"], status["total_steps"], None, None, error)
     age = _seconds_since(status["heartbeat"])
-    state, step, total = status["state"], status["step"], status["total_steps"]
+    state = status["state"]
+    step = status["step"]
+    total = status["total_steps"]
     if state == "running" and not _alive(status, age):
         state = "lost"
     left = None

@@ -59,7 +59,8 @@ class CompiledUpdate:
 
     def _step(self, alone: Any, *inputs: Tensor) -> Tensors:
         batch = Batch(*inputs[: len(Batch._fields)])
-        alone.updates, alone.noise_buffer = self.agent.updates, NoiseBuffer(inputs[len(batch) :])
+        alone.updates = self.agent.updates
+        alone.noise_buffer = NoiseBuffer(inputs[len(batch) :])
         figures: dict[str, Tensor] = alone.update(batch)
         self.names[alone.updates % alone.update_period] = list(figures)
         return list(figures.values())

@@ -41,7 +41,8 @@ class CudaGraphUpdate:
     def __init__(
         self, agent: OffPolicyAgent, record: Callable[[Callable[[], Figures]], Callable[[], Figures]] = cuda_graph
     ) -> None:
-        self.agent, self.record = agent, record
+        self.agent = agent
+        self.record = record
         self.recordings: dict[int, Recording] = {}
         self.seen: Counter[int] = Counter()
 
@@ -67,7 +68,8 @@ class CudaGraphUpdate:
         """An update on a stream of its own, as recording asks of those before it."""
         if self.agent.device.type != "cuda":
             return self.agent.update(batch)
-        here, aside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        here = torch.cuda.current_stream()
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(here)
         with torch.cuda.stream(aside):
             figures = self.agent.update(batch)
@@ -79,7 +81,8 @@ class CudaGraphUpdate:
         noise_buffer = NoiseBuffer([torch.empty_like(batch.action) for _ in range(self.agent.NOISE_DRAWS)])
 
         def update() -> Figures:
-            noise_buffer.at, self.agent.noise_buffer = 0, noise_buffer
+            noise_buffer.at = 0
+            self.agent.noise_buffer = noise_buffer
             try:
                 return self.agent.update(held)
             finally:

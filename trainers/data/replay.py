@@ -46,7 +46,8 @@ class ReplayBuffer:
             raise ValueError(f"capacity {capacity} is no multiple of num_envs {num_envs}")
         self.capacity = capacity // num_envs
         """In rows: a row holds the transition of each of the E environments."""
-        self.gamma, self.reward_scale = gamma, reward_scale
+        self.gamma = gamma
+        self.reward_scale = reward_scale
         shape = (len(seeds), self.capacity + 1, num_envs)
         self.columns = [spec.obs_dim, spec.act_dim, 1, 1]
         self.storage = torch.empty((*shape, sum(self.columns)), device=device)
@@ -67,7 +68,8 @@ class ReplayBuffer:
 
     def add(self, action: FloatArray, step: Step) -> None:
         """Store what `action` [S, E, act_dim] on the newest observation led to."""
-        reward, discount = step.reward * np.float32(self.reward_scale), np.float32(self.gamma) * ~step.terminated
+        reward = step.reward * np.float32(self.reward_scale)
+        discount = np.float32(self.gamma) * ~step.terminated
         result = np.concatenate([action, reward[..., None], discount[..., None]], -1)
         copy_to_device_(self.storage[:, self.at, :, self.columns[0] :], torch.from_numpy(result))
         self.final.replace(self.at, step.final_obs)

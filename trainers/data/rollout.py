@@ -42,11 +42,14 @@ def collect(act: Callable[[FloatArray], FloatArray], envs: Steppable, steps: int
         obs = envs.obs
         action = act(obs)
         step = envs.step(np.minimum(np.maximum(action, low), high))
-        next_obs, done = step.next_obs, step.terminated
+        next_obs = step.next_obs
+        done = step.terminated
         if step.final_obs:
-            next_obs, done = next_obs.copy(), done.copy()
+            next_obs = next_obs.copy()
+            done = done.copy()
             for place, final in step.final_obs.items():
-                next_obs[place], done[place] = final, True
+                next_obs[place] = final
+                done[place] = True
         rows.append((obs, action, step.reward, next_obs, step.terminated, done))
     return Rollout(*(torch.from_numpy(np.stack(column, 1)).to(device) for column in zip(*rows, strict=True)))
 

@@ -44,7 +44,8 @@ def make_env(env_id: str, render_mode: str | None = None) -> Env:
         env = gym.wrappers.FlattenObservation(env)
     shape = env.action_space.shape
     if isinstance(env.action_space, Box) and shape is not None and len(shape) != 1:
-        low, high = env.action_space.low.ravel(), env.action_space.high.ravel()
+        low = env.action_space.low.ravel()
+        high = env.action_space.high.ravel()
         env = gym.wrappers.TransformAction(env, lambda a: a.reshape(shape), Box(low, high, dtype=np.float32))
     return env
 
@@ -65,7 +66,8 @@ def spec_of(env_id: str) -> EnvSpec:
         env = make_env(env_id)
     except Exception as error:  # whatever the constructor of somebody's environment raises
         raise UserError(f"env.id={env_id}: cannot be made: {error}") from error
-    observations, actions = env.observation_space, env.action_space
+    observations = env.observation_space
+    actions = env.action_space
     env.close()
     if env.spec is None or env.spec.max_episode_steps is None:
         raise UserError(f"env.id={env_id}: has no time limit; register it with max_episode_steps")

@@ -93,7 +93,8 @@ class SyncSeedEnvs:
 
     def pop_episodes(self, s: int) -> list[Episode]:
         """Episodes of seed number s that ended since the last call."""
-        episodes, self.finished[s] = self.finished[s], []
+        episodes = self.finished[s]
+        self.finished[s] = []
         return episodes
 
     def close(self) -> None:
@@ -138,12 +139,14 @@ class ReplayableEnv:
 
     def seed(self, seed: int) -> Any:
         """Begin an episode on a new random stream; its first observation."""
-        self.start, self.actions = {"seed": seed}, []
+        self.start = {"seed": seed}
+        self.actions = []
         return self.env.reset(seed=seed)[0]
 
     def reset(self) -> Any:
         """Begin the next episode on the same random stream; its first observation."""
-        self.start, self.actions = {"generator": self.env.unwrapped.np_random.bit_generator.state}, []
+        self.start = {"generator": self.env.unwrapped.np_random.bit_generator.state}
+        self.actions = []
         return self.env.reset()[0]
 
     def step(self, action: FloatArray) -> tuple[Any, float, bool, bool]:

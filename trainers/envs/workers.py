@@ -22,7 +22,8 @@ class SubprocSeedEnvs:
     """
 
     def __init__(self, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence[int], num_envs: int, workers: int) -> None:
-        self.spec, self.seeds = spec, seeds
+        self.spec = spec
+        self.seeds = seeds
         self.shape = (len(seeds), num_envs)
         self.obs = np.zeros((*self.shape, spec.obs_dim), np.float32)
         """[S, E, obs_dim], what to act on next."""

@@ -30,8 +30,13 @@ class FlatAdam:
         self._bind(network, gradient, exp_avg, exp_avg_sq, flat.new_zeros(len(flat)))
 
     def _bind(self, network: Stacked, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor) -> None:
-        self.network, self.flat, self.parameters = network, network.flat, list(network.parameters())
-        self.gradient, self.exp_avg, self.exp_avg_sq, self.steps = gradient, exp_avg, exp_avg_sq, steps
+        self.network = network
+        self.flat = network.flat
+        self.parameters = list(network.parameters())
+        self.gradient = gradient
+        self.exp_avg = exp_avg
+        self.exp_avg_sq = exp_avg_sq
+        self.steps = steps
         for parameter, view in zip(self.parameters, row_views(self.gradient, self.parameters), strict=True):
             parameter.grad = view
         columns = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)

@@ -37,7 +37,8 @@ class StackedLinear(nn.Module):
 
     def frozen(self) -> Acting:
         """The layer with its weights of now as a NumPy function, [N, B, in] -> [N, B, out]."""
-        weight, bias = as_numpy(self.weight.mT), as_numpy(self.bias)
+        weight = as_numpy(self.weight.mT)
+        bias = as_numpy(self.bias)
         return lambda x: x @ weight + bias
 
     def extract(self, row: int, outputs: int | None = None) -> list[nn.Module]:
@@ -74,14 +75,17 @@ class FusedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, network: "StackedMLP", num_grad_inputs: int, *parameters: Tensor) -> Tensor:
-        weights, inputs = [weight.to(network.dtype) for weight in parameters[::2]], []
+        weights = [weight.to(network.dtype) for weight in parameters[::2]]
+        inputs = []
         x = x.to(network.dtype)
         for weight, bias in zip(weights[:-1], parameters[1:-2:2], strict=True):
             inputs.append(x)
             x = stacked_affine(x, weight, bias.to(network.dtype))
             x = x.relu_() if network.activation_name == "relu" else x.tanh_()
         inputs.append(x)
-        ctx.network, ctx.num_grad_inputs, ctx.parameters = network, num_grad_inputs, parameters
+        ctx.network = network
+        ctx.num_grad_inputs = num_grad_inputs
+        ctx.parameters = parameters
         ctx.save_for_backward(*inputs, *weights)
         return stacked_affine(x.float(), *parameters[-2:])
 
@@ -89,10 +93,12 @@ class FusedMLP(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layers = len(ctx.parameters) // 2
-        inputs, weights = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
+        inputs = ctx.saved_tensors[:layers]
+        weights = ctx.saved_tensors[layers:]
         gradient = gradient.to(ctx.network.dtype)
         for i in reversed(range(layers)):
-            x, weight = inputs[i], weights[i]
+            x = inputs[i]
+            weight = weights[i]
             if ctx.needs_input_grad[3 + 2 * i]:
                 _add_products(ctx.parameters[2 * i].grad, gradient, x, ctx.network.has_gradient)
                 ctx.parameters[2 * i + 1].grad += gradient.sum(1, keepdim=True)
@@ -180,7 +186,8 @@ class StackedMLP(Stacked):
         super().__init__()
         rows = len(generators)
         self.layers = nn.ModuleList(StackedLinear(rows, i, o) for i, o in itertools.pairwise(sizes))
-        self.activation, self.activation_name = ACTIVATIONS[activation](), activation
+        self.activation = ACTIVATIONS[activation]()
+        self.activation_name = activation
         self.fused = True
         """Off where a gradient is differentiated again."""
         self.dtype = torch.float32
