@@ -232,20 +232,19 @@ def _summary(source: str, windows: list[tuple[int, float, dict[str, float], floa
     def median(values: list[float]) -> float:
         return float(np.median(values))
 
+    def per_1000_actions(part: str) -> float:
+        return median([1000 * parts[part] / done for done, _, parts, _ in windows])
+
     return Energy(
         source=source,
         calls=sum(done for done, *_ in windows),
         window_s=median([seconds for _, seconds, *_ in windows]),
-        joules_per_1000_actions=median([1000 * parts["total"] / done for done, _, parts, _ in windows]),
+        joules_per_1000_actions=per_1000_actions("total"),
         idle_watts=median([idle for *_, idle in windows]),
         joules_per_1000_actions_above_idle=median(
             [1000 * (parts["total"] - idle * seconds) / done for done, seconds, parts, idle in windows]
         ),
-        parts_joules_per_1000_actions={
-            part: median([1000 * parts[part] / done for done, _, parts, _ in windows])
-            for part in windows[0][2]
-            if part != "total"
-        },
+        parts_joules_per_1000_actions={part: per_1000_actions(part) for part in windows[0][2] if part != "total"},
     )
 
 

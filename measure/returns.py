@@ -47,18 +47,17 @@ def evaluate(act: Act, make_env: EnvFactory, spec: EnvSpec, *, episodes: int, se
 
 def summary(returns: Returns, time_limit: int, fp32: Returns | None) -> dict[str, Any]:
     """What is said of a policy's episodes; `fp32` played the same start states, None where there is none to pair."""
-    difference = None
+    difference: dict[str, float | None] = dict.fromkeys(("mean", "low", "high"))
     if fp32 is not None and len(fp32.returns) > 1:  # one pair has no interval
-        difference = paired_difference(np.array(returns.returns), np.array(fp32.returns))
+        paired = paired_difference(np.array(returns.returns), np.array(fp32.returns))
+        difference = {"mean": paired.value, "low": paired.low, "high": paired.high}
     return {
         "episodes": len(returns.returns),
         "return_mean": returns.mean,
         "return_std": returns.std,
         "return_median": float(np.median(returns.returns)),
         "early_end_share": float(np.mean(np.array(returns.lengths) < time_limit)),
-        "return_difference_to_fp32_mean": None if difference is None else difference.value,
-        "return_difference_to_fp32_low": None if difference is None else difference.low,
-        "return_difference_to_fp32_high": None if difference is None else difference.high,
+        **{f"return_difference_to_fp32_{name}": value for name, value in difference.items()},
     }
 
 

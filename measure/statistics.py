@@ -53,7 +53,9 @@ def bootstrap(
     if all(len(group) == 1 for group in groups):
         return Interval(value, -np.inf, np.inf)
     rng = np.random.default_rng(seed)
-    drawn = [statistic([rng.choice(group, len(group)) for group in groups]) for _ in range(resamples)]
+    drawn = []
+    for _ in range(resamples):
+        drawn.append(statistic([rng.choice(group, len(group)) for group in groups]))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 

@@ -64,7 +64,8 @@ def pack(arguments: list[str]) -> None:
         if run.tensor_file not in tensors:
             run.tensors()
     written = _write(tensors, _texts(runs))
-    size = sum(path.stat().st_size for path in {*(run.file for run in runs), *(run.tensor_file for run in trained)})
+    paths = {run.file for run in runs} | {run.tensor_file for run in trained}
+    size = sum(path.stat().st_size for path in paths)
     print(f"{folder}: {len(runs)} runs, {len(trained)} policies, {size / 1e6:.2f} MB; {written} files were written")
 
 
@@ -129,8 +130,11 @@ def _texts(runs: Iterable[PackedRun]) -> dict[Path, str]:
     of_file: dict[Path, list[PackedRun]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run.label, run.seed)):
         of_file[run.file].append(run)
-    lines = {file: [json.dumps(run.record, separators=(",", ":")) for run in own] for file, own in of_file.items()}
-    return {file: "\n".join([*own, ""]) for file, own in lines.items()}
+    return {file: "".join(map(_line, own)) for file, own in of_file.items()}
+
+
+def _line(run: PackedRun) -> str:
+    return json.dumps(run.record, separators=(",", ":")) + "\n"
 
 
 def _write(tensors: dict[Path, bytes], texts: dict[Path, str]) -> int:

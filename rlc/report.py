@@ -28,7 +28,8 @@ def report(arguments: list[str]) -> None:
     """Write the report of the runs that the arguments choose. Raises UserError for runs that do not mix."""
     settings = parse_report(configured(arguments, CONF / "report.yaml"))
     runs = chosen_runs(settings)
-    study, as_published = (Study(run for run in runs if run.settings.protocol == name) for name in ("ours", "paper"))
+    study = Study(run for run in runs if run.settings.protocol == "ours")
+    as_published = Study(run for run in runs if run.settings.protocol == "paper")
     shown = tables(study)
     for table in (table1(as_published), costs(as_published)) if as_published.runs else ():
         title = f"{table.title}: by the paper's protocol"

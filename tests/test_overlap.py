@@ -123,7 +123,7 @@ class Recorder:
         return np.zeros((1, 1, 1), np.float32)
 
     def update(self, batch: Batch) -> dict[str, torch.Tensor]:
-        self.log.append(f"update after {self.replay.added}")
+        self.log.append(f"update after {self.replay.num_added}")
         return {}
 
     def publish(self) -> None:

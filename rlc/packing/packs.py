@@ -169,9 +169,12 @@ def shortened(contract: Record) -> Record:
 
 def same_outcome(own: Record, other: Record) -> bool:
     """Whether two results of one seed agree in all but when, where and how fast they were computed."""
-    kept = [{k: v for k, v in result.items() if not CIRCUMSTANCES.fullmatch(k)} for result in (own, other)]
-    first, second = (json.dumps(result, sort_keys=True) for result in kept)  # as text NaN equals NaN
-    return first == second
+    return _outcome(own) == _outcome(other)
+
+
+def _outcome(result: Record) -> str:
+    kept = {name: value for name, value in result.items() if not CIRCUMSTANCES.fullmatch(name)}
+    return json.dumps(kept, sort_keys=True)  # as text NaN equals NaN
 
 
 def record_files(folder: Path) -> list[Path]:

@@ -240,7 +240,11 @@ def _published_by_ratio(study: Study, norm: int, name: str) -> Values:
         for row in read("paper/figures2_3_pruning.csv") if published.pruning_returns(task, norm) else ():
             if (row["algo"], row["env"], row["norm"]) == (task.algo, task.env, f"l{norm}") and row[name]:
                 found.setdefault((task.algo, task.env), {})[float(row["ratio"])] = float(row[name])
-    return {key: {r: value / row[0.0] for r, value in row.items()} for key, row in found.items() if row.get(0.0)}
+    relative: dict[tuple[str, str], dict[float, float]] = {}
+    for key, values in found.items():
+        if values.get(0.0):
+            relative[key] = {ratio: value / values[0.0] for ratio, value in values.items()}
+    return relative
 
 
 def _evaluations(cell: Cell) -> Iterable[tuple[list[float], list[float], list[float], list[float]]]:

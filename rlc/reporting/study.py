@@ -86,9 +86,13 @@ class Cell:
 
         R_fp32 is of the same seed, by the same protocol.
         """
-        rows = [[figures[f"{name}return_mean"] for name in ("", "fp32_", "random_")] for figures in self.figures]
-        learned = [(own - floor) / (fp32 - floor) for own, fp32, floor in rows if fp32 is not None and fp32 > floor]
-        return np.array(learned, np.float64)
+        kept = []
+        for figures in self.figures:
+            fp32 = figures["fp32_return_mean"]
+            random = figures["random_return_mean"]
+            if fp32 is not None and fp32 > random:
+                kept.append((figures["return_mean"] - random) / (fp32 - random))
+        return np.array(kept, np.float64)
 
 
 class Study:
@@ -101,6 +105,7 @@ class Study:
         grouped: dict[tuple[Task, str], list[StoredRun]] = defaultdict(list)
         for run in self.runs:
             grouped[Task(run.settings.algo.name, run.settings.env.id), variant(run.settings)].append(run)
+        self.cells: dict[tuple[Task, str], Cell] = {}
         for (task, name), group in grouped.items():
             labels = sorted({run.label for run in group})
             if len(labels) > 1:
@@ -114,7 +119,7 @@ class Study:
                     f"{task.algo} {task.env_id} {name}: weights of 7 bits (for CPUs without VNNI) and of 8 are not "
                     "pooled; choose with seed=..., or make them alike with compress.reduce_range=true"
                 )
-        self.cells = {key: Cell(*key, group, [run.figures() for run in group]) for key, group in grouped.items()}
+            self.cells[task, name] = Cell(task, name, group, [run.figures() for run in group])
         self.tasks = sorted({task for task, _ in self.cells}, key=lambda task: task.order)
         versions: dict[str, set[str]] = defaultdict(set)
         for task in self.tasks:

@@ -31,7 +31,7 @@ class CompiledStep:
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensors:
-        rows = [[x[i : i + 1] for x in inputs] for i in range(len(self.seed_views))]
+        rows = list(zip(*(torch.split(x, 1) for x in inputs), strict=True))
         shapes = tuple(x.shape for x in inputs)
         if shapes not in self.played:
             self.played[shapes] = compiled(

@@ -43,7 +43,9 @@ class SyncSeedEnvs:
     def __init__(self, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence[int], num_envs: int) -> None:
         self.spec = spec
         self.seeds = seeds
-        self.envs = [[ReplayableEnv(make_env()) for _ in range(num_envs)] for _ in seeds]
+        self.envs: list[list[ReplayableEnv]] = []
+        for _ in seeds:
+            self.envs.append([ReplayableEnv(make_env()) for _ in range(num_envs)])
         self.shape = (len(seeds), num_envs)
         self.obs = np.zeros((*self.shape, spec.obs_dim), np.float32)
         """[S, E, obs_dim], what to act on next."""

@@ -54,16 +54,16 @@ class SubprocSeedEnvs:
     def step_wait(self) -> Step:
         """What came of the actions. Raises what a worker raised, and RuntimeError for one that died."""
         steps: list[Step] = self._answers()
-        final = [
-            {(int(part[s]), e): obs for (s, e), obs in step.final_obs.items()}
-            for step, part in zip(steps, self._parts, strict=True)
-        ]
+        final_obs: dict[tuple[int, int], FloatArray] = {}
+        for step, part in zip(steps, self._parts, strict=True):
+            for (s, e), obs in step.final_obs.items():
+                final_obs[int(part[s]), e] = obs
         self.obs = np.concatenate([step.next_obs for step in steps])
         return Step(
             self.obs,
             np.concatenate([step.reward for step in steps]),
             np.concatenate([step.terminated for step in steps]),
-            {place: obs for places in final for place, obs in places.items()},
+            final_obs,
         )
 
     def step(self, actions: FloatArray) -> Step:
