@@ -19,4 +19,5 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sha256(content: bytes) -> str:
+    """SHA-256 of some bytes in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()

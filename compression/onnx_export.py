@@ -46,23 +46,27 @@ class GraphWriter:
 
 
 def write_standardize(graph: GraphWriter, stage: Standardize) -> None:
+    """Add a standardisation to the graph: two nodes."""
     graph.extend("Sub", graph.constant("mean", stage.mean))
     graph.extend("Mul", graph.constant("inverse_std", stage.inverse_std))
 
 
 def write_linear(graph: GraphWriter, stage: nn.Linear) -> None:
+    """Add a linear layer to the graph: one Gemm."""
     # Stored [in, out]: ONNX Runtime's dynamic quantiser would ignore per-channel scales on a transposed Gemm.
     weight = graph.constant("weight", stage.weight.detach().T)
     graph.extend("Gemm", weight, graph.constant("bias", stage.bias.detach()))
 
 
 def write_grid(graph: GraphWriter, scale: Tensor, zero_point: Tensor) -> None:
+    """Round the newest value to an integer grid: a pair of QuantizeLinear and DequantizeLinear."""
     grid = [graph.constant("scale", scale), graph.constant("zero_point", zero_point)]
     graph.extend("QuantizeLinear", *grid)
     graph.extend("DequantizeLinear", *grid)
 
 
 def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> None:
+    """Add a linear layer on the int8 grid to the graph, in the form that ONNX Runtime fuses."""
     write_grid(graph, stage.input_scale, stage.input_zero_point)
     weight_scale = graph.constant("weight_scale", stage.weight_scale)
     zeros = np.zeros(len(stage.weight_scale))
@@ -84,6 +88,7 @@ def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> N
 
 
 def write_clamp(graph: GraphWriter, stage: Clamp) -> None:
+    """Add a clamp to the graph: one Clip where all columns have the same bounds."""
     low = stage.low.reshape(-1)
     high = stage.high.reshape(-1)
     if (low == low[0]).all() and (high == high[0]).all():
@@ -94,6 +99,7 @@ def write_clamp(graph: GraphWriter, stage: Clamp) -> None:
 
 
 def write_rescale(graph: GraphWriter, stage: Rescale) -> None:
+    """Add the affine map to the action bounds to the graph, without the parts that change nothing."""
     if (stage.scale != 1).any():
         graph.extend("Mul", graph.constant("action_scale", stage.scale))
     if (stage.center != 0).any():
@@ -105,8 +111,8 @@ WRITERS: dict[type[nn.Module], Callable[..., None]] = {
     nn.Linear: write_linear,
     StaticQuantLinear: write_static_quant_linear,
     ActivationQuantize: lambda graph, stage: write_grid(graph, stage.scale, stage.zero_point),
-    nn.ReLU: lambda graph, stage: graph.extend("Relu"),
-    nn.Tanh: lambda graph, stage: graph.extend("Tanh"),
+    nn.ReLU: lambda graph, _stage: graph.extend("Relu"),
+    nn.Tanh: lambda graph, _stage: graph.extend("Tanh"),
     Clamp: write_clamp,
     Rescale: write_rescale,
 }

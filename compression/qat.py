@@ -39,11 +39,11 @@ class StraightThroughRound(torch.autograd.Function):
     """Round to multiples of the scale, where nothing can be clipped; the gradient passes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+    def forward(_ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
         return torch.round(x / scale) * scale
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(_ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
 
 

@@ -63,6 +63,7 @@ def _block(call: Call, rows: list[FloatArray], times: NDArray[np.int64], first: 
 
 
 def summary(nanoseconds: NDArray[np.int64]) -> Latency:
+    """Percentiles of timed calls."""
     p50, p95, p99 = np.percentile(nanoseconds, [50, 95, 99]) / 1000
     return Latency(len(nanoseconds), float(p50), float(p95), float(p99))
 

@@ -8,6 +8,7 @@ from trainers.errors import one_line
 
 
 def warn(text: str) -> None:
+    """Print one line on stderr."""
     print(f"rlc: {one_line(text)}", file=sys.stderr, flush=True)
 
 

@@ -19,6 +19,8 @@ from trainers.tensors import FloatArray
 
 
 class OffPolicyAgent(Protocol):
+    """What the off-policy loop asks of an agent."""
+
     NOISE_DRAWS: ClassVar[int]
     device: torch.device
     updates: int
@@ -32,6 +34,8 @@ class OffPolicyAgent(Protocol):
 
 
 class OnPolicyAgent(Protocol):
+    """What the on-policy loop asks of an agent."""
+
     def anneal(self, steps: int) -> None: ...
     def act(self, obs: FloatArray) -> FloatArray: ...
     def update(self, rollout: Rollout) -> dict[str, Tensor]: ...

@@ -171,8 +171,10 @@ def mean_terms(steps: Sequence[Terms], learning: Sequence[Tensor]) -> dict[str, 
 
 
 def approximate_kl(log_ratio: Tensor) -> Tensor:
-    """KL(old || new) of each seed, [S], from samples [S, B]: the low-variance estimator of
-    http://joschu.net/blog/kl-approx.html"""
+    """KL(old || new) of each seed, [S], from samples [S, B].
+
+    The low-variance estimator of http://joschu.net/blog/kl-approx.html
+    """
     return (log_ratio.exp() - 1 - log_ratio).mean(-1)
 
 

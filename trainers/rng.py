@@ -28,6 +28,7 @@ def env_seed(stream: RngStream, seed: int, index: int = 0) -> int:
 
 
 def numpy_stream(stream: RngStream, seed: int) -> np.random.Generator:
+    """NumPy generator of one purpose of one seed."""
     return np.random.default_rng(np.random.SeedSequence((seed, int(stream))))
 
 

@@ -39,11 +39,15 @@ class OffPolicySettings(Strict):
 
 
 class DDPGSettings(OffPolicySettings):
+    """Settings of DDPG; the values stand in conf/algo/ddpg.yaml."""
+
     name: Literal["ddpg"]
     exploration_noise: NotNegative
 
 
 class TD3Settings(OffPolicySettings):
+    """Settings of TD3; the values stand in conf/algo/td3.yaml."""
+
     name: Literal["td3"]
     exploration_noise: NotNegative
     target_noise: NotNegative
@@ -52,6 +56,8 @@ class TD3Settings(OffPolicySettings):
 
 
 class SACSettings(OffPolicySettings):
+    """Settings of SAC; the values stand in conf/algo/sac.yaml."""
+
     name: Literal["sac"]
     alpha: Rate | Literal["auto"]
     initial_alpha: Rate
@@ -74,6 +80,8 @@ class OnPolicySettings(Strict):
 
 
 class PPOSettings(OnPolicySettings):
+    """Settings of PPO; the values stand in conf/algo/ppo.yaml."""
+
     name: Literal["ppo"]
     lr: Rate
     lr_decay_steps: Count | None
@@ -87,6 +95,8 @@ class PPOSettings(OnPolicySettings):
 
 
 class TRPOSettings(OnPolicySettings):
+    """Settings of TRPO; the values stand in conf/algo/trpo.yaml."""
+
     name: Literal["trpo"]
     critic_lr: Rate
     critic_epochs: Count

@@ -9,6 +9,8 @@ from rlc.config.types import Count, Name, Rate, Seed, Strict, parse_model
 
 
 class EnergySettings(Strict):
+    """How energy is measured; the values stand in conf/measure.yaml."""
+
     window_s: Rate
     longest_s: Rate
     rounds: Count

@@ -16,7 +16,9 @@ from rlc.config.hydra_compat import BasicSweeper
 from rlc.messages import did_you_mean
 from trainers.errors import UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]
+# In a wheel conf/ lies inside the package, in a checkout beside it.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 # `env` has a default and is replaced; the others start empty and are added with a plus.
 ADDED_GROUPS = ("algo", "compress", "experiment")
 GROUPS = ("env", *ADDED_GROUPS)
@@ -42,6 +44,7 @@ def default_settings() -> dict[str, Any]:
 
 
 def choices(group: str) -> list[str]:
+    """Names of the files of a group in conf/."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
@@ -57,6 +60,7 @@ OmegaConf.register_new_resolver("max", max, replace=True)
 
 @functools.cache
 def compose_settings(overrides: tuple[str, ...], without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The composed configuration as plain data, without Hydra's part and the keys in `without`."""
     config = compose_config(overrides)
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("hydra", *without)])
     data = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
@@ -66,29 +70,35 @@ def compose_settings(overrides: tuple[str, ...], without: tuple[str, ...] = ()) 
 
 @functools.cache
 def compose_config(overrides: tuple[str, ...]) -> DictConfig:
+    """The configuration that Hydra composes from conf/train.yaml and overrides."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("train", list(overrides), return_hydra_config=True)
 
 
 def parse_overrides(lines: Sequence[str]) -> list[Override]:
+    """Arguments as Hydra reads them. Raises HydraException for what is no override."""
     return OverridesParser.create().parse_overrides(list(lines))
 
 
 def is_group(override: Override) -> bool:
+    """Whether an override chooses a file of conf/."""
     return override.key_or_group in GROUPS
 
 
 def is_hydra(override: Override) -> bool:
+    """Whether an override is one of Hydra's own settings."""
     return override.key_or_group.replace("/", ".").split(".")[0] == "hydra"
 
 
 def values_of(override: Override) -> list[str]:
+    """The values of an override as text: several for a sweep."""
     if override.is_sweep_override():
         return [str(value) for value in override.sweep_string_iterator()]
     return [str(override.value())]
 
 
 def first_value(override: Override) -> str:
+    """An override with the first of its values."""
     return f"{override.get_key_element()}={values_of(override)[0]}"
 
 

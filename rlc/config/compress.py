@@ -18,21 +18,29 @@ class MethodSettings(Strict):
 
 
 class FP32Settings(MethodSettings):
+    """No compression."""
+
     method: Literal["fp32"] = "fp32"
 
 
 class QATSettings(MethodSettings):
+    """Quantisation-aware training; the values stand in conf/compress/qat.yaml."""
+
     method: Literal["qat"]
     reduce_range: BoolOrAuto
 
 
 class PTDQSettings(MethodSettings):
+    """Post-training dynamic quantisation; the values stand in conf/compress/ptdq.yaml."""
+
     method: Literal["ptdq"]
     calibration_steps: Count
     reduce_range: BoolOrAuto
 
 
 class PTSQSettings(MethodSettings):
+    """Post-training static quantisation; the values stand in conf/compress/ptsq.yaml."""
+
     method: Literal["ptsq"]
     calibration_steps: Count
     calibration: Literal["minmax", "entropy", "percentile"]
@@ -41,6 +49,8 @@ class PTSQSettings(MethodSettings):
 
 
 class DistillSettings(Strict):
+    """How a compressed policy learns from the one it was made of."""
+
     rounds: CountOrZero
     states: Count
     steps: Count
@@ -49,6 +59,8 @@ class DistillSettings(Strict):
 
 
 class SparsitySettings(Strict):
+    """Training towards prunable weights, before units are removed."""
+
     steps: CountOrZero
     reg: Rate
     batch_size: Count
@@ -56,6 +68,8 @@ class SparsitySettings(Strict):
 
 
 class PruneSettings(MethodSettings):
+    """Structured pruning; the values stand in conf/compress/prune_*.yaml."""
+
     method: Literal["prune_l1", "prune_l2", "prune_ptdq", "prune_ptsq", "prune_qat"]
     ratio: Annotated[float, Field(gt=0, lt=1)]
     norm: Literal[1, 2]

@@ -46,6 +46,8 @@ MULTIRUN_FLAGS = ("-m", "--multirun")
 
 @dataclass(frozen=True)
 class Plan:
+    """What one command line asks for: checked jobs, and what follows them."""
+
     jobs: list[Job]
     hydra: list[str]
     """Overrides of Hydra's own settings."""

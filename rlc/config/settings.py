@@ -17,18 +17,24 @@ from rlc.config.types import BoolOrAuto, Count, CountOrZero, Name, Seed, Strict,
 
 
 class EnvSettings(Strict):
+    """The environment; the values stand in conf/env/."""
+
     name: str
     version: str
     id: str
 
 
 class EvalSettings(Strict):
+    """How policies are evaluated; the values stand in conf/train.yaml."""
+
     episodes: Count
     along: CountOrZero
     seed: Seed
 
 
 class WandbSettings(Strict):
+    """What Weights & Biases is told; the values stand in conf/train.yaml."""
+
     mode: Literal["offline", "online", "disabled"]
     project: Annotated[str, Field(min_length=1)]
     entity: str | None
@@ -66,7 +72,7 @@ class Settings(Strict):
         }
 
     @model_validator(mode="after")
-    def _check_together(self) -> "Settings":
+    def _check_together(self) -> "Settings":  # noqa: C901 (a list of checks)
         algo = self.algo
         if len(set(self.seed)) < len(self.seed):
             raise ValueError(f"seed={self.seed}: a seed stands in the list twice")

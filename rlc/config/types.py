@@ -25,6 +25,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
+    """Settings that refuse unknown keys, convert nothing and never change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -40,6 +42,7 @@ def decided(value: BoolOrAuto) -> bool:
 
 
 def parse_model(model: type[Model], data: dict[str, Any]) -> Model:
+    """Data as checked settings. Raises UserError in one line."""
     try:
         return model.model_validate(data)
     except ValidationError as error:

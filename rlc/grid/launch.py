@@ -88,7 +88,7 @@ def _launch(jobs: Sequence[Job], folder: Path, stage: int, hydra_overrides: list
     ends = launcher.launch([[f"+job_file={file}"] for file in files], 0)
     for job, end in zip(jobs, ends, strict=True):
         if end.status != JobStatus.COMPLETED:
-            warn(f"{Run(job, job.settings.seed[0]).name}: the launcher's job ended with {end._return_value!r}")
+            warn(f"{Run(job, job.settings.seed[0]).name}: the launcher's job ended with {end._return_value!r}")  # noqa: SLF001 (Hydra has no other name)
 
 
 def task(config: DictConfig) -> None:

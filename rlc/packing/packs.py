@@ -141,7 +141,7 @@ class PackedRun(StoredRun):
         }
 
     def completed(self, other: "PackedRun") -> "PackedRun":
-        """This run with what only the other's record of the same run has: measurement, return of the fp32 run."""
+        """The run with what only the other's record of the same run has: measurement, return of the fp32 run."""
         record = dict(self.record)
         theirs = other.record
         if self.result().get("fp32_return_mean") is None:

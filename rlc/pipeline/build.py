@@ -38,7 +38,7 @@ def device_of(name: str) -> torch.device:
 
 def check_precision(name: str, device: torch.device) -> None:
     """Raises UserError where a device has no fast products of that precision."""
-    if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 (torch has no other name)
         raise UserError("precision=bf16: this CPU has no bfloat16 products; allowed: fp32")
 
 

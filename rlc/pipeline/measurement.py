@@ -156,6 +156,7 @@ def _energy_of(group: Sequence[StoredRun], meter: Meter, settings: MeasureSettin
 
 
 def no_energy(reason: str) -> dict[str, Any]:
+    """The energy section of a measurement that could not be made, with the reason."""
     missing = dict.fromkeys(("joules_per_1000_actions", "joules_per_episode", "idle_watts"))
     return {"energy": {"source": None, **missing, "missing_reason": reason}}
 

@@ -82,7 +82,12 @@ def _standardized(layer: nn.Linear, stage: nn.Module) -> nn.Linear:
 
 
 def export(
-    folder: Path, policy: Policy, compress: CompressSettings, *, algorithm: str, seed: int
+    folder: Path,
+    policy: Policy,
+    compress: CompressSettings,
+    *,
+    algorithm: str,
+    seed: int,  # noqa: ARG001 (ours needs it)
 ) -> tuple[dict[str, Any], bytes]:
     """As `record.export_policy`, with the published settings of each method."""
     act = OnnxPolicy(onnx_bytes(policy))

@@ -42,6 +42,6 @@ class Protocol(NamedTuple):
 
 
 PROTOCOLS = {
-    "ours": Protocol(lambda policy, algorithm: policy, export_policy, evaluate_policy),
+    "ours": Protocol(lambda policy, _algorithm: policy, export_policy, evaluate_policy),
     "paper": Protocol(paper.deployed, paper.export, paper.evaluate_policy),
 }

@@ -34,11 +34,13 @@ def first_word(label: str) -> str:
 
 
 def short_name(env: str) -> str:
+    """Name of an environment that fits above a narrow panel."""
     name = env.removesuffix(f"-{published.VERSION}")
     return name.replace("Humanoid", "Hum.").replace("HalfCheetah", "HalfCh.")
 
 
 def axes_grid(rows: int, columns: int, width: float = 2.4, height: float = 1.9) -> tuple[Figure, Any]:
+    """A figure and its panels, an array [rows, columns]; `width` and `height` of one panel in inches."""
     figure = Figure(figsize=(width * max(1, columns), height * rows), layout="constrained")
     grid = figure.subplots(rows, max(1, columns), squeeze=False)
     for axes in grid.flat:
@@ -50,6 +52,7 @@ def axes_grid(rows: int, columns: int, width: float = 2.4, height: float = 1.9) 
 
 
 def label_grid(figure: Figure, grid: Any, columns: Sequence[str], rows: Sequence[str]) -> None:
+    """Write the names of columns and rows, and one legend for all panels."""
     for axes, name in zip(grid[0], columns, strict=False):
         axes.set_title(name, fontsize=9)
     for axes_row, name in zip(grid, rows, strict=True):
@@ -63,5 +66,6 @@ def label_grid(figure: Figure, grid: Any, columns: Sequence[str], rows: Sequence
 
 
 def say_if_empty(axes: Axes, values: Values, algo: str) -> None:
+    """Write into a panel that nothing was measured of its algorithm."""
     if not any(row for (owner, _), row in values.items() if owner == algo):
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes, fontsize=7)

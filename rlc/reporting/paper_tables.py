@@ -12,6 +12,7 @@ from rlc.reporting.tables import DASH, QUANTIZED, ReportTable, at_least, costs, 
 
 
 def tables(study: Study) -> list[ReportTable]:
+    """Tables 1 to 3 of the paper, costs and guidance."""
     return [table1(study), table2(study), table3(study), costs(study), guidance(study)]
 
 

@@ -25,9 +25,11 @@ def provenance() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
-    """Output of git in the source checkout, None where there is none."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    """Output of git in the source checkout, None where this file is in none, as in an environment inside another."""
+    here = Path(__file__).resolve()
+    command = ["git", "-C", str(here.parent), *arguments]
     try:
+        subprocess.run([*command[:3], "ls-files", "--error-unmatch", here.name], capture_output=True, check=True)
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -42,6 +42,7 @@ HEARTBEAT_SECONDS = 10
 
 
 def algorithm_directory(settings: Settings) -> Path:
+    """Folder of all runs of one algorithm on one environment."""
     return OUTPUTS / settings.study / settings.env.id.replace("/", "_") / settings.algo.name
 
 

@@ -94,7 +94,7 @@ def compiled(function: Callable[..., Tensors], inputs: Tensors, tensors: Tensors
     for tensor, value in zip(tensors, before, strict=True):
         tensor.copy_(value)
     with config.patch(compile_threads=1, fx_graph_cache=False):
-        play: Callable[..., Tensors] = torch._inductor.compile(_lifted(graph, tensors), [*inputs, *tensors])
+        play: Callable[..., Tensors] = torch._inductor.compile(_lifted(graph, tensors), [*inputs, *tensors])  # noqa: SLF001 (torch has no other name)
     return play
 
 

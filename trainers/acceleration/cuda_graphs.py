@@ -17,6 +17,8 @@ WARM_UP = 3
 
 
 class Recording(NamedTuple):
+    """A recorded update: the inputs that it reads, and the function that plays it."""
+
     batch: Batch
     noise_buffer: NoiseBuffer
     play: Callable[[], Figures]

@@ -28,6 +28,8 @@ class Rollout(NamedTuple):
 
 
 class Steppable(Protocol):
+    """Environments in lockstep: actions [S, E, act_dim] make a step of all of them."""
+
     spec: EnvSpec
     obs: FloatArray
 

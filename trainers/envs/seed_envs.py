@@ -33,6 +33,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Episode:
+    """An episode that ended."""
+
     episodic_return: float
     length: int
 

@@ -46,7 +46,7 @@ class FlatAdam:
         """The optimiser of `network`, some rows of this one's, on the same storage."""
         part = copy.copy(self)
         tensors = (self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
-        part._bind(network, *(as_own_storage(tensor[rows]) for tensor in tensors))
+        part._bind(network, *(as_own_storage(tensor[rows]) for tensor in tensors))  # noqa: SLF001 (of this class)
         return part
 
     def minimize(self, loss: Tensor) -> None:

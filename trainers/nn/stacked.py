@@ -32,7 +32,7 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(rows, out_features, in_features))
         self.bias = nn.Parameter(torch.empty(rows, 1, out_features))
 
-    def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:
+    def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:  # noqa: ARG002 (QATLinear has ranges)
         return stacked_affine(x, self.weight, self.bias)
 
     def frozen(self) -> Acting:
