@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-import rlc.config.compose  # noqa: F401 (registers the resolvers that conf/ uses)
+from rlc.config.compose import CONF  # importing it registers the resolvers that conf/ uses
 
 ANSWERED = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info")
 
 
-@hydra.main(config_path="../../conf", config_name="train", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def _answer(config: DictConfig) -> None:
     """Never called: Hydra answers and ends."""
 
