@@ -34,7 +34,8 @@ Every setting is given as `key=value` on the command line. `algo`, `compress` an
 `env.version=v5` takes another version of it, and `env.id=<id>` any Gymnasium environment with `Box` spaces.
 
 A name in brackets is the source of a default; "paper" is the paper that the section names. A default may depend on the
-environment (`${by_env:...}` in `conf/algo/`), by its name, whatever its version. What commands do: [commands.md](commands.md).
+environment (`${by_env:...}` in `conf/algo/`), by its name, whatever its version.
+What commands do: [commands.md](commands.md).
 """
 
 
