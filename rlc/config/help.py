@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from rlc.config.compose import CONF  # importing it registers the resolvers that conf/ uses
+from rlc.config.compose import CONF  # also registers the resolvers that conf/ uses
 
 ANSWERED = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info")
 
