@@ -13,7 +13,7 @@ ONLY_RLC = {"hydra", "omegaconf", "wandb", "rich"}
 # Inside a package a file may use those of its own group, and of the groups before it.
 GROUPS = {
     "trainers": [
-        "errors tensors rng",
+        "errors tensors rng torch_compat",
         "nn",
         "envs",
         "data",
@@ -101,11 +101,13 @@ def test_no_imports_go_in_a_circle() -> None:
     assert not waiting
 
 
-def test_only_config_and_grid_know_hydra_and_only_one_file_its_private_parts() -> None:
+def test_only_config_and_grid_know_hydra_and_only_two_files_what_is_private() -> None:
     for name, path in MODULES.items():
         if "hydra" in imports(path):
             assert name.startswith(("rlc.config.", "rlc.grid.")), name
-        assert "hydra._internal" not in path.read_text() or name == "rlc.config.hydra_compat"
+        text = path.read_text()
+        assert "hydra._internal" not in text or name == "rlc.config.hydra_compat"
+        assert not re.search(r"torch\._|mkldnn\._", text) or name == "trainers.torch_compat"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -25,6 +25,7 @@ from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
 from trainers.registry import AGENTS
 from trainers.tensors import FloatArray
+from trainers.torch_compat import has_bf16_products
 
 
 def device_of(name: str) -> torch.device:
@@ -38,7 +39,7 @@ def device_of(name: str) -> torch.device:
 
 def check_precision(name: str, device: torch.device) -> None:
     """Raises UserError where a device has no fast products of that precision."""
-    if name == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 (torch has no other name)
+    if name == "bf16" and device.type == "cpu" and not has_bf16_products():
         raise UserError("precision=bf16: this CPU has no bfloat16 products; allowed: fp32")
 
 

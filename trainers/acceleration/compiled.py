@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from trainers.actor_critic import ActorCritic, NoiseBuffer
 from trainers.data.replay import Batch
 from trainers.nn.stacked import Stacked
+from trainers.torch_compat import FUSED_ADAM, inductor_compile
 
 aten = torch.ops.aten
 Tensors = Sequence[Tensor]
@@ -82,19 +83,15 @@ def compiled(function: Callable[..., Tensors], inputs: Tensors, tensors: Tensors
 
     Raises RuntimeError where it reads any other tensor: the value of now would be built in.
     """
-    # Their imports take seconds.
-    import torch._inductor
-    from torch._inductor import config
-    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.proxy_tensor import make_fx  # takes seconds
 
     before = [tensor.clone() for tensor in tensors]
     with torch.enable_grad():
-        graph = make_fx(function, {aten._fused_adam_.tensor_lr: adam})(*inputs)
+        graph = make_fx(function, {FUSED_ADAM: adam})(*inputs)
     # To trace it is to do it.
     for tensor, value in zip(tensors, before, strict=True):
         tensor.copy_(value)
-    with config.patch(compile_threads=1, fx_graph_cache=False):
-        play: Callable[..., Tensors] = torch._inductor.compile(_lifted(graph, tensors), [*inputs, *tensors])  # noqa: SLF001 (torch has no other name)
+    play: Callable[..., Tensors] = inductor_compile(_lifted(graph, tensors), [*inputs, *tensors])
     return play
 
 
@@ -132,7 +129,7 @@ def adam(
     eps: float,
     **__: Any,
 ) -> None:
-    """What `torch._fused_adam_` does, in operations that can be fused with others."""
+    """What the fused kernel does, in operations that can be fused with others."""
     for parameter, gradient, m, v, step in zip(parameters, gradients, exp_avgs, exp_avg_sqs, steps, strict=True):
         m.lerp_(gradient, 1 - beta1)
         v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

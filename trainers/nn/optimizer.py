@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.nn.stacked import Stacked, as_own_storage, row_views, storage_layout
+from trainers.torch_compat import fused_adam_
 
 
 def row_gradient(loss: Tensor, network: Stacked, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
@@ -71,23 +72,7 @@ class FlatAdam:
 
     def _step(self) -> None:
         flat, gradient, exp_avg, exp_avg_sq, steps = self._rows
-        torch._foreach_add_(steps, 1)
-        # The kernel behind torch.optim.Adam, without the 100 microseconds of Python around it.
-        torch._fused_adam_(
-            flat,
-            gradient,
-            exp_avg,
-            exp_avg_sq,
-            [],
-            steps,
-            amsgrad=False,
-            lr=self.lr,
-            beta1=0.9,
-            beta2=0.999,
-            weight_decay=0.0,
-            eps=1e-8,
-            maximize=False,
-        )
+        fused_adam_(flat, gradient, exp_avg, exp_avg_sq, steps, self.lr)
 
     def step_down(self, gradients: Sequence[Tensor]) -> None:
         """One step down the given gradient of each parameter."""
