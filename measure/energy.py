@@ -169,14 +169,14 @@ def measure_energy(
     meter: Meter,
     *,
     window_s: float,
-    longest_s: float,
+    max_window_s: float,
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Energy]:
     """Energy of every call on observations [n, obs_dim], in windows taken by turns; the median of the rounds.
 
-    Raises NoMeterError where a window of `longest_s` seconds is too short for the counter.
+    Raises NoMeterError where a window of `max_window_s` seconds is too short for the counter.
     """
     rows = [np.ascontiguousarray(row[None]) for row in observations]
     for call in calls.values():
@@ -201,15 +201,15 @@ def measure_energy(
 
     found: dict[str, list[tuple[int, float, dict[str, float], float]]] = {name: [] for name in calls}
     for _ in range(rounds):
-        _, idle_s, joules = _window(meter, idle, window_s, longest_s, clock)
+        _, idle_s, joules = _window(meter, idle, window_s, max_window_s, clock)
         for name, call in calls.items():
-            done, seconds, parts = _window(meter, busy(call), window_s, longest_s, clock)
+            done, seconds, parts = _window(meter, busy(call), window_s, max_window_s, clock)
             found[name].append((done, seconds, parts, joules["total"] / idle_s))
     return {name: _summary(meter.source, windows) for name, windows in found.items()}
 
 
 def _window(
-    meter: Meter, work: Callable[[float], int], seconds: float, longest_s: float, clock: Callable[[], float]
+    meter: Meter, work: Callable[[float], int], seconds: float, max_window_s: float, clock: Callable[[], float]
 ) -> tuple[int, float, dict[str, float]]:
     """What `work` did, the seconds it took and its joules, over a window long enough for the counter."""
     while True:
@@ -220,12 +220,12 @@ def _window(
         elapsed = clock() - began
         if parts["total"] >= STEPS_PER_WINDOW * meter.step_joules:
             return done, elapsed, parts
-        if seconds >= longest_s:
+        if seconds >= max_window_s:
             raise MeterUnavailable(
                 f"{meter.source}: only {parts['total']:.3g} J in {elapsed:.0f} s, too few for its steps of "
-                f"{meter.step_joules:g} J; allow longer windows (energy.longest_s)"
+                f"{meter.step_joules:g} J; allow longer windows (energy.max_window_s)"
             )
-        seconds = min(2 * seconds, longest_s)
+        seconds = min(2 * seconds, max_window_s)
 
 
 def _summary(source: str, windows: list[tuple[int, float, dict[str, float], float]]) -> Energy:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from trainers.errors import one_line
 
+# Names that settings had, by their last part.
+OLD_NAMES = {"along": "evaluations", "longest_s": "max_window_s", "copies": "num_copies"}
+
 
 def warn(text: str) -> None:
     """Print one line on stderr."""
@@ -14,6 +17,6 @@ def warn(text: str) -> None:
 
 def did_you_mean(word: str, offered: Sequence[str]) -> str:
     """The end of a message about an unknown word: what was perhaps meant, and what is allowed."""
-    close = difflib.get_close_matches(word, offered, n=1)
+    close = difflib.get_close_matches(OLD_NAMES.get(word, word), offered, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"{hint}; allowed: {', '.join(offered)}" if offered else hint

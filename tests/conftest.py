@@ -22,7 +22,7 @@ from rlc.config.settings import parse_settings
 from rlc.pack import pack
 from rlc.pipeline.build import build_agent
 from rlc.pipeline.job import run_job
-from rlc.runs.identity import training_identity
+from rlc.runs.identity import training_identity, with_names_of_now
 from rlc.runs.run import OUTPUTS, Run
 from tests.packed import DERIVED, LINES, MEASURED, PACK, runs_of, tree
 from tests.packed import SAC as SAC_LINE
@@ -113,7 +113,7 @@ def as_run(policy: str, **changes: Any) -> Run:
     """A trained policy of tests/data as the finished run it came from, in outputs/ of the working directory."""
     folder = POLICIES / policy
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    settings = parse_settings(default_settings() | config["settings"] | changes)
+    settings = parse_settings(default_settings() | with_names_of_now(config["settings"]) | changes)
     defaults = make_plan([f"+algo={settings.algo.name}", f"env.id={settings.env.id}"]).jobs[0].settings
     job = Job(settings, defaults)
     run = Run(job, settings.seed[0])

@@ -10,7 +10,7 @@ from rlc.config.plan import make_plan
 from rlc.packing.packs import record_text
 from rlc.runs.run import OUTPUTS, Run
 
-SMALL = "env.id=Pendulum-v1 total_steps=400 algo.hidden=[16,16] eval.episodes=2 eval.along=1 wandb.mode=disabled"
+SMALL = "env.id=Pendulum-v1 total_steps=400 algo.hidden=[16,16] eval.episodes=2 eval.evaluations=1 wandb.mode=disabled"
 SAC = f"{SMALL} study=paper +algo=sac algo.learning_starts=200 algo.batch_size=16"
 TRPO = f"{SMALL} study=paper +algo=trpo algo.rollout_steps=200"
 DISTILL = "compress.finetune=distill compress.distill.rounds=1 compress.distill.states=50 compress.distill.steps=20"

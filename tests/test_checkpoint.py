@@ -118,8 +118,9 @@ SMALL = {
 
 
 def job(algo: str, more: str = "", seed: str = "[4,5]") -> Job:
-    line = f"+algo={algo} env=hopper seed={seed} total_steps=1000 checkpoint_every=200 eval.episodes=1 eval.along=2"
-    return make_plan(f"{line} wandb.mode=disabled algo.hidden=[16] {SMALL[algo]} {more}".split()).jobs[0]
+    line = f"+algo={algo} env=hopper seed={seed} total_steps=1000 checkpoint_every=200"
+    line += " eval.episodes=1 eval.evaluations=2 wandb.mode=disabled"
+    return make_plan(f"{line} algo.hidden=[16] {SMALL[algo]} {more}".split()).jobs[0]
 
 
 def weights(path: Path) -> list[str]:
@@ -218,7 +219,7 @@ def test_no_valid_checkpoint_is_none(tmp_path: Path) -> None:
 
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     """A process killed by the kernel, and the same command again."""
-    line = "+algo=ddpg env=humanoid seed=1 total_steps=900 checkpoint_every=100 eval.episodes=1 eval.along=1"
+    line = "+algo=ddpg env=humanoid seed=1 total_steps=900 checkpoint_every=100 eval.episodes=1 eval.evaluations=1"
     small = "wandb.mode=disabled algo.hidden=[16] algo.learning_starts=200 algo.batch_size=16"
     command = [sys.executable, "-m", "rlc.train", *line.split(), *small.split()]
     subprocess.run([*command, "study=whole"], cwd=tmp_path, check=True, capture_output=True)

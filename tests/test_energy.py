@@ -58,7 +58,7 @@ class World:
 
 
 def measured(world: World, **changes: float):  # type: ignore[no-untyped-def]
-    settings = {"window_s": 2.0, "longest_s": 60.0, "rounds": 3} | changes
+    settings = {"window_s": 2.0, "max_window_s": 60.0, "rounds": 3} | changes
     calls = {"fp32": world.call, "int8": world.call}
     return measure_energy(calls, STATES, world, clock=world.clock, sleep=world.sleep, **settings)
 
@@ -218,7 +218,7 @@ def main():
         player.last_call = time.monotonic()
         time.sleep(0.001)
     states = np.zeros((3, 2), np.float32)
-    energy = measure_energy({{"policy": call}}, states, meter, window_s=2.0, longest_s=2.0, rounds=1)["policy"]
+    energy = measure_energy({{"policy": call}}, states, meter, window_s=2.0, max_window_s=2.0, rounds=1)["policy"]
     watts = energy.joules_per_1000_actions * energy.calls / 1000 / energy.window_s
     print(json.dumps({{"source": energy.source, "watts": watts, "idle": energy.idle_watts, "joules": player.joules,
         "parts": energy.parts_joules_per_1000_actions, "total": energy.joules_per_1000_actions}}))

@@ -35,7 +35,7 @@ def test_the_examples_train_compress_and_export(tmp_path: Path) -> None:
             (tmp_path / name).write_text(text)
     assert sum(bool(name) for _, name, _ in BLOCKS) == 5
     command = next(text for language, _, text in BLOCKS if not language).split()
-    small = ["eval.episodes=1", "eval.along=1", "wandb.mode=disabled", "algo.hidden=[16,16]"]
+    small = ["eval.episodes=1", "eval.evaluations=1", "wandb.mode=disabled", "algo.hidden=[16,16]"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, *command[1:-1], *small, "-m"], cwd=tmp_path, env=environment, capture_output=True, text=True

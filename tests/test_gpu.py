@@ -62,7 +62,7 @@ def test_a_job_on_the_gpu(overlap: str, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     arguments = (
         "+algo=sac +compress=qat env=hopper seed=[0,1] device=cuda total_steps=1500"
-        " algo.learning_starts=1000 eval.episodes=1 eval.along=2 wandb.mode=disabled"
+        " algo.learning_starts=1000 eval.episodes=1 eval.evaluations=2 wandb.mode=disabled"
     )
     (job,) = make_plan(f"{arguments} {overlap}".split()).jobs
     (again,) = make_plan(f"{arguments} {overlap} study=again".split()).jobs

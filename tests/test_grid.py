@@ -27,7 +27,7 @@ from tests.conftest import as_run
 from trainers.errors import UserError
 
 ONE = "+algo=sac env=hopper total_steps=800 algo.learning_starts=200 algo.hidden=[16,16] algo.batch_size=16"
-QUIET = "eval.episodes=1 eval.along=1 wandb.mode=disabled"
+QUIET = "eval.episodes=1 eval.evaluations=1 wandb.mode=disabled"
 GRID = f"{ONE} {QUIET} +compress=fp32,ptdq seed=0,1 checkpoint_every=100 -m"
 
 

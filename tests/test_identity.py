@@ -44,3 +44,9 @@ def test_a_record_keeps_its_directory(record: dict[str, Any]) -> None:
 
 def test_the_records_are_of_different_runs() -> None:
     assert len({record["config"]["identity"] for record in RECORDS}) == len(RECORDS)
+
+
+def test_a_record_is_read_under_the_names_of_now() -> None:
+    (record,) = (record for record in RECORDS if record["path"] == "outputs/default/HalfCheetah-v4/trpo/fp32/seed3")
+    assert record["config"]["settings"]["eval"]["along"] == 20
+    assert stored_settings(record["config"]).eval.evaluations == 20

@@ -26,9 +26,10 @@ from tests.conftest import POLICIES, as_run, wandb_holds
 from trainers.errors import UserError
 
 QUIET = {"mode": "disabled", "project": "rlc", "entity": None}
-FEW = ["study=fixtures", "episodes=2", "copies=4"]
+FEW = ["study=fixtures", "episodes=2", "num_copies=4"]
 DERIVED = (
-    "+algo=trpo +compress=ptdq env=halfcheetah total_steps=300000 eval.along=10 study=fixtures wandb.mode=disabled"
+    "+algo=trpo +compress=ptdq env=halfcheetah total_steps=300000 eval.evaluations=10 study=fixtures "
+    "wandb.mode=disabled"
 )
 
 

@@ -56,6 +56,7 @@ ERRORS = {
     "+algo=trpo precision=bf16": "precision=bf16: allowed with trpo: fp32",
     "+algo=ppo overlap=true": "overlap=true: ppo learns from whole rollouts",
     "+algo=sac compile=true device=cuda": "compile=true: it is for device=cpu, not cuda",
+    "+algo=sac eval.along=3": "eval.along=3: no such key for +algo=sac; did you mean evaluations?",
     "+algo=sac compile=maybe": "compile=maybe: must be a valid boolean or must be 'auto'",
     "+algo=sac env_workers=-1": "env_workers=-1: must be greater than or equal to 0",
     "+algo=sac device=gpu": "device=gpu: must be cpu, cuda or cuda:<number>",

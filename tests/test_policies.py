@@ -13,9 +13,8 @@ from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy
 from measure.returns import evaluate, random_policy, zero_policy
-from rlc.config.compose import default_settings
-from rlc.config.settings import parse_settings
 from rlc.pipeline.build import build_agent
+from rlc.runs.find import stored_settings
 from tests.conftest import POLICIES
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env, spec_of
@@ -57,7 +56,7 @@ def test_an_agent_gives_its_policy(folder: Path) -> None:
     import yaml
 
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    settings = parse_settings(default_settings() | config["settings"])
+    settings = stored_settings(config)
     spec = spec_of(settings.env.id)
     agent = build_agent(settings.algo, settings.compress, spec, settings.seed, torch.device("cpu"))
     agent.load_state(0, safetensors.torch.load_file(folder / "agent.safetensors"))

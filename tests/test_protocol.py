@@ -31,7 +31,7 @@ from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
 
-SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.along=1 wandb.mode=disabled seed=1 total_steps=400"
+SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.evaluations=1 wandb.mode=disabled seed=1 total_steps=400"
 QUICK = {
     "sac": "algo.learning_starts=200 algo.batch_size=16",
     "td3": "algo.learning_starts=200 algo.batch_size=16",

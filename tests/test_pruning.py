@@ -123,7 +123,7 @@ def test_distillation_brings_another_policy_to_the_actions_of_the_teacher(algo: 
     assert sum(isinstance(stage, StaticQuantLinear) for stage in taught) == (3 if qat else 0)
 
 
-SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.along=1 wandb.mode=disabled seed=1"
+SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.evaluations=1 wandb.mode=disabled seed=1"
 QUICK = {
     "sac": "total_steps=400 algo.learning_starts=200 algo.batch_size=16",
     "ppo": "total_steps=400 algo.rollout_steps=200",

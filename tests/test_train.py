@@ -24,7 +24,7 @@ from tests.conftest import wandb_holds
 from trainers.envs import make as envs
 
 QUICK = "+algo=sac env=hopper total_steps=400 algo.learning_starts=200 algo.hidden=[32,32] algo.batch_size=32"
-FEW = "eval.episodes=2 eval.along=2"
+FEW = "eval.episodes=2 eval.evaluations=2"
 
 
 def rlc_train(arguments: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -161,7 +161,7 @@ def test_lockstep_equals_alone(grid: Path, tmp_path: Path) -> None:
 
 
 def test_only_missing_seeds_of_a_pack_are_trained(tmp_path: Path) -> None:
-    settings = f"{QUICK} eval.episodes=1 eval.along=0 wandb.mode=disabled"
+    settings = f"{QUICK} eval.episodes=1 eval.evaluations=0 wandb.mode=disabled"
     rlc_train(f"{settings} seed=1", tmp_path)
     kept = (results(tmp_path)["fp32", 1][0] / "result.json").stat().st_mtime_ns
     done = rlc_train(f"{settings} seed=[0,1]", tmp_path)
@@ -171,7 +171,7 @@ def test_only_missing_seeds_of_a_pack_are_trained(tmp_path: Path) -> None:
 
 
 def test_overwrite_does_it_again_and_keeps_the_old_run(tmp_path: Path) -> None:
-    settings = f"{QUICK} eval.episodes=1 eval.along=0 wandb.mode=disabled"
+    settings = f"{QUICK} eval.episodes=1 eval.evaluations=0 wandb.mode=disabled"
     rlc_train(settings, tmp_path)
     folder, first = results(tmp_path)["fp32", 0]
     rlc_train(f"{settings} overwrite=true", tmp_path)
@@ -210,7 +210,7 @@ def test_a_failing_export_costs_neither_the_training_nor_another_run(
         return real(folder, *args, **kwargs)
 
     monkeypatch.setattr(protocol, "save_artifact", fail_for_seed_0)
-    arguments = f"{QUICK} eval.episodes=1 eval.along=0 wandb.mode=disabled seed=[0,1]"
+    arguments = f"{QUICK} eval.episodes=1 eval.evaluations=0 wandb.mode=disabled seed=[0,1]"
     (job,) = make_plan(arguments.split()).jobs
     run_job(job)
     bad, good = Run(job, 0), Run(job, 1)
@@ -303,7 +303,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_a_live_bar_on_a_terminal(tmp_path: Path) -> None:
-    arguments = f"{QUICK} eval.episodes=1 eval.along=2 wandb.mode=disabled".split()
+    arguments = f"{QUICK} eval.episodes=1 eval.evaluations=2 wandb.mode=disabled".split()
     main, side = pty.openpty()
     command = [sys.executable, "-m", "rlc.train", *arguments]
     environment = os.environ | {"COLUMNS": "160", "TERM": "xterm"}

@@ -12,7 +12,7 @@ class EnergySettings(Strict):
     """How energy is measured; the values stand in conf/measure.yaml."""
 
     window_s: Rate
-    longest_s: Rate
+    max_window_s: Rate
     rounds: Count
 
 
@@ -38,7 +38,7 @@ class MeasureSettings(Selection):
 
     episodes: Count
     calls: Annotated[int, Field(ge=10_000, multiple_of=200)]
-    copies: Annotated[int, Field(ge=2)]
+    num_copies: Annotated[int, Field(ge=2)]
     energy: EnergySettings
 
 

@@ -28,7 +28,7 @@ class EvalSettings(Strict):
     """How policies are evaluated; the values stand in conf/train.yaml."""
 
     episodes: Count
-    along: CountOrZero
+    evaluations: CountOrZero
     seed: Seed
 
 

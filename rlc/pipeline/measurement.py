@@ -49,7 +49,7 @@ def measure_group(group: Sequence[StoredRun], settings: MeasureSettings) -> list
             {
                 "eval": summary(own, limit, paired),
                 "infer": times[run.path],
-                "mem": _memory(run, settings.copies),
+                "mem": _memory(run, settings.num_copies),
                 "paper": _as_the_paper_measured(run),
             }
         )

@@ -44,7 +44,7 @@ class TrainingMonitor:
         columns = [*COLUMNS, *self.agent.METRICS, *EVALUATION_COLUMNS]
         self.files = [MetricsFile(run.path / "metrics.csv", columns, step) for run in runs]
         self.next_row = Schedule(total, METRIC_ROWS)
-        self.next_evaluation = Schedule(total, self.settings.eval.along)
+        self.next_evaluation = Schedule(total, self.settings.eval.evaluations)
         for milestones in (self.next_row, self.next_evaluation):
             milestones.due(step)
         names = ",".join(str(run.seed) for run in runs)

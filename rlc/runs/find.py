@@ -11,7 +11,7 @@ from rlc.config.compose import default_settings
 from rlc.config.job import Job
 from rlc.config.settings import Settings, parse_settings
 from rlc.messages import warn
-from rlc.runs.identity import training_identity
+from rlc.runs.identity import training_identity, with_names_of_now
 from rlc.runs.run import (
     AGENT_FILE,
     ARTIFACT,
@@ -43,7 +43,7 @@ def read_config(path: Path) -> Any:
 
 def stored_settings(config: Any) -> Settings:
     """The settings in config.yaml. A setting that is younger than the run has its default."""
-    return parse_settings(default_settings() | config["settings"])
+    return parse_settings(default_settings() | with_names_of_now(config["settings"]))
 
 
 def artifact_of(folder: Path) -> Path:

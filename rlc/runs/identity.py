@@ -26,12 +26,27 @@ IDENTITY_EXCLUDED = {
 # Settings that do not change what is trained.
 NOT_TRAINING = frozenset({"eval"})
 LABEL_HASH_LENGTH = 6
+# Settings that have another name now than when the first study was committed, by their section: they are hashed, and
+# found in older records, under the old one.
+FIRST_NAMES = {"eval": {"evaluations": "along"}}
 
 
 def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
     """Hash of the resolved settings that affect the result of a seed."""
     data = settings.model_dump(exclude=IDENTITY_EXCLUDED | exclude) | {"env_id": settings.env.id}
+    for section, names in FIRST_NAMES.items():
+        if section in data:
+            data[section] = {names.get(name, name): value for name, value in data[section].items()}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def with_names_of_now(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a record, whatever they were called when it was written."""
+    renamed = dict(settings)
+    for section, names in FIRST_NAMES.items():
+        now = {old: new for new, old in names.items()}
+        renamed[section] = {now.get(name, name): value for name, value in settings[section].items()}
+    return renamed
 
 
 def training_identity(settings: Settings) -> str:
