@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from measure.memory import stderr_tail
 from measure.returns import Act
-from trainers.envs import make as envs
+from trainers.envs.make import make_env
 from trainers.envs.seed_envs import Env
 from trainers.errors import UserError
 
@@ -53,7 +53,7 @@ def record_video(path: Path, env_id: str, policies: Sequence[Act], seed: int) ->
     """Write an mp4 of an episode of every policy from the same start state, side by side in their order."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     with ExitStack() as stack:
-        worlds = [stack.enter_context(envs.make_env(env_id, render_mode="rgb_array")) for _ in policies]
+        worlds = [stack.enter_context(make_env(env_id, render_mode="rgb_array")) for _ in policies]
         episodes = [_frames(env, act, seed) for env, act in zip(worlds, policies, strict=True)]
         stack.callback(temporary.unlink, missing_ok=True)
         writer: Any = imageio.get_writer(temporary, fps=worlds[0].metadata["render_fps"], macro_block_size=2)

@@ -12,7 +12,7 @@ from rlc.config.compose import CONF
 from rlc.reporting import console as table
 from rlc.runs.find import artifact_of, find_stored_baseline
 from rlc.runs.run import ARTIFACT
-from trainers.envs import make as envs
+from trainers.envs.make import make_env, spec_of, time_limit
 from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
 from trainers.rng import RngStream, env_seed
@@ -32,7 +32,7 @@ def evaluate_run(arguments: list[str]) -> None:
     spec = load_policy(artifact).spec
     if contract["compression"].get("protocol") == "paper":
         raise UserError(f"run={folder}: was made by protocol=paper, and its result.json holds the paper's scores")
-    envs.spec_of(spec.env_id)
+    spec_of(spec.env_id)
     if settings.video:
         video.choose_backend(spec.env_id)
     policies: dict[str, Act] = {}
@@ -42,7 +42,7 @@ def evaluate_run(arguments: list[str]) -> None:
     policies[contract["compression"]["method"]] = OnnxPolicy(artifact / ONNX_FILE)
     references = {"random action": random_policy(spec, settings.seed), "zero action": zero_policy(spec)}
     played = {name: _play(act, spec, settings) for name, act in (policies | references).items()}
-    limit = envs.time_limit(spec.env_id)
+    limit = time_limit(spec.env_id)
     fp32 = played.get("fp32")
     rows = {name: summary(own, limit, None if name == "fp32" else fp32) for name, own in played.items()}
     table.show_returns(spec.env_id, rows)
@@ -55,7 +55,7 @@ def evaluate_run(arguments: list[str]) -> None:
 
 
 def _play(act: Act, spec: EnvSpec, settings: EvaluateSettings) -> Returns:
-    return evaluate(act, lambda: envs.make_env(spec.env_id), spec, episodes=settings.episodes, seed=settings.seed)
+    return evaluate(act, lambda: make_env(spec.env_id), spec, episodes=settings.episodes, seed=settings.seed)
 
 
 if __name__ == "__main__":

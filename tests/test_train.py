@@ -21,7 +21,7 @@ from rlc.pipeline import build, protocol
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.conftest import wandb_holds
-from trainers.envs import make as envs
+from trainers.envs.make import spec_of
 
 QUICK = "+algo=sac env=hopper total_steps=400 algo.learning_starts=200 algo.hidden=[32,32] algo.batch_size=32"
 FEW = "eval.episodes=2 eval.evaluations=2"
@@ -350,7 +350,7 @@ def test_the_registries_know_every_choice_of_conf() -> None:
     assert set(choices("algo")) == set(build.AGENTS)
     assert set(DERIVED_METHODS) <= set(choices("compress"))
     for name in choices("env"):
-        assert envs.spec_of(make_plan(["+algo=sac", f"env={name}"]).jobs[0].settings.env.id).act_dim > 0
+        assert spec_of(make_plan(["+algo=sac", f"env={name}"]).jobs[0].settings.env.id).act_dim > 0
 
 
 @pytest.mark.parametrize("algo", ["ppo", "td3"])

@@ -2,7 +2,7 @@
 
 from measure.returns import Act, Returns, evaluate
 from rlc.config.settings import Settings
-from trainers.envs import make as envs
+from trainers.envs.make import make_env, spec_of
 
 
 def evaluate_policy(act: Act, settings: Settings) -> Returns:
@@ -10,8 +10,8 @@ def evaluate_policy(act: Act, settings: Settings) -> Returns:
     env_id = settings.env.id
     return evaluate(
         act,
-        lambda: envs.make_env(env_id),
-        envs.spec_of(env_id),
+        lambda: make_env(env_id),
+        spec_of(env_id),
         episodes=settings.eval.episodes,
         seed=settings.eval.seed,
     )

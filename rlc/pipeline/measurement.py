@@ -23,7 +23,7 @@ from rlc.pipeline.protocol import PROTOCOLS
 from rlc.runs.find import find_stored_baseline
 from rlc.runs.run import ARTIFACT, StoredRun
 from trainers.data.rollout import collect_observations
-from trainers.envs import make as envs
+from trainers.envs.make import make_env, spec_of, time_limit
 from trainers.tensors import FloatArray
 
 STATES = 512
@@ -40,7 +40,7 @@ def measure_group(group: Sequence[StoredRun], settings: MeasureSettings) -> list
     source = None if fp32 is not None else find_stored_baseline(group[0].path)
     if source is not None:  # not to be measured, but there
         fp32 = _returns(group[0].settings.with_fp32(), source / ARTIFACT, evaluation)
-    limit = envs.time_limit(group[0].settings.env.id)
+    limit = time_limit(group[0].settings.env.id)
     found = []
     for run, own in zip(group, returns, strict=True):
         # By the paper's protocol start states are others: nothing to pair.
@@ -74,7 +74,7 @@ def _observations(run: StoredRun) -> FloatArray:
     """States that the policy visits."""
     act = OnnxPolicy(run.artifact / ONNX_FILE)
     env_id = run.settings.env.id
-    return collect_observations(act, lambda: envs.make_env(env_id), envs.spec_of(env_id), run.seed, STATES)
+    return collect_observations(act, lambda: make_env(env_id), spec_of(env_id), run.seed, STATES)
 
 
 def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> dict[Path, dict[str, Any]]:

@@ -19,7 +19,7 @@ from rlc.config.plan import make_plan
 from rlc.pipeline import build
 from rlc.pipeline.training import Training
 from rlc.reporting.study import ALGORITHMS
-from trainers.envs import make as envs
+from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
 
 ENVIRONMENTS = ("halfcheetah", "humanoid_standup", "ant", "humanoid", "hopper")
@@ -35,9 +35,9 @@ def steps_per_second(algo: str, env: str, compress: str) -> float:
     rollout = getattr(job.settings.algo, "rollout_steps", 0)
     start, end = (rollout, 3 * rollout) if on_policy else (2 * WARM_UP, 2 * WARM_UP + TIMED)
     settings = job.settings.model_copy(update={"total_steps": end})
-    spec = envs.spec_of(settings.env.id)
+    spec = spec_of(settings.env.id)
     agent = build.build_agent(settings.algo, settings.compress, spec, [0], torch.device("cpu"))
-    pool = SyncSeedEnvs(lambda: envs.make_env(settings.env.id), spec, [0], settings.algo.num_envs)
+    pool = SyncSeedEnvs(lambda: make_env(settings.env.id), spec, [0], settings.algo.num_envs)
     began = 0.0
     for steps, _ in Training(settings, agent, pool).run(0, random_warmup=True):
         if steps == start:

@@ -49,7 +49,7 @@ def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: st
     from rlc.config.plan import make_plan
     from rlc.pipeline import build
     from rlc.pipeline.training import Training, tune_malloc
-    from trainers.envs import make as envs
+    from trainers.envs.make import make_env, spec_of
     from trainers.envs.seed_envs import SyncSeedEnvs
 
     line = [f"+algo={algo}", f"env.id={env_id}", f"total_steps={total}", "algo.num_envs=1"]
@@ -62,9 +62,9 @@ def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: st
         line += [f"algo.learning_starts={WARMUP}"] + ["algo.alpha=auto"] * (algo == "sac")
     tune_malloc()
     settings = make_plan(line).jobs[0].settings
-    spec, numbers = envs.spec_of(env_id), list(range(seeds))
+    spec, numbers = spec_of(env_id), list(range(seeds))
     agent = build.build_agent(settings.algo, settings.compress, spec, numbers, torch.device("cpu"))
-    pool = SyncSeedEnvs(lambda: envs.make_env(env_id), spec, numbers, 1)
+    pool = SyncSeedEnvs(lambda: make_env(env_id), spec, numbers, 1)
     steps = Training(settings, agent, pool).run(0, random_warmup=True)
     return seeds * clocked(((step, time.process_time()) for step, _ in steps), begin, total)
 
