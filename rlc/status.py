@@ -49,7 +49,7 @@ def _show(states: Sequence[State]) -> None:
     table.add_column("error")
     for one in states:
         age = "" if one.heartbeat_age_s is None else f"{one.heartbeat_age_s:.0f} s ago"
-        left = "" if one.left_s is None else str(timedelta(seconds=round(one.left_s)))
+        left = "" if one.eta_s is None else str(timedelta(seconds=round(one.eta_s)))
         table.add_row(one.run, one.state, f"{one.step}/{one.total_steps}", age, left, one.error or "")
     print_table(table)
     counts = Counter(state.state for state in states)

@@ -122,7 +122,7 @@ def test_a_baseline_without_skill_has_no_ratio(add: Add, score: float) -> None:
     study = Study(runs)
     assert table2(study).rows[0][6:8] == ["no skill", "-"]
     assert table3(study).rows[0][1] == "no skill"
-    assert len(study.cells[HOPPER, "fp32"].kept) == 0
+    assert len(study.cells[HOPPER, "fp32"].normalized_return) == 0
 
 
 def test_the_papers_own_data_break_its_rule_in_more_than_half_of_the_cells() -> None:

@@ -191,7 +191,11 @@ def profiles(study: Study) -> Figure:
     names = list(dict.fromkeys(cell.variant for task in study.tasks for cell in study.of_task(task)))
     shown = [name for name in names if name in QUANTIZED[1:] or name.endswith(("-0.10", "-0.30", "-0.50"))]
     for name, line in zip(shown, cycle(LINES), strict=False):
-        own = [cell.kept for task in study.tasks if (cell := study.cell(task, name)) and len(cell.kept)]
+        own = [
+            cell.normalized_return
+            for task in study.tasks
+            if (cell := study.cell(task, name)) and len(cell.normalized_return)
+        ]
         if own:
             kept = np.concatenate(own)
             axes.plot(100 * levels, [100 * np.mean(kept >= level) for level in levels], linestyle=line, label=name)
@@ -272,6 +276,6 @@ def _kept_against(study: Study, name: str) -> dict[str, list[tuple[float, float]
         reference = fp32.mean(name) if fp32 else None
         for cell in study.of_task(task):
             value = cell.mean(name)
-            if reference and value is not None and len(cell.kept):
-                points.setdefault(cell.variant, []).append((value / reference, float(np.mean(cell.kept))))
+            if reference and value is not None and len(cell.normalized_return):
+                points.setdefault(cell.variant, []).append((value / reference, float(np.mean(cell.normalized_return))))
     return points

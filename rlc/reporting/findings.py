@@ -62,7 +62,7 @@ def enough(cells: Iterable[Cell]) -> bool:
 
 def counts(cell: Cell) -> bool:
     """Whether a cell has seeds to speak of: those whose fp32 policy learned."""
-    return len(cell.kept) >= LEAST_SEEDS
+    return len(cell.normalized_return) >= LEAST_SEEDS
 
 
 def _better(
@@ -93,7 +93,7 @@ def _better(
 
 def _compared(pairs: Sequence[tuple[Cell, Cell]], worse: bool = False) -> tuple[Interval, str]:
     """Probability that a run of the first cells beats one of the second, or loses to it, and what is said of it."""
-    mine, theirs = ([cell.kept for cell in side] for side in zip(*pairs, strict=True))
+    mine, theirs = ([cell.normalized_return for cell in side] for side in zip(*pairs, strict=True))
     interval = improvement(theirs, mine) if worse else improvement(mine, theirs)
     iqms = [interquartile_mean(np.concatenate(side)) for side in (mine, theirs)]
     kept = f"return kept (interquartile mean) {iqms[0]:.1%} and {iqms[1]:.1%}"
@@ -146,8 +146,8 @@ def _ten_percent(study: Study) -> Finding:
     cells = [cell for task in study.tasks if (cell := study.pruned(task, 2).get(0.1)) and counts(cell)]
     if not cells:
         return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by 10 %", UNKNOWN)
-    interval = bootstrap([cell.kept for cell in cells], pooled(lambda x: float(np.mean(x))))
-    keeping = sum(at_least(float(np.mean(cell.kept)), KEEPS) for cell in cells)
+    interval = bootstrap([cell.normalized_return for cell in cells], pooled(lambda x: float(np.mean(x))))
+    keeping = sum(at_least(float(np.mean(cell.normalized_return)), KEEPS) for cell in cells)
     evidence = f"{_show(interval)}; {keeping} of {len(cells)} tasks keep {KEEPS:.0%}; {_size([[c] for c in cells])}"
     return Finding(claim, rule, evidence, verdict([interval], KEEPS, [[cell] for cell in cells]))
 
@@ -163,7 +163,7 @@ def _lottery_ticket(study: Study) -> Finding:
     ]
     if not cells:
         return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by more than half", UNKNOWN)
-    tickets = [cell for cell in cells if at_least(float(np.mean(cell.kept)), KEEPS)]
+    tickets = [cell for cell in cells if at_least(float(np.mean(cell.normalized_return)), KEEPS)]
     names = ", ".join(f"{cell.task.algo} {cell.task.env_id} {cell.variant}" for cell in tickets[:4])
     named = f"{len(tickets)} of {len(cells)} cells keep it" + (f": {names}" if names else "")
     evidence = f"{named}; {_size([[cell] for cell in cells])}"

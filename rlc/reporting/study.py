@@ -81,7 +81,7 @@ class Cell:
         return mean_interval(self.values("return_mean"))
 
     @property
-    def kept(self) -> FloatVector:
+    def normalized_return(self) -> FloatVector:
         """(R - R_random) / (R_fp32 - R_random) of each seed that learned: whose fp32 policy beats random actions.
 
         R_fp32 is of the same seed, by the same protocol.

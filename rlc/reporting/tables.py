@@ -57,7 +57,7 @@ def costs(study: Study) -> ReportTable:
     for task in study.tasks:
         fp32 = study.cell(task, "fp32")
         for cell in study.of_task(task):
-            kept = f"{100 * float(np.mean(cell.kept)):.1f} %" if len(cell.kept) else DASH
+            kept = f"{100 * float(np.mean(cell.normalized_return)):.1f} %" if len(cell.normalized_return) else DASH
             row = [task.algo, task.env_id, cell.variant, str(cell.n), kept]
             rows.append(row + [_share(cell, fp32, name, unit) for name, unit in figures])
     notes = [
@@ -81,7 +81,7 @@ def guidance(study: Study) -> ReportTable:
     headers = ["algorithm", "environment", "seeds", *(f"within {tolerance:.0%}" for tolerance in TOLERANCES)]
     rows = []
     for task in study.tasks:
-        cells = [cell for cell in study.of_task(task) if len(cell.kept)]
+        cells = [cell for cell in study.of_task(task) if len(cell.normalized_return)]
         seeds = sorted({cell.n for cell in cells})
         row = [task.algo, task.env_id, "-".join(str(n) for n in (seeds[:1] + seeds[-1:] if len(seeds) > 1 else seeds))]
         rows.append(row + [_smallest(cells, tolerance) for tolerance in TOLERANCES])
@@ -94,7 +94,7 @@ def guidance(study: Study) -> ReportTable:
 
 def _smallest(cells: Sequence[Cell], tolerance: float) -> str:
     fp32 = next((cell for cell in cells if cell.variant == "fp32"), None)
-    keeping = [cell for cell in cells if at_least(float(np.mean(cell.kept)), 1 - tolerance)]
+    keeping = [cell for cell in cells if at_least(float(np.mean(cell.normalized_return)), 1 - tolerance)]
     size: Callable[[Cell], float] = lambda cell: cell.mean("onnx_file_bytes") or math.inf  # noqa: E731
     if fp32 is None or not keeping:
         return DASH
@@ -110,7 +110,7 @@ def tidy(study: Study) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"algo": task.algo, "env_id": task.env_id, "policy": cell.variant, "n": cell.n}
             row |= {"protocol": cell.settings.protocol, "total_steps": cell.settings.total_steps}
             row |= {"return_mean": cell.returns.value, "return_low": cell.returns.low, "return_high": cell.returns.high}
-            row |= {"kept_mean": float(np.mean(cell.kept)) if len(cell.kept) else None}
+            row |= {"kept_mean": float(np.mean(cell.normalized_return)) if len(cell.normalized_return) else None}
             names = ("fp32_return_mean", "random_return_mean", "zero_return_mean", "onnx_file_bytes", "weight_bytes")
             measured = (
                 "infer.onnx_run_p50_us",

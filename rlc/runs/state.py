@@ -24,7 +24,7 @@ class State:
     step: int
     total_steps: int
     heartbeat_age_s: float | None
-    left_s: float | None
+    eta_s: float | None
     """Of the training, at its speed so far; null where it has not moved yet."""
     error: str | None
 
