@@ -131,6 +131,13 @@ def test_auto_compiles_what_is_long_enough_to_pay(arguments: str, expected: bool
     assert make_plan(arguments.split()).jobs[0].settings.compile is expected
 
 
+def test_a_baseline_that_a_derived_job_lacks_is_compiled_like_any_other() -> None:
+    derived = make_plan(["+algo=sac", "+compress=ptsq"]).jobs[0]
+    baseline = make_plan(["+algo=sac"]).jobs[0]
+    assert derived.with_fp32().settings == baseline.settings
+    assert derived.with_fp32().auto == baseline.auto
+
+
 def test_without_a_compiler_auto_says_so_once_and_takes_the_plain_path(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

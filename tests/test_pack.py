@@ -197,21 +197,28 @@ class TestPolicies:
         assert "came from a pack without its critics" in runs_of(f"{SAC} {words}")[0].error()
 
 
+def kill_after(patch: pytest.MonkeyPatch, method: str, calls: int) -> None:
+    """A method of Path that takes a target ends the process when it is called once more than that."""
+    real = getattr(Path, method)
+    done = 0
+
+    def killed(self: Path, target: Path) -> Path:
+        nonlocal done
+        done += 1
+        if done > calls:
+            raise KeyboardInterrupt
+        moved: Path = real(self, target)
+        return moved
+
+    patch.setattr(Path, method, killed)
+
+
 class TestKilled:
     @pytest.mark.parametrize("after", [0, 1, 5])
     def test_unpacking_goes_on(self, study_clone: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         unpack([f"from={PACK}", "study=whole"])
-        real, done = Path.rename, 0
-
-        def killed(self: Path, target: Path) -> Path:
-            nonlocal done
-            done += 1
-            if done > after:
-                raise KeyboardInterrupt
-            return real(self, target)
-
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "rename", killed)
+            kill_after(patch, "rename", after)
             with pytest.raises(KeyboardInterrupt):
                 unpack([f"from={PACK}", "study=paper"])
         assert len(list_runs("paper")) == after
@@ -226,17 +233,8 @@ class TestKilled:
         """Every file is there as it was, or as it is to be."""
         whole = contents(PACK)
         shutil.rmtree(PACK)
-        real, done = Path.replace, 0
-
-        def killed(self: Path, target: Path) -> Path:
-            nonlocal done
-            done += 1
-            if done > after:
-                raise KeyboardInterrupt
-            return real(self, target)
-
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", killed)
+            kill_after(patch, "replace", after)
             with pytest.raises(KeyboardInterrupt):
                 pack(["study=paper"])
         found = contents(PACK)

@@ -42,7 +42,7 @@ def as_asked(settings: Settings, keys: tuple[str, ...]) -> Settings:
     changes: dict[str, Any] = {}
     if "compile" in keys:
         changes["compile"] = "auto"
-    if REDUCE_RANGE in keys and hasattr(settings.compress, "reduce_range"):
+    if REDUCE_RANGE in keys:
         changes["compress"] = settings.compress.model_copy(update={"reduce_range": "auto"})
     return settings.model_copy(update=changes)
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from rlc.config.decide import NO_COMPILER, as_asked, has_compiler, worth_compiling
+from rlc.config.decide import NO_COMPILER, as_asked, decide, has_compiler, worth_compiling
 from rlc.config.settings import Settings, parse_settings
 from rlc.messages import warn
 
@@ -29,7 +29,9 @@ class Job:
 
     def with_fp32(self) -> "Job":
         """The job that trains what this one compresses or is compared with."""
-        return replace(self, settings=self.settings.with_fp32(), defaults=self.defaults.with_fp32())
+        # Decided anew: a job that derives trains nothing itself, so there was nothing to compile in it.
+        settings, auto = decide(self.asked.with_fp32())
+        return replace(self, settings=settings, defaults=self.defaults.with_fp32(), auto=auto)
 
     def with_seeds(self, seeds: list[int]) -> "Job":
         return replace(self, settings=self.settings.model_copy(update={"seed": seeds}))
