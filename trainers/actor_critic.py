@@ -14,6 +14,7 @@ from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import Acting, Stacked, StackedMLP
 from trainers.policy import Policy
 from trainers.rng import RngStream, numpy_stream, stacked_normal, torch_stream
+from trainers.settings import AlgoSettings
 from trainers.tensors import FloatArray, Snapshot, as_numpy, copy_to_device_, maybe_pin, strip_prefix
 
 ActorTransform = Callable[[StackedMLP], None]
@@ -89,6 +90,8 @@ class DelayedActor:
 class ActorCritic(ABC):
     """An agent of S independent seeds trained in lockstep."""
 
+    SETTINGS: ClassVar[type[AlgoSettings]]
+    """The class that checks the settings of the algorithm; their defaults and meanings stand in conf/algo/."""
     METRICS: ClassVar[tuple[str, ...]]
     """Names of what `update` returns."""
     COMPILES: ClassVar[bool] = False
@@ -96,15 +99,17 @@ class ActorCritic(ABC):
     (off-policy `update`, on-policy `minibatch_step`)."""
     NOISE_DRAWS: ClassVar[int] = 0
     """How many times an update draws normal noise of the shape of its actions."""
+    settings: AlgoSettings
     actor: StackedMLP
     networks: dict[str, nn.Module]
     """Everything trained or followed, by name: networks, temperatures, statistics. Rows are seeds, or seeds x twins."""
     optimizers: dict[str, FlatAdam]
     """The optimiser of each network that has one, under the network's name."""
 
-    def __init__(self, spec: EnvSpec, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(self, spec: EnvSpec, seeds: Sequence[int], settings: AlgoSettings, device: torch.device) -> None:
         self.spec = spec
         self.seeds = list(seeds)
+        self.settings = settings
         self.device = device
         self.action_center, self.action_scale = spec.action_center_and_scale(device)
         self._bounds = as_numpy(self.action_center), as_numpy(self.action_scale)

@@ -12,7 +12,8 @@ from trainers.envs.spec import EnvSpec
 from trainers.nn.normalizer import RunningStatistics
 from trainers.nn.stacked import Acting, GaussianMLP, StackedLinear, StackedMLP, orthogonal_
 from trainers.policy import Clamp, Policy, Rescale, Standardize
-from trainers.rng import RngStream, stacked_normal, torch_stream
+from trainers.rng import init_streams, stacked_normal
+from trainers.settings import OnPolicySettings
 from trainers.tensors import FloatArray, as_numpy
 
 OBSERVATION_LIMIT = 10.0
@@ -26,29 +27,25 @@ class GaussianActorCritic(ActorCritic):
     that acted is the old policy of the next update.
     """
 
+    settings: OnPolicySettings
     actor: GaussianMLP
 
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: OnPolicySettings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        initial_log_std: float,
-        gamma: float,
-        gae_lambda: float,
         transform_actor: ActorTransform | None,
     ) -> None:
-        super().__init__(spec, seeds, device)
-        self.gamma = gamma
-        self.gae_lambda = gae_lambda
-        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
-        self.actor = GaussianMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init, initial_log_std)
-        self.critic = StackedMLP([spec.obs_dim, *hidden, 1], activation, init)
-        orthogonal_(self.actor, init, head_gain=0.01)
-        orthogonal_(self.critic, init, head_gain=1.0)
+        super().__init__(spec, seeds, settings, device)
+        streams = init_streams(seeds)
+        actor_sizes = [spec.obs_dim, *settings.hidden, spec.act_dim]
+        self.actor = GaussianMLP(actor_sizes, settings.activation, streams, settings.initial_log_std)
+        self.critic = StackedMLP([spec.obs_dim, *settings.hidden, 1], settings.activation, streams)
+        orthogonal_(self.actor, streams, head_gain=0.01)
+        orthogonal_(self.critic, streams, head_gain=1.0)
         if transform_actor is not None:
             transform_actor(self.actor)
         self.observations = RunningStatistics(len(seeds), spec.obs_dim)
@@ -126,8 +123,8 @@ class GaussianActorCritic(ActorCritic):
             value(rollout.next_obs),
             rollout.terminated,
             rollout.done,
-            self.gamma,
-            self.gae_lambda,
+            self.settings.gamma,
+            self.settings.gae_lambda,
         )
         return advantage.flatten(1), (advantage + values).flatten(1)
 

@@ -1,7 +1,7 @@
 """Proximal Policy Optimization, https://arxiv.org/abs/1707.06347 (clipped surrogate)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,22 @@ from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import entropy, log_probability
 from trainers.nn.optimizer import FlatAdam, clip_row_norms, differentiate
 from trainers.on_policy import GaussianActorCritic, explained_variance, minibatches, standardized
+from trainers.settings import Count, NotNegative, OnPolicySettings, Rate
+
+
+class PPOSettings(OnPolicySettings):
+    """Settings of PPO; the values stand in conf/algo/ppo.yaml."""
+
+    name: Literal["ppo"]
+    lr: Rate
+    lr_decay_steps: Count | None
+    epochs: Count
+    clip: Rate
+    entropy_coef: NotNegative
+    value_coef: NotNegative
+    max_grad_norm: Rate
+    recompute_advantages: bool
+    target_kl: Rate | None
 
 
 class PPO(GaussianActorCritic):
@@ -29,57 +45,26 @@ class PPO(GaussianActorCritic):
     )
     COMPILES = True
 
+    SETTINGS = PPOSettings
+    settings: PPOSettings
+
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: PPOSettings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        initial_log_std: float,
-        gamma: float,
-        gae_lambda: float,
-        lr: float,
-        lr_decay_steps: int | None,
-        epochs: int,
-        batch_size: int,
-        clip: float,
-        entropy_coef: float,
-        value_coef: float,
-        max_grad_norm: float,
-        recompute_advantages: bool,
-        target_kl: float | None,
         transform_actor: ActorTransform | None = None,
     ) -> None:
-        super().__init__(
-            spec,
-            seeds,
-            device,
-            hidden=hidden,
-            activation=activation,
-            initial_log_std=initial_log_std,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            transform_actor=transform_actor,
-        )
-        self.lr = lr
-        self.lr_decay_steps = lr_decay_steps
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.clip = clip
-        self.entropy_coef = entropy_coef
-        self.value_coef = value_coef
-        self.max_grad_norm = max_grad_norm
-        self.recompute_advantages = recompute_advantages
-        self.target_kl = target_kl
-        self.optimizers = {"actor": FlatAdam(self.actor, lr), "critic": FlatAdam(self.critic, lr)}
+        super().__init__(spec, seeds, settings, device, transform_actor=transform_actor)
+        self.optimizers = {"actor": FlatAdam(self.actor, settings.lr), "critic": FlatAdam(self.critic, settings.lr)}
 
     def anneal(self, steps: int) -> None:
         """Learning rate after `steps` steps of the training at hand: linearly to 0 over `lr_decay_steps`."""
-        if self.lr_decay_steps is not None:
+        if self.settings.lr_decay_steps is not None:
             for optimizer in self.optimizers.values():
-                optimizer.lr.fill_(self.lr * (1 - steps / self.lr_decay_steps))
+                optimizer.lr.fill_(self.settings.lr * (1 - steps / self.settings.lr_decay_steps))
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, the optimisation of one rollout."""
@@ -94,15 +79,15 @@ class PPO(GaussianActorCritic):
         learning: list[Tensor] = []
 
         # actor and critic
-        for epoch in range(self.epochs):
-            if epoch == 0 or self.recompute_advantages:
+        for epoch in range(self.settings.epochs):
+            if epoch == 0 or self.settings.recompute_advantages:
                 advantage, returns = self.advantages(rollout)
                 target = returns / self.returns.std().squeeze(-1)
             if epoch == 0:
                 explained = explained_variance(advantage, returns)
             data = (obs, action, old_log_prob, advantage, target)
-            for minibatch in minibatches(data, self.batch_size, self.update_streams):
-                if self.target_kl is not None and not active.any():
+            for minibatch in minibatches(data, self.settings.batch_size, self.update_streams):
+                if self.settings.target_kl is not None and not active.any():
                     break
                 learning.append(active)
                 *terms, active = self.step(*minibatch, active)
@@ -124,13 +109,13 @@ class PPO(GaussianActorCritic):
         """
         *data, active = minibatch
         terms = self._losses(*data)
-        if self.target_kl is not None:
-            active = active & (terms.approx_kl <= 1.5 * self.target_kl)
-        losses = self.value_coef * terms.critic - terms.surrogate - self.entropy_coef * terms.entropy
+        if self.settings.target_kl is not None:
+            active = active & (terms.approx_kl <= 1.5 * self.settings.target_kl)
+        losses = self.settings.value_coef * terms.critic - terms.surrogate - self.settings.entropy_coef * terms.entropy
         differentiate(losses.sum(), self.optimizers.values())
-        clip_row_norms([o.gradient for o in self.optimizers.values()], self.max_grad_norm)
+        clip_row_norms([o.gradient for o in self.optimizers.values()], self.settings.max_grad_norm)
         for optimizer in self.optimizers.values():
-            optimizer.step(active if self.target_kl is not None else None)
+            optimizer.step(active if self.settings.target_kl is not None else None)
         return *(term.detach() for term in terms), active
 
     def _losses(self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor) -> "Terms":
@@ -138,11 +123,11 @@ class PPO(GaussianActorCritic):
         log_ratio = log_probability(self.actor(obs), self.actor.log_std, action) - old_log_prob
         ratio = log_ratio.exp()
         return Terms(
-            surrogate=clipped_surrogate(ratio, standardized(advantage), self.clip).mean(-1),
+            surrogate=clipped_surrogate(ratio, standardized(advantage), self.settings.clip).mean(-1),
             entropy=entropy(self.actor.log_std).squeeze(-1),
             critic=0.5 * (self.critic(obs).squeeze(-1) - target).square().mean(-1),
             approx_kl=approximate_kl(log_ratio.detach()),
-            clip_fraction=((ratio.detach() - 1).abs() > self.clip).float().mean(-1),
+            clip_fraction=((ratio.detach() - 1).abs() > self.settings.clip).float().mean(-1),
         )
 
 

@@ -39,6 +39,11 @@ def torch_stream(stream: RngStream, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(hashed)
 
 
+def init_streams(seeds: Sequence[int]) -> list[torch.Generator]:
+    """The generator of each seed that its initial weights are drawn from, one network after another."""
+    return [torch_stream(RngStream.INIT, seed) for seed in seeds]
+
+
 def stacked_normal(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:
     """Standard normal noise [S, *shape], row s from the generator of seed s."""
     return torch.stack([torch.randn(shape, generator=g) for g in generators])

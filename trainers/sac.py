@@ -14,13 +14,23 @@ from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import squashed_gaussian
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP, StackedScalar
-from trainers.nn.targets import make_target, polyak_update, twin_q_input
+from trainers.nn.targets import make_target, polyak_update, twin_q_input, twin_streams
 from trainers.policy import Policy, Rescale
-from trainers.rng import RngStream, stacked_normal, torch_stream
+from trainers.rng import init_streams, stacked_normal
+from trainers.settings import OffPolicySettings, Rate
 from trainers.tensors import FloatArray
 
 LOG_STD_MIN = -20.0
 LOG_STD_MAX = 2.0
+
+
+class SACSettings(OffPolicySettings):
+    """Settings of SAC; the values stand in conf/algo/sac.yaml."""
+
+    name: Literal["sac"]
+    alpha: Rate | Literal["auto"]
+    initial_alpha: Rate
+    alpha_lr: Rate
 
 
 class SAC(ActorCritic):
@@ -30,35 +40,37 @@ class SAC(ActorCritic):
     COMPILES = True
     NOISE_DRAWS = 2
 
+    SETTINGS = SACSettings
+    settings: SACSettings
+
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: SACSettings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        actor_lr: float,
-        critic_lr: float,
-        alpha: float | Literal["auto"],
-        alpha_lr: float,
-        initial_alpha: float,
-        tau: float,
         transform_actor: ActorTransform | None = None,
     ) -> None:
-        super().__init__(spec, seeds, device)
-        self.tau = tau
-        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
-        twice = [g for g in init for _ in range(2)]
-        self.actor = StackedMLP([spec.obs_dim, *hidden, 2 * spec.act_dim], activation, init).to(device)
-        self.critics = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, twice).to(device)
+        super().__init__(spec, seeds, settings, device)
+        # networks
+        hidden = settings.hidden
+        streams = init_streams(seeds)
+        self.actor = StackedMLP([spec.obs_dim, *hidden, 2 * spec.act_dim], settings.activation, streams).to(device)
+        critic_sizes = [spec.obs_dim + spec.act_dim, *hidden, 1]
+        self.critics = StackedMLP(critic_sizes, settings.activation, twin_streams(streams)).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
-        start = initial_alpha if alpha == "auto" else alpha
-        self.log_alpha = StackedScalar(len(seeds), math.log(start)).to(device)
-        self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critics": FlatAdam(self.critics, critic_lr)}
-        if alpha == "auto":
-            self.optimizers["log_alpha"] = FlatAdam(self.log_alpha, alpha_lr)
+        alpha = settings.initial_alpha if settings.alpha == "auto" else settings.alpha
+        self.log_alpha = StackedScalar(len(seeds), math.log(alpha)).to(device)
+
+        # optimisers put the networks on flat storage, which targets copy
+        self.optimizers = {
+            "actor": FlatAdam(self.actor, settings.actor_lr),
+            "critics": FlatAdam(self.critics, settings.critic_lr),
+        }
+        if settings.alpha == "auto":
+            self.optimizers["log_alpha"] = FlatAdam(self.log_alpha, settings.alpha_lr)
         else:
             self.log_alpha.flatten()
         self.target_critics = make_target(self.critics)
@@ -68,6 +80,7 @@ class SAC(ActorCritic):
             "target_critics": self.target_critics,
             "log_alpha": self.log_alpha,
         }
+
         # Entropy is that of actions in half ranges, as behind the published returns. In environment units one alpha
         # would mean another trade-off in each: on Humanoid (+-0.4) a bonus lower by 0.2 * 15.6 = 3 at every step.
         self.entropy_unit = torch.ones_like(self.action_scale)
@@ -111,7 +124,7 @@ class SAC(ActorCritic):
             self.optimizers["log_alpha"].step_down([alpha_loss])
 
         # targets
-        polyak_update(self.target_critics, self.critics, self.tau)
+        polyak_update(self.target_critics, self.critics, self.settings.tau)
         return {
             "losses/critic": critic_loss.detach(),
             "losses/actor": actor_loss.detach(),

@@ -1,6 +1,7 @@
 """Twin Delayed Deep Deterministic policy gradient, https://arxiv.org/abs/1802.09477"""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,10 +12,21 @@ from trainers.data.replay import Batch
 from trainers.envs.spec import EnvSpec
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
-from trainers.nn.targets import make_target, polyak_update, twin_q_input
+from trainers.nn.targets import make_target, polyak_update, twin_q_input, twin_streams
 from trainers.policy import Policy, Rescale
-from trainers.rng import RngStream, stacked_normal, torch_stream
+from trainers.rng import init_streams, stacked_normal
+from trainers.settings import Count, NotNegative, OffPolicySettings
 from trainers.tensors import FloatArray
+
+
+class TD3Settings(OffPolicySettings):
+    """Settings of TD3; the values stand in conf/algo/td3.yaml."""
+
+    name: Literal["td3"]
+    exploration_noise: NotNegative
+    target_noise: NotNegative
+    target_noise_clip: NotNegative
+    policy_delay: Count
 
 
 class TD3(ActorCritic):
@@ -24,37 +36,34 @@ class TD3(ActorCritic):
     COMPILES = True
     NOISE_DRAWS = 1
 
+    SETTINGS = TD3Settings
+    settings: TD3Settings
+
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: TD3Settings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        actor_lr: float,
-        critic_lr: float,
-        exploration_noise: float,
-        target_noise: float,
-        target_noise_clip: float,
-        policy_delay: int,
-        tau: float,
         transform_actor: ActorTransform | None = None,
     ) -> None:
-        super().__init__(spec, seeds, device)
-        self.exploration_noise = exploration_noise
-        self.tau = tau
-        self.policy_delay = policy_delay
-        self.target_noise = target_noise
-        self.target_noise_clip = target_noise_clip
-        self.update_period = policy_delay
-        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
-        twice = [g for g in init for _ in range(2)]
-        self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init).to(device)
-        self.critics = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, twice).to(device)
+        super().__init__(spec, seeds, settings, device)
+        self.update_period = settings.policy_delay
+        # networks
+        hidden = settings.hidden
+        streams = init_streams(seeds)
+        self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], settings.activation, streams).to(device)
+        critic_sizes = [spec.obs_dim + spec.act_dim, *hidden, 1]
+        self.critics = StackedMLP(critic_sizes, settings.activation, twin_streams(streams)).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
-        self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critics": FlatAdam(self.critics, critic_lr)}
+
+        # optimisers put the networks on flat storage, which targets copy
+        self.optimizers = {
+            "actor": FlatAdam(self.actor, settings.actor_lr),
+            "critics": FlatAdam(self.critics, settings.critic_lr),
+        }
         self.target_actor = make_target(self.actor)
         self.target_critics = make_target(self.critics)
         self.networks = {
@@ -67,7 +76,7 @@ class TD3(ActorCritic):
     def act(self, obs: FloatArray) -> FloatArray:
         unit_action = np.tanh(self.acting()(obs))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
-        unit_action = np.clip(unit_action + self.exploration_noise * noise, -1, 1)
+        unit_action = np.clip(unit_action + self.settings.exploration_noise * noise, -1, 1)
         return self.unscale_action(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -77,8 +86,8 @@ class TD3(ActorCritic):
 
         # critics
         with torch.no_grad():
-            noise = (self.target_noise * self.update_noise(batch.action)).clamp(
-                -self.target_noise_clip, self.target_noise_clip
+            noise = (self.settings.target_noise * self.update_noise(batch.action)).clamp(
+                -self.settings.target_noise_clip, self.settings.target_noise_clip
             )
             next_action = (torch.tanh(self.target_actor(batch.next_obs)) + noise).clamp(-1, 1)
             next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
@@ -88,7 +97,7 @@ class TD3(ActorCritic):
         critic_loss = 0.5 * (q - target.unsqueeze(1)).square().mean(-1).sum(1)
         self.optimizers["critics"].minimize(critic_loss.sum())
         figures = {"losses/critic": critic_loss.detach(), "losses/q_mean": q.detach().mean((1, 2))}
-        if self.updates % self.policy_delay:
+        if self.updates % self.settings.policy_delay:
             return figures
 
         # actor
@@ -98,8 +107,8 @@ class TD3(ActorCritic):
         self.optimizers["actor"].minimize(actor_loss.sum())
 
         # targets
-        polyak_update(self.target_critics, self.critics, self.tau)
-        polyak_update(self.target_actor, self.actor, self.tau)
+        polyak_update(self.target_critics, self.critics, self.settings.tau)
+        polyak_update(self.target_actor, self.actor, self.settings.tau)
         return figures | {"losses/actor": actor_loss.detach()}
 
     def policy(self, i: int) -> Policy:

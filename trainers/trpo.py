@@ -1,8 +1,10 @@
 """Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477 (with GAE, https://arxiv.org/abs/1506.02438)."""
 
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from trainers.actor_critic import ActorTransform
@@ -12,9 +14,23 @@ from trainers.nn.distributions import entropy, kl_divergence, log_probability
 from trainers.nn.optimizer import FlatAdam, row_gradient
 from trainers.nn.stacked import Stacked
 from trainers.on_policy import GaussianActorCritic, explained_variance, minibatches, standardized
+from trainers.settings import Count, NotNegative, OnPolicySettings, Rate
 
 # A conjugate gradient whose squared residual is below this has arrived.
 RESIDUAL_TOLERANCE = 1e-10
+
+
+class TRPOSettings(OnPolicySettings):
+    """Settings of TRPO; the values stand in conf/algo/trpo.yaml."""
+
+    name: Literal["trpo"]
+    critic_lr: Rate
+    critic_epochs: Count
+    max_kl: Rate
+    cg_iterations: Count
+    cg_damping: NotNegative
+    line_search_steps: Count
+    line_search_decay: Annotated[float, Field(gt=0, lt=1)]
 
 
 class TRPO(GaussianActorCritic):
@@ -31,48 +47,23 @@ class TRPO(GaussianActorCritic):
     )
     COMPILES = True
 
+    SETTINGS = TRPOSettings
+    settings: TRPOSettings
+
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: TRPOSettings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        initial_log_std: float,
-        gamma: float,
-        gae_lambda: float,
-        critic_lr: float,
-        critic_epochs: int,
-        batch_size: int,
-        max_kl: float,
-        cg_iterations: int,
-        cg_damping: float,
-        line_search_steps: int,
-        line_search_decay: float,
         transform_actor: ActorTransform | None = None,
     ) -> None:
-        super().__init__(
-            spec,
-            seeds,
-            device,
-            hidden=hidden,
-            activation=activation,
-            initial_log_std=initial_log_std,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            transform_actor=transform_actor,
-        )
-        self.critic_epochs = critic_epochs
-        self.batch_size = batch_size
-        self.max_kl = max_kl
-        self.cg_iterations = cg_iterations
-        self.cg_damping = cg_damping
-        self.line_search_steps = line_search_steps
-        self.line_search_decay = line_search_decay
+        super().__init__(spec, seeds, settings, device, transform_actor=transform_actor)
+        # The natural gradient works on flat storage, and differentiates twice.
         self.actor.flatten()
         self.actor.fused = False
-        self.optimizers = {"critic": FlatAdam(self.critic, critic_lr)}
+        self.optimizers = {"critic": FlatAdam(self.critic, settings.critic_lr)}
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Appendix C of the paper: natural gradient, step to the edge of the trust region, line search, value fit."""
@@ -97,18 +88,18 @@ class TRPO(GaussianActorCritic):
 
         # actor
         gradient = row_gradient(surrogate().sum(), self.actor)
-        product = fisher_vector_product(kl().sum(), self.actor, self.cg_damping)
-        direction = conjugate_gradient(product, gradient, self.cg_iterations)
+        product = fisher_vector_product(kl().sum(), self.actor, self.settings.cg_damping)
+        direction = conjugate_gradient(product, gradient, self.settings.cg_iterations)
         curvature = (direction * product(direction)).sum(1, keepdim=True)
-        step = direction * (2 * self.max_kl / curvature.clamp(min=1e-12)).sqrt()
+        step = direction * (2 * self.settings.max_kl / curvature.clamp(min=1e-12)).sqrt()
         del product  # its graph must be gone before parameters change in place
         size, improvement, divergence = self._line_search(step, surrogate, kl)
 
         # critic
         target = returns / self.returns.std().squeeze(-1)
         critic_losses: list[Tensor] = []
-        for _ in range(self.critic_epochs):
-            for minibatch in minibatches((obs, target), self.batch_size, self.update_streams):
+        for _ in range(self.settings.critic_epochs):
+            for minibatch in minibatches((obs, target), self.settings.batch_size, self.update_streams):
                 critic_losses += self.step(*minibatch)
 
         # statistics
@@ -145,13 +136,13 @@ class TRPO(GaussianActorCritic):
         fraction = torch.zeros_like(before)
         gain = torch.zeros_like(before)
         divergence = torch.zeros_like(before)
-        for k in range(self.line_search_steps):
+        for k in range(self.settings.line_search_steps):
             searching = fraction == 0
-            tried = self.line_search_decay**k
+            tried = self.settings.line_search_decay**k
             flat.copy_(torch.where(searching.unsqueeze(1), start + tried * step, flat))
             trial_gain = surrogate() - before
             trial_kl = kl()
-            good = searching & (trial_gain > 0) & (trial_kl <= self.max_kl)
+            good = searching & (trial_gain > 0) & (trial_kl <= self.settings.max_kl)
             fraction = torch.where(good, tried, fraction)
             gain = torch.where(good, trial_gain, gain)
             divergence = torch.where(good, trial_kl, divergence)

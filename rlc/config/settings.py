@@ -2,9 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from rlc.config.algorithms import AlgoSettings, OffPolicySettings, PPOSettings
 from rlc.config.compress import (
     DERIVED_METHODS,
     PAPER_METHODS,
@@ -13,7 +12,10 @@ from rlc.config.compress import (
     PruneSettings,
     QATSettings,
 )
-from rlc.config.types import BoolOrAuto, Count, CountOrZero, Name, Seed, Strict, parse_model
+from rlc.config.types import BoolOrAuto, Name, Seed, parse_model
+from trainers.ppo import PPOSettings
+from trainers.registry import AGENTS
+from trainers.settings import AlgoSettings, Count, CountOrZero, OffPolicySettings, Strict
 
 
 class EnvSettings(Strict):
@@ -43,7 +45,7 @@ class WandbSettings(Strict):
 class Settings(Strict):
     """All settings of one job, as resolved from conf/ and the command line."""
 
-    algo: AlgoSettings
+    algo: SerializeAsAny[AlgoSettings]
     compress: CompressSettings
     env: EnvSettings
     study: Name
@@ -61,6 +63,15 @@ class Settings(Strict):
     fail_fast: bool
     eval: EvalSettings
     wandb: WandbSettings
+
+    @field_validator("algo", mode="plain")
+    @classmethod
+    def _parse_algo(cls, data: Any) -> AlgoSettings:
+        """The settings of an algorithm as its own class checks them."""
+        name = data.get("name") if isinstance(data, dict) else data
+        if not isinstance(name, str) or name not in AGENTS:
+            raise ValueError(f"algo.name={name}: unknown; allowed: {', '.join(AGENTS)}")
+        return AGENTS[name].SETTINGS.model_validate(data)
 
     @model_validator(mode="before")
     @classmethod

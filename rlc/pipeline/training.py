@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from rlc.config.algorithms import OffPolicySettings
 from rlc.config.settings import Settings
 from rlc.messages import warn
 from rlc.pipeline import build
@@ -28,6 +27,7 @@ from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
 from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy_loop, on_policy_loop
 from trainers.on_policy import GaussianActorCritic
+from trainers.settings import OffPolicySettings
 from trainers.tensors import Snapshot, strip_prefix
 
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.

@@ -1,11 +1,20 @@
 """Twin critics and target networks."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from trainers.nn.stacked import StackedMLP
+
+
+def twin_streams(streams: Sequence[torch.Generator]) -> list[torch.Generator]:
+    """Generators of the initial weights of two critics per seed, from those of the seeds: each twice in a row."""
+    twins: list[torch.Generator] = []
+    for stream in streams:
+        twins += [stream, stream]
+    return twins
 
 
 def twin_q_input(obs: Tensor, action: Tensor) -> Tensor:
