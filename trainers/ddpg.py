@@ -29,10 +29,9 @@ class DDPGSettings(OffPolicySettings):
 class DDPG(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/ddpg.yaml."""
 
+    SETTINGS = DDPGSettings
     METRICS = ("losses/critic", "losses/actor", "losses/q_mean")
     COMPILES = True
-
-    SETTINGS = DDPGSettings
     settings: DDPGSettings
 
     def __init__(
@@ -45,6 +44,7 @@ class DDPG(ActorCritic):
         transform_actor: ActorTransform | None = None,
     ) -> None:
         super().__init__(spec, seeds, settings, device)
+
         # networks
         hidden = settings.hidden
         streams = init_streams(seeds)
@@ -68,13 +68,21 @@ class DDPG(ActorCritic):
         }
 
     def act(self, obs: FloatArray) -> FloatArray:
-        unit_action = np.tanh(self.acting()(obs))
+        """Actions [S, E, act_dim] with Gaussian noise, clipped to the bounds, for observations [S, E, obs_dim]."""
+        unit_action = np.tanh(self.actor_output(obs))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
         unit_action = np.clip(unit_action + self.settings.exploration_noise * noise, -1, 1)
         return self.unscale_action(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Algorithm 1 of the paper, gradient steps: critic, actor, targets."""
+        """Gradient steps of critic and actor (Algorithm 1 of the paper), and of the targets.
+
+        Args:
+            batch: Transitions [S, B, ...].
+
+        Returns:
+            `METRICS` [S], as they were before the steps.
+        """
         self.updates += 1
         unit_action = (batch.action - self.action_center) / self.action_scale
 

@@ -28,17 +28,31 @@ class OffPolicyAgent(Protocol):
     update_streams: list[torch.Generator]
     noise_buffer: NoiseBuffer | None
 
-    def act(self, obs: FloatArray) -> FloatArray: ...
-    def update(self, batch: Batch) -> dict[str, Tensor]: ...
-    def publish(self) -> None: ...
+    def act(self, obs: FloatArray) -> FloatArray:
+        """Exploring actions [S, E, act_dim] for observations [S, E, obs_dim]."""
+        ...
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Learn from transitions [S, B, ...]; metrics [S] by name."""
+        ...
+
+    def publish(self) -> None:
+        """Hand over the actor of now to acting, where that lags behind."""
 
 
 class OnPolicyAgent(Protocol):
     """What the on-policy loop asks of an agent."""
 
-    def anneal(self, steps: int) -> None: ...
-    def act(self, obs: FloatArray) -> FloatArray: ...
-    def update(self, rollout: Rollout) -> dict[str, Tensor]: ...
+    def anneal(self, steps: int) -> None:
+        """Set what changes along the training, before the update after its first `steps` steps."""
+
+    def act(self, obs: FloatArray) -> FloatArray:
+        """Exploring actions [S, E, act_dim] for observations [S, E, obs_dim]."""
+        ...
+
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Learn from a rollout [S, T, E, ...]; metrics [S] by name."""
+        ...
 
 
 def off_policy_loop(
@@ -61,16 +75,29 @@ def off_policy_loop(
     With `overlap` environments step while the updates run: those do not see the newest transition yet, and an agent
     that was told to lag behind acts as of one step's updates before. Both lags are fixed, so that a run repeats.
 
-    `update` is the agent's or a recording of it. Yields (steps per seed so far, newest figures of the updates; empty
-    before the first) about every `yield_every` steps and at the end. Steps are environment steps of one seed, over
-    its E environments.
+    Args:
+        agent: Acts, and publishes what it has learned.
+        update: That of the agent, or a recording of it.
+        envs: E environments for each of S seeds.
+        replay: Takes every transition; batches come from it.
+        warmup: Gives actions [S, E, act_dim] before learning begins.
+        steps: Where the loop goes on from: environment steps of one seed, over its E environments, as all steps here.
+        total_steps: Where it ends.
+        learning_starts: Steps before learning begins.
+        batch_size: Transitions per update and seed.
+        updates_per_step: Updates per environment step.
+        overlap: Whether to step while updates run.
+        yield_every: About how many steps lie between two yields.
+
+    Yields:
+        Steps so far, and the newest metrics of the updates; those are empty before the first one.
     """
     num_envs = envs.shape[1]
-    figures: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
 
     def learn() -> None:
         for _ in range(num_envs * updates_per_step):
-            figures.update(update(replay.sample(batch_size)))
+            metrics.update(update(replay.sample(batch_size)))
         agent.publish()
 
     if steps == 0:
@@ -89,7 +116,7 @@ def off_policy_loop(
             learn()
         if steps - yielded >= yield_every or steps >= total_steps:
             yielded = steps
-            yield steps, figures
+            yield steps, metrics
 
 
 def on_policy_loop(
@@ -107,7 +134,16 @@ def on_policy_loop(
     All environments of a seed take the same number of steps in a rollout. Where that does not come out even, the last
     one takes a few more than `total_steps`, less than one per environment.
 
-    Yields (steps per seed so far, figures of the last update) after every update.
+    Args:
+        agent: Acts and learns.
+        envs: E environments for each of S seeds.
+        device: Where rollouts are put.
+        steps: Where the loop goes on from: environment steps of one seed, over its E environments, as all steps here.
+        total_steps: Where it ends.
+        rollout_steps: Steps of a rollout.
+
+    Yields:
+        Steps so far, and the metrics of the last update, after every update.
     """
     if steps == 0:
         envs.reset()
@@ -118,6 +154,6 @@ def on_policy_loop(
         steps_per_env = math.ceil(size / num_envs)
         rollout = collect(agent.act, envs, steps_per_env, device)
         agent.anneal(steps)
-        figures = agent.update(rollout)
+        metrics = agent.update(rollout)
         steps += steps_per_env * num_envs
-        yield steps, figures
+        yield steps, metrics

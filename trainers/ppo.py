@@ -33,6 +33,7 @@ class PPOSettings(OnPolicySettings):
 class PPO(GaussianActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/ppo.yaml."""
 
+    SETTINGS = PPOSettings
     METRICS = (
         "losses/actor",
         "losses/critic",
@@ -44,8 +45,6 @@ class PPO(GaussianActorCritic):
         "losses/log_std",
     )
     COMPILES = True
-
-    SETTINGS = PPOSettings
     settings: PPOSettings
 
     def __init__(
@@ -62,14 +61,24 @@ class PPO(GaussianActorCritic):
 
     def anneal(self, steps: int) -> None:
         """Learning rate after `steps` steps of the training at hand: linearly to 0 over `lr_decay_steps`."""
-        if self.settings.lr_decay_steps is not None:
-            for optimizer in self.optimizers.values():
-                optimizer.lr.fill_(self.settings.lr * (1 - steps / self.settings.lr_decay_steps))
+        decay_steps = self.settings.lr_decay_steps
+        if decay_steps is None:
+            return
+        for optimizer in self.optimizers.values():
+            optimizer.lr.fill_(self.settings.lr * (1 - steps / decay_steps))
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Algorithm 1 of the paper, the optimisation of one rollout."""
+        """Epochs of minibatch steps on one rollout (Algorithm 1 of the paper).
+
+        Args:
+            rollout: Of the policy as it is, [S, T, E, ...].
+
+        Returns:
+            `METRICS` [S]: means over the minibatches that a seed learned from.
+        """
+        settings = self.settings
         self.updates += 1
-        followed = self.initialize_statistics(rollout)
+        is_first = self.initialize_statistics(rollout)
         obs = self.normalized(rollout.obs.flatten(1, 2))
         action = self.scale_action(rollout.action)
         with torch.no_grad():
@@ -79,22 +88,22 @@ class PPO(GaussianActorCritic):
         learning: list[Tensor] = []
 
         # actor and critic
-        for epoch in range(self.settings.epochs):
-            if epoch == 0 or self.settings.recompute_advantages:
+        for epoch in range(settings.epochs):
+            if epoch == 0 or settings.recompute_advantages:
                 advantage, returns = self.advantages(rollout)
                 target = returns / self.returns.std().squeeze(-1)
             if epoch == 0:
                 explained = explained_variance(advantage, returns)
             data = (obs, action, old_log_prob, advantage, target)
-            for minibatch in minibatches(data, self.settings.batch_size, self.update_streams):
-                if self.settings.target_kl is not None and not active.any():
+            for minibatch in minibatches(data, settings.batch_size, self.update_streams):
+                if settings.target_kl is not None and not active.any():
                     break
                 learning.append(active)
                 *terms, active = self.step(*minibatch, active)
                 steps.append(Terms(*terms))
 
         # statistics
-        if not followed:
+        if not is_first:
             self.update_statistics(rollout)
         return mean_terms(steps, learning) | {
             "losses/kl_stopped": (~active).float(),
@@ -103,19 +112,30 @@ class PPO(GaussianActorCritic):
         }
 
     def minibatch_step(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
-        """One step of both optimisers on a minibatch [S, B, ...] for the seeds that are active [S].
+        """One step of both optimisers, for the seeds that are active.
 
-        Returns the terms of the loss as they were before, without gradients, and which seeds are active still.
+        Args:
+            minibatch: Observations, actions, old log-probabilities, advantages and targets [S, B, ...]; then which
+                seeds are active, [S].
+
+        Returns:
+            The terms of the loss [S] as they were before, without gradients; then which seeds are active still.
         """
+        settings = self.settings
         *data, active = minibatch
         terms = self._losses(*data)
-        if self.settings.target_kl is not None:
-            active = active & (terms.approx_kl <= 1.5 * self.settings.target_kl)
-        losses = self.settings.value_coef * terms.critic - terms.surrogate - self.settings.entropy_coef * terms.entropy
+        if settings.target_kl is not None:
+            active = active & (terms.approx_kl <= 1.5 * settings.target_kl)
+
+        # gradients of actor and critic, clipped together
+        losses = settings.value_coef * terms.critic - terms.surrogate - settings.entropy_coef * terms.entropy
         differentiate(losses.sum(), self.optimizers.values())
-        clip_row_norms([o.gradient for o in self.optimizers.values()], self.settings.max_grad_norm)
+        gradients = [optimizer.gradient for optimizer in self.optimizers.values()]
+        clip_row_norms(gradients, settings.max_grad_norm)
+
+        # steps
         for optimizer in self.optimizers.values():
-            optimizer.step(active if self.settings.target_kl is not None else None)
+            optimizer.step(active if settings.target_kl is not None else None)
         return *(term.detach() for term in terms), active
 
     def _losses(self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor) -> "Terms":
@@ -142,10 +162,18 @@ class Terms(NamedTuple):
 
 
 def mean_terms(steps: Sequence[Terms], learning: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Means [S] over the minibatches of an update before which each seed was active: `learning`, [S] for each."""
-    columns = Terms(*(torch.stack(column) for column in zip(*steps, strict=True)))
-    counted = torch.stack(list(learning)).float()
-    weight = counted / counted.sum(0)
+    """Means over the minibatches of an update that each seed learned from.
+
+    Args:
+        steps: The terms of each minibatch, [S] each.
+        learning: Whether each seed was active before each minibatch, [S] each.
+
+    Returns:
+        Means [S] by the names of `PPO.METRICS`.
+    """
+    columns = Terms(*map(torch.stack, zip(*steps, strict=True)))
+    is_counted = torch.stack(list(learning)).float()
+    weight = is_counted / is_counted.sum(0)
     return {
         "losses/actor": -(weight * columns.surrogate).sum(0),
         "losses/critic": (weight * columns.critic).sum(0),

@@ -12,8 +12,9 @@ from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.replay import Batch
 from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import squashed_gaussian
+from trainers.nn.flat_storage import StackedScalar
 from trainers.nn.optimizer import FlatAdam
-from trainers.nn.stacked import StackedMLP, StackedScalar
+from trainers.nn.stacked import StackedMLP
 from trainers.nn.targets import make_target, polyak_update, twin_q_input, twin_streams
 from trainers.policy import Policy, Rescale
 from trainers.rng import init_streams, stacked_normal
@@ -36,11 +37,10 @@ class SACSettings(OffPolicySettings):
 class SAC(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/sac.yaml."""
 
+    SETTINGS = SACSettings
     METRICS = ("losses/critic", "losses/actor", "losses/alpha", "losses/entropy", "losses/q_mean")
     COMPILES = True
     NOISE_DRAWS = 2
-
-    SETTINGS = SACSettings
     settings: SACSettings
 
     def __init__(
@@ -53,6 +53,7 @@ class SAC(ActorCritic):
         transform_actor: ActorTransform | None = None,
     ) -> None:
         super().__init__(spec, seeds, settings, device)
+
         # networks
         hidden = settings.hidden
         streams = init_streams(seeds)
@@ -87,20 +88,29 @@ class SAC(ActorCritic):
         self.target_entropy = -float(spec.act_dim)
 
     def act(self, obs: FloatArray) -> FloatArray:
-        mean, log_std = np.split(self.acting()(obs), 2, axis=-1)
+        """Actions [S, E, act_dim] drawn from the squashed Gaussian, for observations [S, E, obs_dim]."""
+        mean, log_std = np.split(self.actor_output(obs), 2, axis=-1)
+        std = np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
         noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
-        unit_action = np.tanh(mean + np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)) * noise)
-        return self.unscale_action(unit_action)
+        return self.unscale_action(np.tanh(mean + std * noise))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Algorithm 1 of the paper, gradient steps: critics, actor, temperature, targets."""
+        """Gradient steps of critics, actor and temperature (Algorithm 1 of the paper), and of the targets.
+
+        Args:
+            batch: Transitions [S, B, ...].
+
+        Returns:
+            `METRICS` [S], as they were before the steps.
+        """
         self.updates += 1
         alpha = self.log_alpha.value.detach().exp()
         unit_action = (batch.action - self.action_center) / self.action_scale
 
         # critics
         with torch.no_grad():
-            next_action, next_log_prob = self._sample(self.actor(batch.next_obs), self.update_noise(batch.action))
+            next_out = self.actor(batch.next_obs)
+            next_action, next_log_prob = self._sample(next_out, self.update_noise(batch.action))
             next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
             target = batch.reward + batch.discount * (next_q - alpha * next_log_prob)
 

@@ -32,11 +32,10 @@ class TD3Settings(OffPolicySettings):
 class TD3(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/td3.yaml."""
 
+    SETTINGS = TD3Settings
     METRICS = ("losses/critic", "losses/actor", "losses/q_mean")
     COMPILES = True
     NOISE_DRAWS = 1
-
-    SETTINGS = TD3Settings
     settings: TD3Settings
 
     def __init__(
@@ -50,6 +49,7 @@ class TD3(ActorCritic):
     ) -> None:
         super().__init__(spec, seeds, settings, device)
         self.update_period = settings.policy_delay
+
         # networks
         hidden = settings.hidden
         streams = init_streams(seeds)
@@ -74,31 +74,39 @@ class TD3(ActorCritic):
         }
 
     def act(self, obs: FloatArray) -> FloatArray:
-        unit_action = np.tanh(self.acting()(obs))
+        """Actions [S, E, act_dim] with Gaussian noise, clipped to the bounds, for observations [S, E, obs_dim]."""
+        unit_action = np.tanh(self.actor_output(obs))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
         unit_action = np.clip(unit_action + self.settings.exploration_noise * noise, -1, 1)
         return self.unscale_action(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Algorithm 1 of the paper, gradient steps: critics; every `policy_delay` times actor and targets."""
+        """Gradient steps of the critics; every `policy_delay` times of actor and targets (Algorithm 1 of the paper).
+
+        Args:
+            batch: Transitions [S, B, ...].
+
+        Returns:
+            `METRICS` [S], as they were before the steps; that of the actor where it took one.
+        """
         self.updates += 1
         unit_action = (batch.action - self.action_center) / self.action_scale
 
         # critics
         with torch.no_grad():
-            noise = (self.settings.target_noise * self.update_noise(batch.action)).clamp(
-                -self.settings.target_noise_clip, self.settings.target_noise_clip
-            )
-            next_action = (torch.tanh(self.target_actor(batch.next_obs)) + noise).clamp(-1, 1)
+            limit = self.settings.target_noise_clip
+            noise = self.settings.target_noise * self.update_noise(batch.action)
+            next_action = torch.tanh(self.target_actor(batch.next_obs)) + noise.clamp(-limit, limit)
+            next_action = next_action.clamp(-1, 1)
             next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
             target = batch.reward + batch.discount * next_q
 
         q = self._q(self.critics, batch.obs, unit_action)
         critic_loss = 0.5 * (q - target.unsqueeze(1)).square().mean(-1).sum(1)
         self.optimizers["critics"].minimize(critic_loss.sum())
-        figures = {"losses/critic": critic_loss.detach(), "losses/q_mean": q.detach().mean((1, 2))}
+        metrics = {"losses/critic": critic_loss.detach(), "losses/q_mean": q.detach().mean((1, 2))}
         if self.updates % self.settings.policy_delay:
-            return figures
+            return metrics
 
         # actor
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
@@ -109,7 +117,7 @@ class TD3(ActorCritic):
         # targets
         polyak_update(self.target_critics, self.critics, self.settings.tau)
         polyak_update(self.target_actor, self.actor, self.settings.tau)
-        return figures | {"losses/actor": actor_loss.detach()}
+        return metrics | {"losses/actor": actor_loss.detach()}
 
     def policy(self, i: int) -> Policy:
         """The actor without noise."""

@@ -11,8 +11,8 @@ from trainers.actor_critic import ActorTransform
 from trainers.data.rollout import Rollout
 from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import entropy, kl_divergence, log_probability
+from trainers.nn.flat_storage import Stacked
 from trainers.nn.optimizer import FlatAdam, row_gradient
-from trainers.nn.stacked import Stacked
 from trainers.on_policy import GaussianActorCritic, explained_variance, minibatches, standardized
 from trainers.settings import Count, NotNegative, OnPolicySettings, Rate
 
@@ -36,6 +36,7 @@ class TRPOSettings(OnPolicySettings):
 class TRPO(GaussianActorCritic):
     """Networks, optimiser and random streams of S seeds; the settings are explained in conf/algo/trpo.yaml."""
 
+    SETTINGS = TRPOSettings
     METRICS = (
         "losses/actor",
         "losses/critic",
@@ -46,8 +47,6 @@ class TRPO(GaussianActorCritic):
         "losses/log_std",
     )
     COMPILES = True
-
-    SETTINGS = TRPOSettings
     settings: TRPOSettings
 
     def __init__(
@@ -66,9 +65,17 @@ class TRPO(GaussianActorCritic):
         self.optimizers = {"critic": FlatAdam(self.critic, settings.critic_lr)}
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Appendix C of the paper: natural gradient, step to the edge of the trust region, line search, value fit."""
+        """Natural gradient, step to the edge of the trust region, line search (appendix C of the paper); value fit.
+
+        Args:
+            rollout: Of the policy as it is, [S, T, E, ...].
+
+        Returns:
+            `METRICS` [S].
+        """
+        settings = self.settings
         self.updates += 1
-        followed = self.initialize_statistics(rollout)
+        is_first = self.initialize_statistics(rollout)
         obs = self.normalized(rollout.obs.flatten(1, 2))
         action = self.scale_action(rollout.action)
         advantage, returns = self.advantages(rollout)
@@ -88,22 +95,22 @@ class TRPO(GaussianActorCritic):
 
         # actor
         gradient = row_gradient(surrogate().sum(), self.actor)
-        product = fisher_vector_product(kl().sum(), self.actor, self.settings.cg_damping)
-        direction = conjugate_gradient(product, gradient, self.settings.cg_iterations)
+        product = fisher_vector_product(kl().sum(), self.actor, settings.cg_damping)
+        direction = conjugate_gradient(product, gradient, settings.cg_iterations)
         curvature = (direction * product(direction)).sum(1, keepdim=True)
-        step = direction * (2 * self.settings.max_kl / curvature.clamp(min=1e-12)).sqrt()
+        step = direction * (2 * settings.max_kl / curvature.clamp(min=1e-12)).sqrt()
         del product  # its graph must be gone before parameters change in place
         size, improvement, divergence = self._line_search(step, surrogate, kl)
 
         # critic
         target = returns / self.returns.std().squeeze(-1)
         critic_losses: list[Tensor] = []
-        for _ in range(self.settings.critic_epochs):
-            for minibatch in minibatches((obs, target), self.settings.batch_size, self.update_streams):
+        for _ in range(settings.critic_epochs):
+            for minibatch in minibatches((obs, target), settings.batch_size, self.update_streams):
                 critic_losses += self.step(*minibatch)
 
         # statistics
-        if not followed:
+        if not is_first:
             self.update_statistics(rollout)
         return {
             "losses/actor": -improvement,
@@ -128,22 +135,30 @@ class TRPO(GaussianActorCritic):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Move each seed by the largest of step * decay^k that improves its surrogate within its trust region.
 
-        A seed without one stays where it was. Returns, [S] each: the fraction taken, gain in surrogate, KL.
+        A seed without one stays where it was.
+
+        Args:
+            step: To the edge of the trust region, in the layout of the actor's flat storage [S, P].
+            surrogate: The surrogate [S] of the actor as it is.
+            kl: Its mean KL [S] from the old policy.
+
+        Returns:
+            The fraction of the step taken, the gain in surrogate and the KL, [S] each.
         """
         flat = self.actor.flat
-        start = self.actor.flat.clone()
+        start = flat.clone()
         before = surrogate()
         fraction = torch.zeros_like(before)
         gain = torch.zeros_like(before)
         divergence = torch.zeros_like(before)
         for k in range(self.settings.line_search_steps):
             searching = fraction == 0
-            tried = self.settings.line_search_decay**k
-            flat.copy_(torch.where(searching.unsqueeze(1), start + tried * step, flat))
+            trial = self.settings.line_search_decay**k
+            flat.copy_(torch.where(searching.unsqueeze(1), start + trial * step, flat))
             trial_gain = surrogate() - before
             trial_kl = kl()
             good = searching & (trial_gain > 0) & (trial_kl <= self.settings.max_kl)
-            fraction = torch.where(good, tried, fraction)
+            fraction = torch.where(good, trial, fraction)
             gain = torch.where(good, trial_gain, gain)
             divergence = torch.where(good, trial_kl, divergence)
             if good.eq(searching).all():

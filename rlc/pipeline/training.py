@@ -98,7 +98,7 @@ def fit(
         if one is not None:
             past = training.restore(i, one, checkpoints[i])
             run.log(f"goes on from the checkpoint of step {one.step}")
-            before = one.snapshot.plain.get("compile", settings.compile)
+            before = one.snapshot.metadata.get("compile", settings.compile)
             if before != settings.compile:
                 text = f"its checkpoint was made with compile={before}: from here on it rounds otherwise".lower()
                 run.log(text)
@@ -199,7 +199,7 @@ class Training:
         for name, part in self._parts().items():
             snapshot = part.snapshot(i)
             tensors |= {f"{name}.{key}": tensor for key, tensor in snapshot.tensors.items()}
-            plain[name] = snapshot.plain
+            plain[name] = snapshot.metadata
         checkpoints.save(progress["step"], Snapshot(tensors, plain), self.replay, i)
 
     def restore(self, i: int, saved: Saved, checkpoints: Checkpoints) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.helpers import SMALL, SPEC, Count, batches, crash_at, job, make_agent, spec, weights
 from trainers.acceleration.cuda_graphs import WARM_UP, CudaGraphUpdate
-from trainers.actor_critic import DelayedActor
 from trainers.data.replay import Batch, ReplayBuffer
 from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
 from trainers.loops import off_policy_loop
+from trainers.nn.actor_fn import DelayedActor
 from trainers.nn.stacked import StackedMLP
 from trainers.tensors import FloatArray
 
@@ -104,7 +104,7 @@ def test_acting_uses_the_actor_published_last_but_one() -> None:
     actor.flat.zero_()
     delayed_actor, seen = DelayedActor(actor), []
     for n in range(1, 5):
-        seen.append(delayed_actor.frozen()(np.zeros((1, 1, 2), np.float32)).item())
+        seen.append(delayed_actor(np.zeros((1, 1, 2), np.float32)).item())
         actor.layers[0].bias.data.fill_(n)
         delayed_actor.publish()
     assert seen == [0, 0, 1, 2]

@@ -11,7 +11,7 @@ from trainers.actor_critic import NoiseBuffer
 from trainers.data.replay import Batch
 from trainers.loops import OffPolicyAgent
 
-Figures = dict[str, Tensor]
+Metrics = dict[str, Tensor]
 # Updates of a kind before it is recorded: libraries set themselves up in the first ones.
 WARM_UP = 3
 
@@ -21,18 +21,18 @@ class Recording(NamedTuple):
 
     batch: Batch
     noise_buffer: NoiseBuffer
-    play: Callable[[], Figures]
+    play: Callable[[], Metrics]
 
 
-def cuda_graph(function: Callable[[], Figures]) -> Callable[[], Figures]:
+def cuda_graph(function: Callable[[], Metrics]) -> Callable[[], Metrics]:
     """`function` as a graph, which leaves its results in the same tensors each time."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        figures = function()
+        metrics = function()
 
-    def play() -> Figures:
+    def play() -> Metrics:
         graph.replay()
-        return figures
+        return metrics
 
     return play
 
@@ -41,14 +41,15 @@ class CudaGraphUpdate:
     """`update` of an off-policy agent: the same numbers, from one recording for each kind of update."""
 
     def __init__(
-        self, agent: OffPolicyAgent, record: Callable[[Callable[[], Figures]], Callable[[], Figures]] = cuda_graph
+        self, agent: OffPolicyAgent, record: Callable[[Callable[[], Metrics]], Callable[[], Metrics]] = cuda_graph
     ) -> None:
         self.agent = agent
         self.record = record
         self.recordings: dict[int, Recording] = {}
         self.seen: Counter[int] = Counter()
 
-    def __call__(self, batch: Batch) -> Figures:
+    def __call__(self, batch: Batch) -> Metrics:
+        """As `update` of the agent; the metrics are in the same tensors each time."""
         before = self.agent.updates
         kind = (before + 1) % self.agent.update_period
         self.seen[kind] += 1
@@ -57,37 +58,37 @@ class CudaGraphUpdate:
         if kind not in self.recordings:
             self.recordings[kind] = self._recording(batch)
             self.agent.updates = before
-        held, noise_buffer, play = self.recordings[kind]
-        for tensor, new in zip(held, batch, strict=True):
+        recorded_batch, noise_buffer, play = self.recordings[kind]
+        for tensor, new in zip(recorded_batch, batch, strict=True):
             tensor.copy_(new)
         noise_buffer.resample(self.agent.update_streams)
-        figures = play()
+        metrics = play()
         # A graph leaves the host's count alone.
         self.agent.updates = before + 1
-        return figures
+        return metrics
 
-    def _side_stream(self, batch: Batch) -> Figures:
+    def _side_stream(self, batch: Batch) -> Metrics:
         """An update on a stream of its own, as recording asks of those before it."""
         if self.agent.device.type != "cuda":
             return self.agent.update(batch)
-        here = torch.cuda.current_stream()
-        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            figures = self.agent.update(batch)
-        here.wait_stream(aside)
-        return figures
+        main_stream = torch.cuda.current_stream()
+        side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side_stream.wait_stream(main_stream)
+        with torch.cuda.stream(side_stream):
+            metrics = self.agent.update(batch)
+        main_stream.wait_stream(side_stream)
+        return metrics
 
     def _recording(self, batch: Batch) -> Recording:
-        held = Batch(*(tensor.clone() for tensor in batch))
+        recorded_batch = Batch(*map(torch.clone, batch))
         noise_buffer = NoiseBuffer([torch.empty_like(batch.action) for _ in range(self.agent.NOISE_DRAWS)])
 
-        def update() -> Figures:
-            noise_buffer.at = 0
+        def update() -> Metrics:
+            noise_buffer.pos = 0
             self.agent.noise_buffer = noise_buffer
             try:
-                return self.agent.update(held)
+                return self.agent.update(recorded_batch)
             finally:
                 self.agent.noise_buffer = None
 
-        return Recording(held, noise_buffer, self.record(update))
+        return Recording(recorded_batch, noise_buffer, self.record(update))

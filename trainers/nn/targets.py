@@ -31,9 +31,13 @@ def make_target(network: StackedMLP) -> StackedMLP:
 
 @torch.no_grad()
 def polyak_update(target: StackedMLP, online: StackedMLP, tau: float) -> None:
-    """target <- (1 - tau) target + tau online for parameters; buffers (quantisation ranges) are copied."""
+    """target <- (1 - tau) target + tau online for parameters; buffers (quantisation ranges) are copied.
+
+    Raises:
+        ValueError: For buffers of different shapes.
+    """
     target.flat.lerp_(online.flat, tau)
-    for kept, (name, buffer) in zip(target.buffers(), online.named_buffers(), strict=True):
-        if kept.shape != buffer.shape:
-            raise ValueError(f"buffer {name}: target {tuple(kept.shape)}, online {tuple(buffer.shape)}")
-        kept.copy_(buffer)
+    for target_buffer, (name, buffer) in zip(target.buffers(), online.named_buffers(), strict=True):
+        if target_buffer.shape != buffer.shape:
+            raise ValueError(f"buffer {name}: target {tuple(target_buffer.shape)}, online {tuple(buffer.shape)}")
+        target_buffer.copy_(buffer)
