@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.envs.spec import EnvSpec
-from trainers.nn.actor_fn import ActorFn, DelayedActor
+from trainers.nn.actor_fn import ActorFn, CudaDelayedActor, DelayedActor
 from trainers.nn.flat_storage import Stacked
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
@@ -107,7 +107,8 @@ class ActorCritic(ABC):
 
     def enable_policy_lag(self) -> None:
         """From now on act with the actor of the last `publish` but one."""
-        self.delayed_actor = DelayedActor(self.actor)
+        delayed_actor = CudaDelayedActor if self.device.type == "cuda" else DelayedActor
+        self.delayed_actor = delayed_actor(self.actor)
 
     def publish(self) -> None:
         """Hand over the actor of now to acting, where that lags behind."""

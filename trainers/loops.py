@@ -5,13 +5,12 @@ A loop goes on from `steps` steps when its agent, environments and replay memory
 
 import math
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from trainers.actor_critic import NoiseBuffer
-from trainers.data.replay import Batch, ReplayBuffer
+from trainers.data.replay import ReplayBuffer
 from trainers.data.rollout import Rollout, collect
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
@@ -21,19 +20,8 @@ from trainers.tensors import FloatArray
 class OffPolicyAgent(Protocol):
     """What the off-policy loop asks of an agent."""
 
-    NOISE_DRAWS: ClassVar[int]
-    device: torch.device
-    updates: int
-    update_period: int
-    update_streams: list[torch.Generator]
-    noise_buffer: NoiseBuffer | None
-
     def act(self, obs: FloatArray) -> FloatArray:
         """Exploring actions [S, E, act_dim] for observations [S, E, obs_dim]."""
-        ...
-
-    def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Learn from transitions [S, B, ...]; metrics [S] by name."""
         ...
 
     def publish(self) -> None:
@@ -57,7 +45,7 @@ class OnPolicyAgent(Protocol):
 
 def off_policy_loop(
     agent: OffPolicyAgent,
-    update: Callable[[Batch], dict[str, Tensor]],
+    update: Callable[[], dict[str, Tensor]],
     envs: SyncSeedEnvs | SubprocSeedEnvs,
     replay: ReplayBuffer,
     warmup: Callable[[], FloatArray],
@@ -65,7 +53,6 @@ def off_policy_loop(
     steps: int,
     total_steps: int,
     learning_starts: int,
-    batch_size: int,
     updates_per_step: int,
     overlap: bool,
     yield_every: int,
@@ -77,14 +64,13 @@ def off_policy_loop(
 
     Args:
         agent: Acts, and publishes what it has learned.
-        update: That of the agent, or a recording of it.
+        update: Samples a batch and learns from it; metrics [S] by name.
         envs: E environments for each of S seeds.
-        replay: Takes every transition; batches come from it.
+        replay: Takes every transition.
         warmup: Gives actions [S, E, act_dim] before learning begins.
         steps: Where the loop goes on from: environment steps of one seed, over its E environments, as all steps here.
         total_steps: Where it ends.
         learning_starts: Steps before learning begins.
-        batch_size: Transitions per update and seed.
         updates_per_step: Updates per environment step.
         overlap: Whether to step while updates run.
         yield_every: About how many steps lie between two yields.
@@ -97,7 +83,7 @@ def off_policy_loop(
 
     def learn() -> None:
         for _ in range(num_envs * updates_per_step):
-            metrics.update(update(replay.sample(batch_size)))
+            metrics.update(update())
         agent.publish()
 
     if steps == 0:

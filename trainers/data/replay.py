@@ -93,7 +93,6 @@ class ReplayBuffer:
     def sample(self, batch_size: int) -> Batch:
         """`batch_size` transitions for each seed, uniformly and with replacement."""
         seeds, rows, num_envs, _ = self.storage.shape
-        obs_dim = self.columns[0]
 
         # places in the ring, counted back from the newest transition
         size = min(self.num_added, self.capacity)
@@ -106,13 +105,17 @@ class ReplayBuffer:
         first_row = np.arange(seeds)[:, None] * rows
         index = self._flat_index((first_row + row) * num_envs + env)
         next_index = self._flat_index((first_row + next_row) * num_envs + env)
+        return self.gather(index, next_index)
 
-        # two gathers
+    def gather(self, index: Tensor, next_index: Tensor) -> Batch:
+        """Transitions by their flat places in the ring and those one row later, [S * B] each."""
+        obs_dim = self.columns[0]
+        seeds = len(self.storage)
         flat = self.storage.flatten(0, 2)
         next_obs = self.final.overwrite(flat.index_select(0, next_index)[:, :obs_dim], index)
-        transitions = flat.index_select(0, index).view(seeds, batch_size, -1)
+        transitions = flat.index_select(0, index).view(seeds, -1, sum(self.columns))
         obs, action, reward, discount = torch.split(transitions, self.columns, -1)
-        return Batch(obs, action, reward.squeeze(-1), discount.squeeze(-1), next_obs.view(seeds, batch_size, -1))
+        return Batch(obs, action, reward.squeeze(-1), discount.squeeze(-1), next_obs.view(seeds, -1, obs_dim))
 
     def rows(self, i: int, first: int, last: int) -> FloatArray:
         """Rows number first to last - 1 of seed number i, [rows, E, obs_dim + act_dim + 2]."""
