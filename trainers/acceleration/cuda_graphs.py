@@ -72,7 +72,7 @@ class CudaGraphUpdate:
         if self.agent.device.type != "cuda":
             return self.agent.update(batch)
         main_stream = torch.cuda.current_stream()
-        side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side_stream = torch.cuda.Stream()
         side_stream.wait_stream(main_stream)
         with torch.cuda.stream(side_stream):
             metrics = self.agent.update(batch)

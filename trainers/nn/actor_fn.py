@@ -62,7 +62,7 @@ class DelayedActor:
         self.copies = [copy.deepcopy(actor).cpu().requires_grad_(False) for _ in range(2)]
         self.published = 0
         device = actor.flat.device
-        self.events = [torch.cuda.Event() for _ in range(2)] if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.events = [torch.cuda.Event() for _ in range(2)] if device.type == "cuda" else None
         self.pairs: list[list[tuple[Tensor, Tensor]]] = []
         """For each copy: its parameters and buffers, each beside the one that it is copied from."""
         sources = [*actor.parameters(), *actor.buffers()]
