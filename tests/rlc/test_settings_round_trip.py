@@ -42,7 +42,7 @@ def random_value(annotation: Any, metadata: list[Any], generator: np.random.Gene
         return bool(generator.integers(2))
     low, high = bounds(metadata)
     if annotation is int:
-        return int(generator.integers(max(low, 0), min(high, 10**6)))
+        return int(generator.integers(int(low), int(min(high, 10**6))))
     return min(max(float(10 ** generator.uniform(-8, 8)), low + 1e-9), high)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.helpers import SMALL, SPEC, Count, batches, crash_at, job, make_agent, spec, weights
+from tests.helpers import SMALL, SPEC, Count, batches, crash_at, job, make_off_policy, spec, weights
 from trainers.acceleration.cuda_graphs import WARM_UP, CudaGraphUpdate
 from trainers.data.replay import Batch, ReplayBuffer
 from trainers.envs.make import make_env, spec_of
@@ -77,7 +77,7 @@ def test_what_goes_wrong_in_a_worker_is_raised_here(way: str, error: type[Except
 def test_a_recorded_update_is_the_update(algo: str, qat: bool) -> None:
     """Played from the tensors it was recorded on; a recording on the CPU is the function itself."""
     of, seeds, played = spec(), [0, 4], 0
-    plain, recorded = (make_agent(algo, of, seeds, qat, hidden="[16]") for _ in range(2))
+    plain, recorded = (make_off_policy(algo, of, seeds, qat, hidden="[16]") for _ in range(2))
 
     def record(function: Any) -> Any:
         def play() -> Any:
@@ -105,7 +105,7 @@ def test_acting_uses_the_actor_published_last_but_one() -> None:
     delayed_actor, seen = DelayedActor(actor), []
     for n in range(1, 5):
         seen.append(delayed_actor(np.zeros((1, 1, 2), np.float32)).item())
-        actor.layers[0].bias.data.fill_(n)
+        actor.linears[0].bias.data.fill_(n)
         delayed_actor.publish()
     assert seen == [0, 0, 1, 2]
 

@@ -1,6 +1,7 @@
 """Properties of the replay ring: random sequences of what can happen to it, against a list of all transitions."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,10 @@ class NaiveReplay:
     num_seeds: int
     num_envs: int
     obs: FloatArray
-    rows: list[list[tuple[FloatArray, ...]]] = field(default_factory=list)
+    rows: list[list[tuple[Any, ...]]] = field(default_factory=list)
 
     def add(self, action: FloatArray, step: Step) -> None:
-        row = []
+        row: list[tuple[Any, ...]] = []
         for s in range(self.num_seeds):
             for e in range(self.num_envs):
                 next_obs = step.final_obs.get((s, e), step.next_obs[s, e])
@@ -35,9 +36,9 @@ class NaiveReplay:
         self.rows.append(row)
         self.obs = step.next_obs
 
-    def newest(self, s: int, rows: int) -> dict[float, tuple[FloatArray, ...]]:
+    def newest(self, s: int, rows: int) -> dict[float, tuple[Any, ...]]:
         """The transitions of seed number s in the last rows, by their observation's first number, which is unique."""
-        transitions = {}
+        transitions: dict[float, tuple[Any, ...]] = {}
         for row in self.rows[-rows:]:
             for transition in row[s * self.num_envs : (s + 1) * self.num_envs]:
                 transitions[float(transition[0][0])] = transition
