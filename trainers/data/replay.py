@@ -185,18 +185,18 @@ class FinalObservations:
         for (row, env), obs in zip(state["final_places"].tolist(), state["final_obs"], strict=True):
             self._store((i, row, env), obs)
 
-    def _store(self, place: tuple[int, int, int], obs: Tensor) -> None:
+    def _store(self, key: tuple[int, int, int], obs: Tensor) -> None:
         if not self.free:
             self._grow()
         slot = self.free.pop()
-        self.used[place] = slot
-        self.slot_of[place] = slot
+        self.used[key] = slot
+        self.slot_of[key] = slot
         copy_to_device_(self.table[slot], obs)
 
-    def _forget(self, place: tuple[int, int, int]) -> None:
-        slot = self.used.pop(place, None)
+    def _forget(self, key: tuple[int, int, int]) -> None:
+        slot = self.used.pop(key, None)
         if slot is not None:
-            self.slot_of[place] = -1
+            self.slot_of[key] = -1
             self.free.append(slot)
 
     def _grow(self) -> None:
