@@ -153,8 +153,7 @@ class Training:
             make_replay = DeviceReplayBuffer if on_gpu else ReplayBuffer
             self.replay = make_replay(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
             if isinstance(self.replay, DeviceReplayBuffer):
-                with_compiler = bool(settings.compile)
-                self.graph_update = CudaGraphUpdate(agent, self.replay, algo.batch_size, with_compiler=with_compiler)
+                self.graph_update = CudaGraphUpdate(agent, self.replay, algo.batch_size)
 
     def beginnings(self) -> list[dict[str, str]]:
         """Fingerprints of what each seed begins with."""

@@ -24,7 +24,7 @@ import torch
 WARMUP = 300  # environment steps before learning
 UNTIMED = 300  # with learning, before the clock starts
 PROFILED = 30
-VARIANTS = ("eager", "graph", "overlap", "overlap+compile")
+VARIANTS = ("eager", "graph", "overlap", "overlap+bf16")
 
 
 def loop_parts(update: Any, training: Any) -> dict[str, tuple[Any, str]]:
@@ -87,11 +87,10 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     variant = given["variant"]
     line = [f"+algo={given['algo']}", f"env.id={given['env']}", f"seed={seeds}".replace(" ", "")]
     line += [f"total_steps={total}", f"algo.learning_starts={WARMUP}", f"device={given['device']}"]
-    line.append(f"compile={'compile' in variant}".lower())
     line += [] if given["workers"] is None else [f"env_workers={given['workers']}"]
     line += ["precision=bf16"] * ("bf16" in variant)
     if variant.startswith("overlap"):
-        line += ["overlap=true", *([f"env_workers={min(len(seeds), 10)}"] if given["workers"] is None else [])]
+        line += ["overlap=true", *([f"env_workers={max(1, len(seeds) // 2)}"] if given["workers"] is None else [])]
     torch.set_num_threads(1)
     tune_malloc()
     settings = make_plan(line).jobs[0].settings
@@ -174,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,10,32", help="numbers of seeds in lockstep")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--steps", type=int, default=2000, help="timed steps of each seed")
-    parser.add_argument("--workers", type=int, help="env_workers; by default 0, with overlap one per seed, at most 10")
+    parser.add_argument("--workers", type=int, help="env_workers; by default 0, with overlap one for two seeds")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", action="store_true", help="time the calls of the loop on the host")
     parser.add_argument("--profile", help="file for a profile of a few updates")
