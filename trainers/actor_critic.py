@@ -107,7 +107,8 @@ class ActorCritic(ABC):
         self.seeds = list(seeds)
         self.device = device
         self.action_center, self.action_scale = spec.action_center_and_scale(device)
-        self._bounds = as_numpy(self.action_center), as_numpy(self.action_scale)
+        self._center_and_scale = as_numpy(self.action_center), as_numpy(self.action_scale)
+        self._bounds = spec.action_bounds()
         self._frozen: tuple[int, Acting] | None = None
         self.updates = 0
         self.update_period = 1
@@ -180,8 +181,13 @@ class ActorCritic(ABC):
 
     def unscale_action(self, unit_action: FloatArray) -> FloatArray:
         """Actions [..., act_dim] in half ranges of the bounds, scaled and moved to the bounds."""
-        center, scale = self._bounds
+        center, scale = self._center_and_scale
         return unit_action * scale + center
+
+    def bounded(self, action: FloatArray) -> FloatArray:
+        """Actions [..., act_dim] in environment units, clipped to the bounds: scaling rounds, perhaps outwards."""
+        low, high = self._bounds
+        return np.minimum(np.maximum(action, low), high)
 
     @abstractmethod
     def policy(self, i: int) -> Policy:
@@ -192,7 +198,8 @@ class ActorCritic(ABC):
         low = self.spec.action_low
         high = self.spec.action_high
         shape = (num_envs, self.spec.act_dim)
-        return np.stack([g.uniform(low, high, shape) for g in self.warmup_streams]).astype(np.float32)
+        actions = np.stack([g.uniform(low, high, shape) for g in self.warmup_streams])
+        return self.bounded(actions.astype(np.float32))
 
     def state(self, i: int) -> dict[str, Tensor]:
         """Parameters and buffers of seed number i by name, without the seed axis, on the CPU."""

@@ -11,7 +11,7 @@ from trainers.data.rollout import Rollout, gae
 from trainers.envs.spec import EnvSpec
 from trainers.nn.normalizer import RunningStatistics
 from trainers.nn.stacked import Acting, GaussianMLP, StackedLinear, StackedMLP, orthogonal_
-from trainers.policy import Clamp, Policy, Rescale, Standardize
+from trainers.policy import Clamp, Policy, Rescale, Standardize, clamp_to_bounds
 from trainers.rng import RngStream, stacked_normal, torch_stream
 from trainers.tensors import FloatArray, as_numpy
 
@@ -96,10 +96,8 @@ class GaussianActorCritic(ActorCritic):
         limit = torch.tensor(OBSERVATION_LIMIT)
         inputs = [Standardize(self.observations.mean[i, 0], self.observations.std()[i, 0]), Clamp(-limit, limit)]
         stages = self.actor.extract(i, outputs=self.spec.act_dim)
-        low = torch.tensor(self.spec.action_low)
-        high = torch.tensor(self.spec.action_high)
         # Scaled before it is clipped: ONNX Runtime takes an int8 layer behind which a clip is scaled back to float.
-        outputs = [Rescale(self.action_center, self.action_scale), Clamp(low, high)]
+        outputs = [Rescale(self.action_center, self.action_scale), clamp_to_bounds(self.spec)]
         return Policy(self.spec, [*inputs, *stages, *outputs])
 
     def normalized(self, obs: Tensor) -> Tensor:

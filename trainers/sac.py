@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.replay import Batch
@@ -15,7 +15,7 @@ from trainers.nn.distributions import squashed_gaussian
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP, StackedScalar
 from trainers.nn.targets import make_target, polyak_update, twin_q_input
-from trainers.policy import Policy, Rescale
+from trainers.policy import Policy, squash_to_bounds
 from trainers.rng import RngStream, stacked_normal, torch_stream
 from trainers.tensors import FloatArray
 
@@ -77,7 +77,7 @@ class SAC(ActorCritic):
         mean, log_std = np.split(self.acting()(obs), 2, axis=-1)
         noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
         unit_action = np.tanh(mean + np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)) * noise)
-        return self.unscale_action(unit_action)
+        return self.bounded(self.unscale_action(unit_action))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, gradient steps: critics, actor, temperature, targets."""
@@ -123,7 +123,7 @@ class SAC(ActorCritic):
     def policy(self, i: int) -> Policy:
         """The mean action: the first half of the actor's outputs, squashed."""
         stages = self.actor.extract(i, outputs=self.spec.act_dim)
-        return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
+        return Policy(self.spec, [*stages, *squash_to_bounds(self.spec)])
 
     def _sample(self, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """A reparameterised action in [-1, 1] and its log-probability density."""

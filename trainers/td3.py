@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.replay import Batch
@@ -12,7 +12,7 @@ from trainers.envs.spec import EnvSpec
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
 from trainers.nn.targets import make_target, polyak_update, twin_q_input
-from trainers.policy import Policy, Rescale
+from trainers.policy import Policy, squash_to_bounds
 from trainers.rng import RngStream, stacked_normal, torch_stream
 from trainers.tensors import FloatArray
 
@@ -68,7 +68,7 @@ class TD3(ActorCritic):
         unit_action = np.tanh(self.acting()(obs))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
         unit_action = np.clip(unit_action + self.exploration_noise * noise, -1, 1)
-        return self.unscale_action(unit_action)
+        return self.bounded(self.unscale_action(unit_action))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Algorithm 1 of the paper, gradient steps: critics; every `policy_delay` times actor and targets."""
@@ -105,7 +105,7 @@ class TD3(ActorCritic):
     def policy(self, i: int) -> Policy:
         """The actor without noise."""
         stages = self.actor.extract(i, outputs=self.spec.act_dim)
-        return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
+        return Policy(self.spec, [*stages, *squash_to_bounds(self.spec)])
 
     def _q(self, critics: StackedMLP, obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, 2, B] of the twins."""

@@ -38,7 +38,7 @@ class Steppable(Protocol):
 
 def collect(act: Callable[[FloatArray], FloatArray], envs: Steppable, steps: int, device: torch.device) -> Rollout:
     """`steps` steps of every environment with actions [S, E, act_dim] from `act`."""
-    low, high = (np.array(bound, np.float32) for bound in (envs.spec.action_low, envs.spec.action_high))
+    low, high = envs.spec.action_bounds()
     rows: list[tuple[Any, ...]] = []
     for _ in range(steps):
         obs = envs.obs
