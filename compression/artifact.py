@@ -21,6 +21,7 @@ from compression.ptdq import DynamicQuantLinear
 from compression.runtime import OnnxPolicy, optimized_operators
 from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
+from trainers.nn.activations import ACTIVATIONS
 from trainers.nn.stacked import make_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.tensors import FloatArray
@@ -42,8 +43,7 @@ STAGE_KINDS: dict[str, type[nn.Module]] = {
     "static_quant_linear": StaticQuantLinear,
     "dynamic_quant_linear": DynamicQuantLinear,
     "activation_quantize": ActivationQuantize,
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
+    **ACTIVATIONS,
     "clamp": Clamp,
     "rescale": Rescale,
 }

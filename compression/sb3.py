@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
-from trainers.nn.stacked import ACTIVATIONS, make_linear
+from trainers.nn.activations import ACTIVATIONS
+from trainers.nn.stacked import make_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 
 # Of the policy classes that come with the libraries, by their module.

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from rlc.config.types import Count, CountOrZero, Fraction, NotNegative, Rate, Strict
+from trainers.nn.activations import ActivationName
 
 
 class OffPolicySettings(Strict):
@@ -25,7 +26,7 @@ class OffPolicySettings(Strict):
     )
 
     hidden: Annotated[list[Count], Field(min_length=1)]
-    activation: Literal["relu", "tanh"]
+    activation: ActivationName
     actor_lr: Rate
     critic_lr: Rate
     gamma: Fraction
@@ -70,7 +71,7 @@ class OnPolicySettings(Strict):
     LOOP: ClassVar = frozenset(("name", "rollout_steps", "num_envs"))
 
     hidden: Annotated[list[Count], Field(min_length=1)]
-    activation: Literal["relu", "tanh"]
+    activation: ActivationName
     initial_log_std: Annotated[float, Field(ge=-20, le=2)]
     gamma: Fraction
     gae_lambda: Fraction
