@@ -24,8 +24,9 @@ LEAKY_SLOPE = 0.01
 
 def _silu(x: FloatArray) -> FloatArray:
     # The logistic function by tanh: exp would overflow.
-    half: FloatArray = x / 2
-    return half * (1 + np.tanh(half))
+    half: FloatArray = x * np.float32(0.5)
+    result: FloatArray = half * (1 + np.tanh(half))
+    return result
 
 
 def _elu(x: FloatArray) -> FloatArray:
