@@ -151,7 +151,7 @@ class TestStableBaselines3:
         evil = base64.b64encode(pickle.dumps(Evil(tmp_path / "ran"))).decode()
         for key in ("policy_class", "policy_kwargs", "action_space", "observation_space", "_last_original_obs"):
             changed = shutil.copy(path, tmp_path / f"{key}.zip")
-            rewritten(Path(changed), data=lambda data, key=key: data.update({key: {":serialized:": evil}}))
+            rewritten(Path(changed), data=functools.partial(dict.update, **{key: {":serialized:": evil}}))
             import_refusal(Path(changed), HOPPER)
         assert not (tmp_path / "ran").exists()
 

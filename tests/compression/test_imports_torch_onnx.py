@@ -91,7 +91,7 @@ class TestCleanRL:
         torch.save({"actor_mean.0.weight": Evil(tmp_path / "ran")}, path)
         assert "does not hold plain tensors alone" in import_refusal(path, HOPPER)
         assert not (tmp_path / "ran").exists()
-        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(tmp_path / "script.pt"))  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(tmp_path / "script.pt"))
         assert "is a TorchScript archive" in import_refusal(tmp_path / "script.pt", HOPPER)
 
 

@@ -54,7 +54,7 @@ class TestValues:
         assert read_inert(pickle.dumps(values, protocol)) == values
 
     def test_arrays_of_numbers_are_rebuilt(self, protocol: int) -> None:
-        arrays = [
+        arrays: list[Any] = [
             np.arange(6.0).reshape(2, 3),
             np.asfortranarray(np.arange(6, dtype=">f4").reshape(2, 3)),
             np.array([True, False]),

@@ -100,7 +100,7 @@ REFUSED = {
     "policy=ppo.zip env=hopper +compress=prune_l1 compress.ratio=1.5": "compress.ratio=1.5: must be less than 1",
     "policy=ppo.zip env=hopper statistics=none +compress=prune_l1 compress.ratio=0.999": "would be left [0, 0]",
     "policy=ppo.zip env=hopper +compress=ptsq compress.foo=1": "compress.foo=1: no such key",
-    "policy=ppo.zip env=hopper to=.": "to=.: exists already",
+    "policy=ppo.zip env=hopper statistics=none to=.": "to=.: exists already",
     "policy=. env=hopper": "is no artifact",
 }
 
