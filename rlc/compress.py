@@ -20,7 +20,7 @@ from rlc.messages import warn
 from rlc.pipeline import build
 from rlc.pipeline.protocol import export_policy
 from rlc.runs.find import artifact_of
-from trainers.envs import make as envs
+from trainers.envs.make import make_env, spec_of
 from trainers.errors import UserError
 from trainers.nn.activations import ACTIVATIONS
 from trainers.policy import Policy, split_at_linears
@@ -47,7 +47,7 @@ def compress(arguments: list[str]) -> None:
     target = Path(values.get("to") or source.with_name(f"{source.stem}-{label}")).expanduser()
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another to=<folder>")
-    make_env = functools.partial(envs.make_env, policy.spec.env_id)
+    factory = functools.partial(make_env, policy.spec.env_id)
     settings = decide_range(request.compress)
     smaller = policy
     if isinstance(settings, PruneSettings):
@@ -56,7 +56,7 @@ def compress(arguments: list[str]) -> None:
 
     def score(act: OnnxPolicy) -> Returns:
         how = {"episodes": request.eval.episodes, "seed": request.eval.seed}
-        return evaluate(act, make_env, policy.spec, **how)
+        return evaluate(act, factory, policy.spec, **how)
 
     before = score(OnnxPolicy(onnx_bytes(policy)))
     after = score(OnnxPolicy(target / ONNX_FILE))
@@ -83,7 +83,7 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
     if not env_given:
         raise UserError(f"env: none given, and {source} does not name its environment; add env=<name> or env.id=<id>")
     said = {key: values.get(key) for key in OF_A_FILE}
-    imported = read_foreign(Request(source, envs.spec_of(env_id), **said))
+    imported = read_foreign(Request(source, spec_of(env_id), **said))
     for note in imported.notes:
         warn(note)
     return imported.policy, imported.algorithm
@@ -96,10 +96,10 @@ def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
     narrow = Policy(policy.spec, [*before, *prune(core, compress.ratio, importance), *after])
     if compress.finetune == "none":
         return narrow
-    make_env = functools.partial(envs.make_env, policy.spec.env_id)
+    factory = functools.partial(make_env, policy.spec.env_id)
     transform = build.qat_transform(compress, raw=not before)
     how = compress.distill.model_dump()
-    return distill(narrow, policy, make_env, seed=seed, transform=transform, **how)
+    return distill(narrow, policy, factory, seed=seed, transform=transform, **how)
 
 
 if __name__ == "__main__":

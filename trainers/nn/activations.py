@@ -1,7 +1,6 @@
 """Activations of hidden layers, in torch and for acting in NumPy."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -9,7 +8,6 @@ from torch import nn
 
 from trainers.tensors import FloatArray, as_numpy
 
-ActivationName = Literal["relu", "tanh", "elu", "silu", "leaky_relu", "gelu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
