@@ -10,8 +10,9 @@ from compression.runtime import OnnxPolicy
 from trainers.actor_critic import ActorTransform
 from trainers.data.rollout import collect_observations
 from trainers.envs.seed_envs import EnvFactory
+from trainers.nn.activations import activation_name
 from trainers.nn.optimizer import FlatAdam
-from trainers.nn.stacked import ACTIVATIONS, StackedMLP
+from trainers.nn.stacked import StackedMLP
 from trainers.policy import Clamp, Policy, split_at_linears
 from trainers.rng import RngStream, torch_stream
 
@@ -27,7 +28,8 @@ class Student:
         self.before, core, self.after = split_at_linears(policy)
         layers = [stage for stage in core if isinstance(stage, nn.Linear)]
         sizes = [layers[0].in_features, *(layer.out_features for layer in layers)]
-        activation = next(name for name, kind in ACTIVATIONS.items() if isinstance(core[1], kind))
+        activation = activation_name(core[1])
+        assert activation is not None
         self.network = StackedMLP(sizes, activation, [torch.Generator()])
         replace_layers(self.network, core)
         if transform is not None:

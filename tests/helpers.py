@@ -14,6 +14,8 @@ import pytest
 import torch
 import yaml
 
+from compression.imports.layers import Imported, Request
+from compression.imports.read import read_foreign
 from compression.qat import prepare_qat
 from rlc.config.compose import default_settings
 from rlc.config.job import Job
@@ -27,10 +29,14 @@ from trainers.actor_critic import ActorCritic
 from trainers.data.replay import Batch
 from trainers.data.rollout import Rollout
 from trainers.ddpg import DDPG
+from trainers.envs.make import spec_of
 from trainers.envs.spec import EnvSpec
+from trainers.errors import UserError
 from trainers.on_policy import GaussianActorCritic
+from trainers.policy import Policy
 from trainers.sac import SAC, SACSettings
 from trainers.td3 import TD3
+from trainers.tensors import FloatArray
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -228,3 +234,32 @@ def job(algo: str, more: str = "", seed: str = "[4,5]") -> Job:
 def weights(path: Path) -> list[str]:
     figures = json.loads((path / "result.json").read_text())
     return [figures["final_weights_sha256"], figures["initial_weights_sha256"]]
+
+
+def probe_observations(of: EnvSpec, scale: float = 3.0) -> FloatArray:
+    """A thousand observations [1000, obs_dim]."""
+    return (scale * np.random.default_rng(0).normal(size=(1000, of.obs_dim))).astype(np.float32)
+
+
+def act_on(policy: Policy, obs: FloatArray) -> FloatArray:
+    """The actions of a policy in torch."""
+    actions: FloatArray = policy(torch.from_numpy(obs)).numpy()
+    return actions
+
+
+def import_file(path: Path, env_id: str, **said: str | None) -> Imported:
+    """A policy that was trained elsewhere; its actions lie inside the bounds."""
+    imported = read_foreign(Request(path, spec_of(env_id), **said))
+    of = imported.policy.spec
+    actions = act_on(imported.policy, probe_observations(of, 100.0)).astype(np.float64)
+    assert (actions >= of.action_low).all()
+    assert (actions <= of.action_high).all()
+    return imported
+
+
+def import_refusal(path: Path, env_id: str, **said: str | None) -> str:
+    """The one line that refuses a file."""
+    with pytest.raises(UserError) as caught:
+        read_foreign(Request(path, spec_of(env_id), **said))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

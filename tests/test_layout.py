@@ -28,8 +28,9 @@ GROUPS = {
     ],
     "compression": [
         "files int8",
-        "equalize onnx_export pruning qat sb3",
+        "equalize onnx_export pruning qat",
         "runtime",
+        "imports",
         "ptdq",
         "ptsq distill",
         "artifact paper",

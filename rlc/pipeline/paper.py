@@ -57,7 +57,8 @@ def deployed(policy: Policy, algorithm: str) -> Policy:
     """
     stages = list(policy)
     if algorithm == "sac":
-        return Policy(policy.spec, stages[:-2])
+        squash = max(i for i, stage in enumerate(stages) if isinstance(stage, nn.Tanh))
+        return Policy(policy.spec, stages[:squash])
     if algorithm not in ("ppo", "trpo"):
         return policy
     standardize, _, *core, rescale, _ = stages

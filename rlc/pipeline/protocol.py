@@ -14,7 +14,7 @@ from rlc.pipeline import build, paper
 from rlc.pipeline.evaluation import evaluate_policy
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env
-from trainers.policy import Policy
+from trainers.policy import Policy, within_bounds
 
 PARITY_STATES = 1024
 
@@ -22,8 +22,12 @@ PARITY_STATES = 1024
 def export_policy(
     folder: Path, policy: Policy, compress: CompressSettings, *, algorithm: str, seed: int
 ) -> tuple[dict[str, Any], bytes]:
-    """Compress a policy on observations of its own and write the artifact; its contract and ONNX file."""
+    """Compress a policy on observations of its own and write the artifact; its contract and ONNX file.
+
+    Its actions end in a clip to the bounds, whatever the policy is made of.
+    """
     steps = getattr(compress, "calibration_steps", PARITY_STATES)
+    policy = within_bounds(policy)
     act = OnnxPolicy(onnx_bytes(policy))
     env_id = policy.spec.env_id
     observations = collect_observations(act, lambda: make_env(env_id), policy.spec, seed, steps)

@@ -138,7 +138,7 @@ class TestPolicies:
     ) -> None:
         def other(policy: Policy) -> bytes:
             changed = copy.deepcopy(policy)
-            changed[-1] = Rescale(torch.zeros(1), torch.ones(1))
+            changed[-2] = Rescale(torch.zeros(1), torch.ones(1))
             return onnx_bytes(changed)
 
         monkeypatch.setattr("compression.artifact.onnx_bytes", other)
