@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers import ROOT
+
 BLOCKS = re.findall(r"^```(\w*) ?(\S*)\n(.*?)^```$", (ROOT / "docs/extending.md").read_text(), re.M | re.S)
 
 

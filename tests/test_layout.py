@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers import ROOT
+
 FLOORS = ["trainers", "compression", "measure", "rlc"]  # each may use itself and those before it
 ONLY_RLC = {"hydra", "omegaconf", "wandb", "rich"}
 # Inside a package a file may use those of its own group, and of the groups before it.

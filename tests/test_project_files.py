@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,7 +10,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers import ROOT
+
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CI = (ROOT / ".ci" / "run").read_text()
 CHECKS = [command.strip() for command in re.findall(r"\.venv/bin/((?:ruff|mypy|pytest)[^&\n]*)", CI)]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.helpers import ROOT
+
 PACKAGES = ("rlc", "trainers", "compression", "measure")
 SOURCES = ("conf", *PACKAGES, "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 PLAN = """

@@ -6,7 +6,7 @@
   (https://github.com/pytorch/pytorch/pull/95594).
 - Whether a CPU multiplies bfloat16 numbers itself.
 
-`tests/test_torch_compat.py` fails where one of them changes.
+`tests/trainers/test_torch_compat.py` fails where one of them changes.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,7 +2,7 @@
 
 Hydra has no public way to expand a sweep without launching it, nor to launch jobs that were expanded already
 (https://github.com/hydra-ecosystem/hydra/issues/2673). Both are as they stand in Hydra 1.3, which pyproject.toml
-asks for; `tests/test_plan.py` and `tests/test_grid.py` fail where they change.
+asks for; `tests/rlc/test_plan.py` and `tests/rlc/test_grid.py` fail where they change.
 """
 
 import hydra

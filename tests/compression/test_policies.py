@@ -15,7 +15,7 @@ from compression.runtime import OnnxPolicy
 from measure.returns import evaluate, random_policy, zero_policy
 from rlc.pipeline.build import build_agent
 from rlc.runs.find import stored_settings
-from tests.conftest import POLICIES
+from tests.helpers import POLICIES
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env, spec_of
 from trainers.tensors import FloatArray

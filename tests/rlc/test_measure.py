@@ -22,7 +22,7 @@ from rlc.pipeline import measurement
 from rlc.pipeline.job import run_job
 from rlc.runs.find import finished_runs
 from rlc.runs.run import OUTPUTS, Run
-from tests.conftest import POLICIES, as_run, wandb_holds
+from tests.helpers import POLICIES, as_run, wandb_holds
 from trainers.errors import UserError
 
 QUIET = {"mode": "disabled", "project": "rlc", "entity": None}

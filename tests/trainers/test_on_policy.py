@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from rlc.pipeline import build
-from tests.conftest import ON_POLICY, make_agent, rollouts, spec
-from tests.test_replay import SPEC, Count
+from tests.helpers import ON_POLICY, SPEC, Count, make_agent, rollouts, spec
 from trainers.data.rollout import Rollout, collect, gae
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.loops import on_policy_loop

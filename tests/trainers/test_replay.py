@@ -2,43 +2,15 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from tests.helpers import SPEC, Count
 from trainers.data.replay import ReplayBuffer
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.spec import EnvSpec
 from trainers.rng import RngStream, env_seed, numpy_stream
-
-SPEC = EnvSpec("Count-v0", 2, 1, (-1.0,), (1.0,))
-
-
-class Count(gym.Env[Any, Any]):
-    """Observation (episode, step); terminates after 3 steps in even episodes, is cut after 5 in odd ones."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
-    action_space = gym.spaces.Box(-1, 1, (1,))
-
-    def __init__(self) -> None:
-        self.episode = -1
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        if seed is not None:
-            self.episode = seed % 7
-        self.episode, self.step_in_episode = self.episode + 1, 0
-        return self._obs(), {}
-
-    def step(self, action: Any) -> Any:
-        self.step_in_episode += 1
-        even = self.episode % 2 == 0
-        terminated = even and self.step_in_episode == 3
-        truncated = not even and self.step_in_episode == 5
-        return self._obs(), 10.0 * self.episode + self.step_in_episode, terminated, truncated, {}
-
-    def _obs(self) -> Any:
-        return np.array([self.episode, self.step_in_episode], np.float64)
 
 
 def play(replay: ReplayBuffer, seeds: list[int], num_envs: int, steps: int) -> SyncSeedEnvs:

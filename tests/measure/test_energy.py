@@ -256,7 +256,7 @@ def test_zeus_reads_a_simulated_powercap_tree_with_overflows(private_mount: Path
     script = tmp_path / "simulation.py"
     script.write_text(SIMULATION.format(root=POWERCAP[1]))
     inner = f"mount -t tmpfs none {private_mount} && exec {sys.executable} {script}"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", inner]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ from rlc.reporting.study import Study, Task, variant
 from rlc.reporting.tables import guidance, number, with_interval
 from rlc.runs.identity import label
 from rlc.runs.run import StoredRun
-from tests.conftest import as_run, wandb_holds
+from tests.helpers import as_run, wandb_holds
 from trainers.errors import UserError
 
 HOPPER = Task("sac", "Hopper-v4")

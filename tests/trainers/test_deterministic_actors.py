@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import batches, make_agent, spec
+from tests.helpers import batches, make_agent, spec
 from trainers.data.replay import Batch
 from trainers.ddpg import DDPG
 from trainers.envs.spec import EnvSpec

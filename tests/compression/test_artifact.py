@@ -17,7 +17,7 @@ from compression.onnx_export import onnx_bytes
 from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy, optimized_operators, weight_bytes
-from tests.conftest import batches, make_agent, make_sac, rollouts, spec
+from tests.helpers import batches, make_agent, make_sac, rollouts, spec
 from trainers.envs.spec import EnvSpec
 from trainers.nn.stacked import make_linear
 from trainers.policy import Policy, Rescale, Standardize, input_standardized

@@ -11,8 +11,7 @@ from rlc.config.job import warn_without_compiler
 from rlc.config.plan import make_plan
 from rlc.pipeline.job import check_runs, run_job
 from rlc.runs.run import Run
-from tests.conftest import batches, make_agent, rollouts, spec
-from tests.test_checkpoint import crash_at, job, weights
+from tests.helpers import batches, crash_at, job, make_agent, rollouts, spec, weights
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
 from trainers.errors import UserError
 from trainers.ppo import PPO

@@ -15,8 +15,9 @@ from rlc.config.job import Job
 from rlc.runs.find import stored_settings
 from rlc.runs.identity import identity, training_identity
 from rlc.runs.run import Run
+from tests.helpers import DATA
 
-RECORDS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "records.json").read_text())
+RECORDS: list[dict[str, Any]] = json.loads((DATA / "records.json").read_text())
 
 
 def stored_job(record: dict[str, Any]) -> Job:

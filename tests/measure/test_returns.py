@@ -3,8 +3,7 @@
 import numpy as np
 
 from measure.returns import Returns, evaluate, random_policy, zero_policy
-from tests.conftest import spec
-from tests.test_replay import Count
+from tests.helpers import Count, spec
 from trainers.data.rollout import collect_observations
 from trainers.envs.spec import EnvSpec
 from trainers.tensors import FloatArray

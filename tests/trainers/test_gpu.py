@@ -10,7 +10,7 @@ from rlc.config.plan import make_plan
 from rlc.pipeline.build import build_agent
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.conftest import batches, make_sac, spec
+from tests.helpers import batches, make_sac, spec
 from trainers.acceleration.cuda_graphs import CudaGraphUpdate
 
 pytestmark = [

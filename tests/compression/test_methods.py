@@ -10,7 +10,7 @@ import pytest
 from compression.artifact import CONTRACT_FILE, INTEGER_KERNELS, ONNX_FILE, check_artifact
 from compression.runtime import optimized_operators
 from rlc.compress import compress
-from tests.conftest import POLICIES
+from tests.helpers import POLICIES
 
 FEW = "compress.calibration_steps=300 eval.episodes=1"
 DISTILL = "compress.finetune=distill compress.distill.steps=40 compress.distill.states=200 compress.distill.rounds=1"

@@ -10,9 +10,7 @@ import torch
 
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.conftest import batches, make_agent, spec
-from tests.test_checkpoint import SMALL, crash_at, job, weights
-from tests.test_replay import SPEC, Count
+from tests.helpers import SMALL, SPEC, Count, batches, crash_at, job, make_agent, spec, weights
 from trainers.acceleration.cuda_graphs import WARM_UP, CudaGraphUpdate
 from trainers.actor_critic import DelayedActor
 from trainers.data.replay import Batch, ReplayBuffer

@@ -12,7 +12,7 @@ from torch import nn
 from compression.onnx_export import onnx_bytes
 from measure import latency
 from measure.memory import measure_memory
-from tests.conftest import spec
+from tests.helpers import spec
 from trainers.nn.stacked import make_linear
 from trainers.policy import Policy
 

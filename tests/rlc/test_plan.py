@@ -100,7 +100,7 @@ def broken_environment() -> None:
     raise RuntimeError("no such\nrobot")
 
 
-gym.register("NoLimit-v0", entry_point="tests.test_replay:Count")
+gym.register("NoLimit-v0", entry_point="tests.trainers.test_replay:Count")
 gym.register("Broken-v0", entry_point=broken_environment)
 
 

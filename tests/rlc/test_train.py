@@ -20,7 +20,7 @@ from rlc.config.plan import make_plan
 from rlc.pipeline import build, protocol
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.conftest import wandb_holds
+from tests.helpers import wandb_holds
 from trainers.envs.make import spec_of
 
 QUICK = "+algo=sac env=hopper total_steps=400 algo.learning_starts=200 algo.hidden=[32,32] algo.batch_size=32"

@@ -29,6 +29,7 @@ from rlc.runs.run import OUTPUTS
 from rlc.status import status
 from rlc.train import plan_and_run
 from rlc.unpack import unpack
+from tests.helpers import ROOT
 from tests.packed import DERIVED, LINES, MEASURED, PACK, RECORDS, SAC, TRPO, change, contents, runs_of, tree
 from trainers.policy import Policy, Rescale
 
@@ -258,7 +259,7 @@ class TestKilled:
 
 
 def test_git_tracks_this_pack_and_no_other_output(tmp_path: Path) -> None:
-    ignored = Path(__file__).parent.parent / "outputs" / ".gitignore"
+    ignored = ROOT / "outputs" / ".gitignore"
     (tmp_path / "outputs").mkdir()
     shutil.copy(ignored, tmp_path / "outputs")
     tracked = ["paper/pack/Ant-v4/sac.jsonl.gz", "paper/pack/Ant-v4/sac/fp32/seed0.safetensors"]

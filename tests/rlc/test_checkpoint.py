@@ -12,15 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from rlc.config.job import Job
-from rlc.config.plan import make_plan
-from rlc.pipeline import training as fit_module
 from rlc.pipeline.job import run_job
-from rlc.pipeline.monitor import TrainingMonitor
 from rlc.runs.checkpoint import KEPT, Checkpoints
 from rlc.runs.run import Run
-from tests.conftest import ALGORITHMS, make_agent, rollouts, spec
-from tests.test_replay import SPEC, Count
+from tests.helpers import ALGORITHMS, SPEC, Count, crash_at, job, make_agent, rollouts, spec, weights
 from trainers.data.replay import ReplayBuffer
 from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
@@ -91,41 +86,6 @@ def test_a_restored_on_policy_agent_goes_on_to_the_bit(algo: str) -> None:
     other.update(again(other))
     for name, tensor in agent.state(1).items():
         assert torch.equal(tensor, other.state(1)[name]), name
-
-
-class Crash(Exception):
-    pass
-
-
-def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = TrainingMonitor.report
-
-    def crashing(self: TrainingMonitor, now: int, figures: dict[str, torch.Tensor]) -> None:
-        if now >= step:
-            raise Crash
-        report(self, now, figures)
-
-    monkeypatch.setattr(fit_module.TrainingMonitor, "report", crashing)
-
-
-SMALL = {
-    "trpo": "algo.rollout_steps=128 algo.critic_epochs=1 algo.num_envs=2",
-    "ppo": "algo.rollout_steps=128 algo.epochs=2 algo.num_envs=2",
-    "ddpg": "algo.learning_starts=300 algo.batch_size=16 algo.buffer_size=400",
-    "td3": "algo.learning_starts=300 algo.batch_size=16 algo.num_envs=2 algo.policy_delay=3",
-    "sac": "algo.learning_starts=300 algo.batch_size=16 algo.alpha=auto",
-}
-
-
-def job(algo: str, more: str = "", seed: str = "[4,5]") -> Job:
-    line = f"+algo={algo} env=hopper seed={seed} total_steps=1000 checkpoint_every=200"
-    line += " eval.episodes=1 eval.evaluations=2 wandb.mode=disabled"
-    return make_plan(f"{line} algo.hidden=[16] {SMALL[algo]} {more}".split()).jobs[0]
-
-
-def weights(path: Path) -> list[str]:
-    figures = json.loads((path / "result.json").read_text())
-    return [figures["final_weights_sha256"], figures["initial_weights_sha256"]]
 
 
 @pytest.mark.usefixtures("_empty")

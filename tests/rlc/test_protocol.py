@@ -24,7 +24,7 @@ from rlc.config.plan import make_plan
 from rlc.pipeline import paper
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.conftest import POLICIES
+from tests.helpers import POLICIES
 from trainers.data.rollout import collect_observations
 from trainers.errors import UserError
 from trainers.nn.stacked import StackedMLP

@@ -5,7 +5,7 @@ import torch
 
 from compression.int8 import StaticQuantLinear, activation_qparams, static_quant_linear
 from compression.qat import QATLinear, fake_quantize, fake_quantize_weight, prepare_qat
-from tests.conftest import batches, make_sac, spec
+from tests.helpers import batches, make_sac, spec
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy, Standardize
 

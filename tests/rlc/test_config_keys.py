@@ -10,8 +10,7 @@ from rlc.config.plan import make_plan
 from rlc.config.settings import Settings
 from rlc.pipeline.build import build_agent
 from rlc.pipeline.training import Training, fingerprint
-from tests.conftest import ALGORITHMS, spec
-from tests.test_replay import Count
+from tests.helpers import ALGORITHMS, Count, spec
 from trainers.envs.seed_envs import SyncSeedEnvs
 
 OFF_POLICY_BASE = {"hidden": "[8,8]", "batch_size": "16", "learning_starts": "20", "buffer_size": "50"}

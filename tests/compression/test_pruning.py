@@ -20,7 +20,7 @@ from rlc.config.plan import make_plan
 from rlc.pipeline.derive import actor_layers
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.conftest import ALGORITHMS, make_agent, spec
+from tests.helpers import ALGORITHMS, make_agent, spec
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env, spec_of
 from trainers.policy import Policy

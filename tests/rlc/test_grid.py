@@ -23,7 +23,7 @@ from rlc.runs.run import Run
 from rlc.runs.state import State, check_independent_seeds, state_of
 from rlc.status import status
 from rlc.train import plan_and_run
-from tests.conftest import as_run
+from tests.helpers import as_run
 from trainers.errors import UserError
 
 ONE = "+algo=sac env=hopper total_steps=800 algo.learning_starts=200 algo.hidden=[16,16] algo.batch_size=16"

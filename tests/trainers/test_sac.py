@@ -8,7 +8,7 @@ import torch
 from scipy import integrate
 from torch import nn
 
-from tests.conftest import SAC_SETTINGS, batches, make_sac, spec
+from tests.helpers import SAC_SETTINGS, batches, make_sac, spec
 from trainers.data.replay import Batch
 from trainers.nn.distributions import squashed_gaussian
 from trainers.rng import RngStream, torch_stream

@@ -1,0 +1,202 @@
+"""What several test modules use: small agents, random batches, a counting environment, trainings that crash."""
+
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from compression.qat import prepare_qat
+from rlc.config.compose import default_settings
+from rlc.config.job import Job
+from rlc.config.plan import make_plan
+from rlc.config.settings import parse_settings
+from rlc.pipeline import training as fit_module
+from rlc.pipeline.build import build_agent
+from rlc.pipeline.monitor import TrainingMonitor
+from rlc.runs.identity import training_identity, with_names_of_now
+from rlc.runs.run import Run
+from trainers.actor_critic import ActorCritic
+from trainers.data.replay import Batch
+from trainers.data.rollout import Rollout
+from trainers.envs.spec import EnvSpec
+from trainers.sac import SAC
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "tests" / "data"
+
+SAC_SETTINGS: dict[str, Any] = {
+    "hidden": [32, 32],
+    "activation": "relu",
+    "actor_lr": 1e-3,
+    "critic_lr": 1e-3,
+    "alpha": 0.2,
+    "initial_alpha": 1.0,
+    "alpha_lr": 3e-4,
+    "tau": 0.005,
+}
+
+
+def spec(obs_dim: int = 5, act_dim: int = 3, bound: float = 0.4) -> EnvSpec:
+    return EnvSpec("Test-v0", obs_dim, act_dim, (-bound,) * act_dim, (bound,) * act_dim)
+
+
+def make_sac(of: EnvSpec, seeds: Sequence[int], qat: bool = False, device: str = "cpu", **changes: Any) -> SAC:
+    transform = functools.partial(prepare_qat, standardize_input=True, reduce_range=False) if qat else None
+    return SAC(of, seeds, torch.device(device), transform_actor=transform, **(SAC_SETTINGS | changes))
+
+
+ALGORITHMS = ("trpo", "ppo", "ddpg", "td3", "sac")
+ON_POLICY = ("trpo", "ppo")
+POLICIES = DATA / "policies"
+
+
+def make_agent(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = False, **changes: Any) -> ActorCritic:
+    """An agent as conf/ configures it, but for the changes."""
+    overrides = [f"+algo={algo}", *(f"algo.{key}={value}" for key, value in changes.items())]
+    settings = make_plan(overrides + ["+compress=qat"] * qat).jobs[0].settings
+    return build_agent(settings.algo, settings.compress, of, seeds, torch.device("cpu"))
+
+
+def rollouts(of: EnvSpec, seeds: Sequence[int], steps: int, num_envs: int) -> Callable[[ActorCritic], Rollout]:
+    """A source of rollouts of an agent in a world of noise, in which every seed has a stream of its own."""
+    generators = [torch.Generator().manual_seed(2000 + seed) for seed in seeds]
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.stack([torch.randn(shape, generator=g) for g in generators])
+
+    def draw(agent: ActorCritic) -> Rollout:
+        obs = normal(steps, num_envs, of.obs_dim) * 3 + 1
+        action = torch.stack([torch.from_numpy(agent.act(obs[:, t].numpy())) for t in range(steps)], 1)
+        chance = normal(steps, num_envs)
+        reward = obs[..., 0] * action[..., 0] + normal(steps, num_envs)
+        return Rollout(obs, action, reward, normal(steps, num_envs, of.obs_dim), chance > 2, chance > 1.5)
+
+    return draw
+
+
+def batches(of: EnvSpec, seeds: Sequence[int], batch_size: int, device: str = "cpu") -> Callable[[], Batch]:
+    """A source of random batches in which every seed has a stream of its own."""
+    generators = [torch.Generator().manual_seed(1000 + seed) for seed in seeds]
+    half_range = torch.tensor(of.action_high)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.stack([torch.randn(shape, generator=g) for g in generators])
+
+    def draw() -> Batch:
+        alive = (normal(batch_size) > -1).float()
+        batch = Batch(
+            normal(batch_size, of.obs_dim) * 3 + 1,
+            normal(batch_size, of.act_dim).tanh() * half_range,
+            normal(batch_size),
+            0.99 * alive,
+            normal(batch_size, of.obs_dim) * 3 + 1,
+        )
+        return Batch(*(x.to(device) for x in batch))
+
+    return draw
+
+
+def as_run(policy: str, **changes: Any) -> Run:
+    """A trained policy of tests/data as the finished run it came from, in outputs/ of the working directory."""
+    folder = POLICIES / policy
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    settings = parse_settings(default_settings() | with_names_of_now(config["settings"]) | changes)
+    defaults = make_plan([f"+algo={settings.algo.name}", f"env.id={settings.env.id}"]).jobs[0].settings
+    job = Job(settings, defaults)
+    run = Run(job, settings.seed[0])
+    run.artifact.mkdir(parents=True)
+    for name in ("policy.onnx", "policy.safetensors", "policy.json"):
+        shutil.copy(folder / name, run.artifact)
+    if (folder / "agent.safetensors").exists():
+        shutil.copy(folder / "agent.safetensors", run.path)
+    result = json.loads((folder / "result.json").read_text())
+    result |= {"identity": run.identity, "training_identity": training_identity(settings), "label": run.label}
+    (run.path / "result.json").write_text(json.dumps(result))
+    config = {"settings": settings.model_dump(), "identity": run.identity}
+    (run.path / "config.yaml").write_text(yaml.safe_dump(config))
+    (run.path / "status.json").write_text(json.dumps({"state": "done", "identity": run.identity}))
+    return run
+
+
+def wandb_holds(folder: Path, *names: bytes) -> bool:
+    """Whether the one offline W&B run of a directory holds them; the client writes a moment after `finish` returned."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 20
+    while not all(name in file.read_bytes() for name in names):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+SPEC = EnvSpec("Count-v0", 2, 1, (-1.0,), (1.0,))
+
+
+class Count(gym.Env[Any, Any]):
+    """Observation (episode, step); terminates after 3 steps in even episodes, is cut after 5 in odd ones."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self) -> None:
+        self.episode = -1
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.episode = seed % 7
+        self.episode, self.step_in_episode = self.episode + 1, 0
+        return self._obs(), {}
+
+    def step(self, action: Any) -> Any:
+        self.step_in_episode += 1
+        even = self.episode % 2 == 0
+        terminated = even and self.step_in_episode == 3
+        truncated = not even and self.step_in_episode == 5
+        return self._obs(), 10.0 * self.episode + self.step_in_episode, terminated, truncated, {}
+
+    def _obs(self) -> Any:
+        return np.array([self.episode, self.step_in_episode], np.float64)
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = TrainingMonitor.report
+
+    def crashing(self: TrainingMonitor, now: int, figures: dict[str, torch.Tensor]) -> None:
+        if now >= step:
+            raise Crash
+        report(self, now, figures)
+
+    monkeypatch.setattr(fit_module.TrainingMonitor, "report", crashing)
+
+
+SMALL = {
+    "trpo": "algo.rollout_steps=128 algo.critic_epochs=1 algo.num_envs=2",
+    "ppo": "algo.rollout_steps=128 algo.epochs=2 algo.num_envs=2",
+    "ddpg": "algo.learning_starts=300 algo.batch_size=16 algo.buffer_size=400",
+    "td3": "algo.learning_starts=300 algo.batch_size=16 algo.num_envs=2 algo.policy_delay=3",
+    "sac": "algo.learning_starts=300 algo.batch_size=16 algo.alpha=auto",
+}
+
+
+def job(algo: str, more: str = "", seed: str = "[4,5]") -> Job:
+    line = f"+algo={algo} env=hopper seed={seed} total_steps=1000 checkpoint_every=200"
+    line += " eval.episodes=1 eval.evaluations=2 wandb.mode=disabled"
+    return make_plan(f"{line} algo.hidden=[16] {SMALL[algo]} {more}".split()).jobs[0]
+
+
+def weights(path: Path) -> list[str]:
+    figures = json.loads((path / "result.json").read_text())
+    return [figures["final_weights_sha256"], figures["initial_weights_sha256"]]
