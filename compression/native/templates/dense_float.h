@@ -54,44 +54,56 @@ POLICY_DENSE void policy_dense(const float *x, const float *w, const float *bias
 
 #else /* POLICY_PACKED */
 
-/* policy_block: `wide` times 16 neighbouring outputs, whose weights for one input lie beside each other. */
+/*
+ * policy_block: `wide` vectors of neighbouring outputs, whose weights for one input lie beside each other. As many
+ * floats in a vector as the target has, and as many vectors as it keeps in registers.
+ */
 #if defined(__GNUC__) && POLICY_KERNEL != POLICY_PLAIN
-typedef float policy_vector __attribute__((vector_size(64)));
-POLICY_INLINE policy_vector policy_load(const float *from)
-{
-    policy_vector v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
+#if defined(__AVX512F__)
+#define POLICY_LANES 16
+#define POLICY_WIDEST 4
+#elif defined(__AVX__)
+#define POLICY_LANES 8
+#define POLICY_WIDEST 8
+#else
+#define POLICY_LANES 4
+#define POLICY_WIDEST 16
+#endif
+typedef float policy_vector __attribute__((vector_size(4 * POLICY_LANES), aligned(4), may_alias));
+
 POLICY_INLINE void policy_block(const float *x, const uint16_t *list, int count, const float *w, int stride,
                                 const float *bias, float *sums, const int wide)
 {
     /* Few vectors would wait for each other: several sums for each output. */
-    const int chains = 4 / wide;
-    policy_vector sum[4];
+    const int chains = wide >= 4 ? 1 : 4 / wide;
+    policy_vector sum[POLICY_WIDEST];
     POLICY_UNROLL
-    for (int r = 0; r < 4; r++)
-        sum[r] = r < wide ? policy_load(bias + 16 * r) : (policy_vector){0};
+    for (int r = 0; r < wide * chains; r++)
+        sum[r] = r < wide ? *(const policy_vector *)(bias + POLICY_LANES * r) : (policy_vector){0};
     int n = 0;
     for (; n + chains <= count; n += chains) {
         POLICY_UNROLL
-        for (int r = 0; r < 4; r++) {
+        for (int r = 0; r < wide * chains; r++) {
             const int i = list ? list[n + r / wide] : n + r / wide;
-            sum[r] += x[i] * policy_load(w + (long)i * stride + 16 * (r % wide));
+            const float *const weights = w + (long)i * stride + POLICY_LANES * (r % wide);
+            sum[r] += x[i] * *(const policy_vector *)weights;
         }
     }
     for (; n < count; n++) {
         const int i = list ? list[n] : n;
         POLICY_UNROLL
         for (int r = 0; r < wide; r++)
-            sum[r] += x[i] * policy_load(w + (long)i * stride + 16 * r);
+            sum[r] += x[i] * *(const policy_vector *)(w + (long)i * stride + POLICY_LANES * r);
     }
     POLICY_UNROLL
-    for (int r = wide; r < 4; r++)
+    for (int r = wide; r < wide * chains; r++)
         sum[r % wide] += sum[r];
-    memcpy(sums, sum, (size_t)wide * sizeof sum[0]);
+    POLICY_UNROLL
+    for (int r = 0; r < wide; r++)
+        *(policy_vector *)(sums + POLICY_LANES * r) = sum[r];
 }
 #else
+#define POLICY_LANES 16
 POLICY_INLINE void policy_block(const float *x, const uint16_t *list, int count, const float *w, int stride,
                                 const float *bias, float *sums, const int wide)
 {
@@ -121,15 +133,15 @@ POLICY_DENSE void policy_dense(const float *x, const float *w, const float *bias
         float *to = sums + start;
         int o = 0;
         if (width == POLICY_BLOCK) {
-            policy_block(x, list, count, block, width, from, to, 4);
+            policy_block(x, list, count, block, width, from, to, 64 / POLICY_LANES);
             continue;
         }
         if (width >= 32) {
-            policy_block(x, list, count, block, width, from, to, 2);
+            policy_block(x, list, count, block, width, from, to, 32 / POLICY_LANES);
             o = 32;
         }
         if (width - o >= 16)
-            policy_block(x, list, count, block + o, width, from + o, to + o, 1);
+            policy_block(x, list, count, block + o, width, from + o, to + o, 16 / POLICY_LANES);
     }
 }
 #endif
