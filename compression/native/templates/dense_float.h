@@ -3,11 +3,7 @@
  * and with `skip` leave out inputs that are zero.
  */
 #if POLICY_LAYOUT == POLICY_LAYOUT_AUTO
-#if defined(__x86_64__) || defined(_M_X64) || defined(__aarch64__) || defined(_M_ARM64)
-#define POLICY_PACKED 1
-#else
-#define POLICY_PACKED 0
-#endif
+#define POLICY_PACKED POLICY_VECTORIZES
 #else
 #define POLICY_PACKED (POLICY_LAYOUT == POLICY_LAYOUT_PACKED)
 #endif
@@ -30,8 +26,8 @@ POLICY_DENSE void policy_dense(const float *x, const float *w, const float *bias
                                const int skip)
 {
     (void)skip;
-    int o = 0;
-    for (; o + 4 <= out; o += 4, w += 4 * in) {
+    const int fours = out / 4 * 4;
+    for (int o = 0; o < fours; o += 4, w += 4 * in) {
         float s0 = bias[o], s1 = bias[o + 1], s2 = bias[o + 2], s3 = bias[o + 3];
         for (int i = 0; i < in; i++) {
             s0 += x[i] * w[i];
@@ -44,7 +40,7 @@ POLICY_DENSE void policy_dense(const float *x, const float *w, const float *bias
         sums[o + 2] = s2;
         sums[o + 3] = s3;
     }
-    for (; o < out; o++, w += in) {
+    for (int o = fours; o < out; o++, w += in) {
         float sum = bias[o];
         for (int i = 0; i < in; i++)
             sum += x[i] * w[i];

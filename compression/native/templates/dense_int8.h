@@ -41,11 +41,14 @@ POLICY_INLINE int policy_nonzero_groups(const uint8_t *x, int groups, uint16_t *
 POLICY_INLINE int policy_group(const uint16_t *list, int n) { return list ? list[n] : n; }
 
 #if POLICY_KERNEL == POLICY_SMLAD
-/* Four products of words of bytes: x as two words of u16 pairs, w of s8. */
+/* Four products: x as two words of u16 pairs, w as a word of s8. */
 POLICY_INLINE int32_t policy_smlad4(uint32_t x_even, uint32_t x_odd, uint32_t w, int32_t sum)
 {
+    int16x2_t w_odd;
     sum = __smlad((int16x2_t)x_even, __sxtb16((int8x4_t)w), sum);
-    return __smlad((int16x2_t)x_odd, __sxtb16((int8x4_t)(w >> 8 | w << 24)), sum);
+    /* gcc 12 makes two instructions of the rotated form. */
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(w_odd) : "r"(w));
+    return __smlad((int16x2_t)x_odd, w_odd, sum);
 }
 #endif
 
@@ -56,8 +59,8 @@ POLICY_DENSE void policy_dense(const uint8_t *x, const int8_t *w, const int32_t 
                                const int skip)
 {
     (void)skip;
-    int o = 0;
-    for (; o + 4 <= out; o += 4, w += 4 * in) {
+    const int fours = out / 4 * 4;
+    for (int o = 0; o < fours; o += 4, w += 4 * in) {
         int32_t s0 = bias[o], s1 = bias[o + 1], s2 = bias[o + 2], s3 = bias[o + 3];
         const int8_t *row = w;
         for (int i = 0; i < in; i += 4, row += 4) {
@@ -74,7 +77,7 @@ POLICY_DENSE void policy_dense(const uint8_t *x, const int8_t *w, const int32_t 
         sums[o + 2] = s2;
         sums[o + 3] = s3;
     }
-    for (; o < out; o++, w += in) {
+    for (int o = fours; o < out; o++, w += in) {
         int32_t sum = bias[o];
         for (int i = 0; i < in; i += 4) {
             const uint32_t levels = policy_word(x + i);
@@ -88,7 +91,24 @@ POLICY_DENSE void policy_dense(const uint8_t *x, const int8_t *w, const int32_t 
                                const int skip)
 {
     (void)skip;
-    for (int o = 0; o < out; o++, w += in) {
+    int o = 0;
+#if !POLICY_VECTORIZES
+    /* Four outputs at a time, so that an input is loaded once for them. */
+    for (; o < out / 4 * 4; o += 4, w += 4 * in) {
+        int32_t s0 = bias[o], s1 = bias[o + 1], s2 = bias[o + 2], s3 = bias[o + 3];
+        for (int i = 0; i < in; i++) {
+            s0 += x[i] * w[i];
+            s1 += x[i] * w[in + i];
+            s2 += x[i] * w[2 * in + i];
+            s3 += x[i] * w[3 * in + i];
+        }
+        sums[o] = s0;
+        sums[o + 1] = s1;
+        sums[o + 2] = s2;
+        sums[o + 3] = s3;
+    }
+#endif
+    for (; o < out; o++, w += in) {
         int32_t sum = bias[o];
         for (int i = 0; i < in; i++)
             sum += x[i] * w[i];

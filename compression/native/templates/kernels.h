@@ -55,6 +55,13 @@
 #include <arm_acle.h>
 #endif
 
+/* Whether compilers turn plain loops into vector instructions here. */
+#if defined(__x86_64__) || defined(_M_X64) || defined(__aarch64__) || defined(_M_ARM64)
+#define POLICY_VECTORIZES 1
+#else
+#define POLICY_VECTORIZES 0
+#endif
+
 #if defined(__GNUC__)
 #define POLICY_ALIGNED __attribute__((aligned(64)))
 #define POLICY_INLINE static inline __attribute__((always_inline, unused))
