@@ -156,16 +156,19 @@ def _folded_bias(linear: StaticQuantLinear, grid: Grid) -> INT32_TABLE:
     return bias.astype(np.int32)
 
 
-def _elementwise(stages: list[nn.Module], name: str) -> list[Elementwise]:
-    """Steps on the entries of the observation or the action, in ONNX Runtime's order of operations."""
+def _elementwise(stages: list[nn.Module], name: Literal["observation", "action"]) -> list[Elementwise]:
+    """Steps on the entries of the observation or the action, in ONNX Runtime's order of operations.
+
+    A NaN in an observation passes through as it does there: it is the quantiser that makes a level of it.
+    """
     steps = []
     for number, stage in enumerate(stages):
         prefix = name if len(stages) == 1 else f"{name}_{number}"
-        steps.append(_step(stage, prefix))
+        steps.append(_step(stage, prefix, keeps_nan=name == "observation"))
     return [step for step in steps if step.expression != "v"]
 
 
-def _step(stage: nn.Module, prefix: str) -> Elementwise:
+def _step(stage: nn.Module, prefix: str, keeps_nan: bool) -> Elementwise:
     if isinstance(stage, nn.ReLU):
         return Elementwise("policy_relu(v)")
     if isinstance(stage, nn.Tanh):
@@ -177,7 +180,8 @@ def _step(stage: nn.Module, prefix: str) -> Elementwise:
     if isinstance(stage, Clamp):
         low, low_tables = _operand(f"{prefix}_low", _array(stage.low))
         high, high_tables = _operand(f"{prefix}_high", _array(stage.high))
-        return Elementwise(f"policy_clamp(v, {low}, {high})", low_tables | high_tables)
+        clamp = "policy_clip" if keeps_nan else "policy_clamp"
+        return Elementwise(f"{clamp}(v, {low}, {high})", low_tables | high_tables)
     if isinstance(stage, Rescale):
         return _rescale(stage, prefix)
     raise UserError(f"target=c: a stage {type(stage).__name__} stands outside the layers")

@@ -111,6 +111,13 @@ POLICY_INLINE float policy_clamp(float v, float low, float high)
     return v < high ? v : high;
 }
 
+/* v between low and high; NaN stays. */
+POLICY_INLINE float policy_clip(float v, float low, float high)
+{
+    v = v < low ? low : v;
+    return v > high ? high : v;
+}
+
 /* An observation as a number that cannot overflow a float network; 0 where it is NaN. */
 POLICY_INLINE float policy_bounded(float v)
 {
