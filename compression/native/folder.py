@@ -47,6 +47,7 @@ def export_native(artifact: Path, target: Path, options: Options, score: Score |
     Raises:
         UserError: for a target that holds something, options that exclude each other, a policy that has no C.
         NativeError: where the C code does not compile or its self-test fails; nothing is written then.
+
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"to={target}: exists already; allowed: a new or an empty folder")

@@ -20,7 +20,9 @@ PER_LINE = 24
 
 @dataclass(frozen=True)
 class Options:
-    """`layout`: order of the weights; auto writes both and leaves the choice to the compiler's target.
+    """How C is written.
+
+    `layout`: order of the weights; auto writes both and leaves the choice to the compiler's target.
     `skip_zeros`: leave out inputs behind a ReLU that are zero; needs the packed layout, and time depends on the data.
     """
 
@@ -36,7 +38,7 @@ def render(name: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701
+        autoescape=False,
     )
     environment.filters |= {"numbers": numbers, "number": float_literal}
     return environment.get_template(name).render(**values)

@@ -51,6 +51,7 @@ def load(folder: str | Path, *, binding: Binding | None = None, flags: Sequence[
     Raises:
         NativeError: without a C compiler, or where the code does not compile.
         UserError: for a folder that holds no exported policy.
+
     """
     folder = Path(folder).resolve()
     contract = _read_contract(folder)

@@ -1,6 +1,7 @@
 """A policy as plain arrays, in the form in which C computes it."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,6 @@ from trainers.tensors import FloatArray
 Activation = Literal["", "relu", "tanh"]
 ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.ReLU: "relu", nn.Tanh: "tanh"}
 INT32_MAX = 2**31 - 1
-INT32_TABLE = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Layer:
     next layer's grid, counted from its zero point.
     """
 
-    weight: NDArray[np.int8] | FloatArray
-    bias: INT32_TABLE | FloatArray
+    weight: NDArray[Any]
+    bias: NDArray[Any]
     activation: Activation
     grid: Grid | None = None
     scale: FloatArray | None = None
@@ -86,7 +86,7 @@ def read_network(policy: Policy) -> Network:
         raise UserError("target=c: the policy has no linear layer")
     front = _elementwise(stages[: places[0]], "observation")
     back = _elementwise(stages[places[-1] + 1 :], "action")
-    activations = [_activation(stages[a + 1 : b]) for a, b in zip(places, places[1:], strict=False)]
+    activations = [_activation(stages[a + 1 : b]) for a, b in pairwise(places)]
     linears = [stages[i] for i in places]
     quantized = [linear for linear in linears if isinstance(linear, StaticQuantLinear)]
     if not quantized:
@@ -145,7 +145,7 @@ def _becomes_clamp(activation: Activation, following: Grid) -> bool:
     return not activation or (activation == "relu" and following.zero_point == 0)
 
 
-def _folded_bias(linear: StaticQuantLinear, grid: Grid) -> INT32_TABLE:
+def _folded_bias(linear: StaticQuantLinear, grid: Grid) -> NDArray[np.int32]:
     """bias - zero_point * sum of weights. Raises UserError where sums may leave 32 bits."""
     weight = linear.weight_int8.numpy().astype(np.int64)
     bias = linear.bias_int32.numpy().astype(np.int64) - grid.zero_point * weight.sum(1)
@@ -153,7 +153,8 @@ def _folded_bias(linear: StaticQuantLinear, grid: Grid) -> INT32_TABLE:
     largest = np.abs(bias) + (255 + 128) * np.abs(weight).sum(1)
     if largest.max() > INT32_MAX:
         raise UserError(f"target=c: sums of a layer with {weight.shape[1]} inputs may not fit 32 bits")
-    return bias.astype(np.int32)
+    folded: NDArray[np.int32] = bias.astype(np.int32)
+    return folded
 
 
 def _elementwise(stages: list[nn.Module], name: Literal["observation", "action"]) -> list[Elementwise]:
@@ -189,13 +190,16 @@ def _step(stage: nn.Module, prefix: str, keeps_nan: bool) -> Elementwise:
 
 def _rescale(stage: Rescale, prefix: str) -> Elementwise:
     """Without the parts that change nothing, as in the ONNX file."""
-    expression, tables = "v", {}
+    expression = "v"
+    tables: dict[str, FloatArray] = {}
     if (stage.scale != 1).any():
-        scale, more = _operand(f"{prefix}_scale", _array(stage.scale))
-        expression, tables = f"{expression} * {scale}", tables | more
+        scale, scale_tables = _operand(f"{prefix}_scale", _array(stage.scale))
+        expression += f" * {scale}"
+        tables |= scale_tables
     if (stage.center != 0).any():
-        center, more = _operand(f"{prefix}_center", _array(stage.center))
-        expression, tables = f"{expression} + {center}", tables | more
+        center, center_tables = _operand(f"{prefix}_center", _array(stage.center))
+        expression += f" + {center}"
+        tables |= center_tables
     return Elementwise(expression, tables)
 
 

@@ -1,9 +1,11 @@
 """Small policies of every method, and C that is compiled and called for a test."""
 
 import ctypes
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def random_policy(style: str, widths: Sequence[int] = (19, 37), obs_dim: int = 5
     torch.manual_seed(0)
     sizes = [obs_dim, *widths, act_dim]
     stages: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         stages += [nn.Linear(inputs, outputs), nn.ReLU() if style == "relu" else nn.Tanh()]
     center, scale = torch.linspace(0.1, 0.3, act_dim), torch.linspace(0.5, 2, act_dim)
     low, high = center - scale, center + scale
@@ -116,8 +118,6 @@ def small_artifact(folder: Path, method: str, style: str) -> Path:
 
 def golden_observations(name: str, n: int, seed: int = 0) -> FloatArray:
     """States [n, obs_dim] around those in the contract of a trained policy, which it visited."""
-    import json
-
     contract = json.loads((POLICIES / name / "policy.json").read_text())
     golden = np.array(contract["golden"]["observations"], np.float32)
     generator = np.random.default_rng(seed)

@@ -78,8 +78,8 @@ class TestLayouts:
     def test_packed_floats_lie_by_block_input(self) -> None:
         w = np.arange(70 * 3, dtype=np.float32).reshape(70, 3)
         packed = layouts.float_packed(w)
-        assert (packed[: 64 * 3].reshape(3, 64).T == w[:64]).all()
-        assert (packed[64 * 3 :].reshape(3, 16)[:, :6].T == w[64:]).all()
+        assert (w[:64] == packed[: 64 * 3].reshape(3, 64).T).all()
+        assert (w[64:] == packed[64 * 3 :].reshape(3, 16)[:, :6].T).all()
 
     def test_rows_are_padded_to_groups(self) -> None:
         w = np.ones((3, 5), np.int8)

@@ -138,7 +138,9 @@ def test_fast_math_is_refused_by_the_compiler(tmp_path: Path) -> None:
 
 def test_the_header_can_be_included_from_cpp(tmp_path: Path) -> None:
     folder = exported(small_artifact(tmp_path / "artifact", "ptsq", "relu"), tmp_path / "c")
-    program = '#include "policy.h"\nint main() { float o[POLICY_OBS_DIM] = {}, a[POLICY_ACT_DIM]; policy_step(o, a); }\n'
+    program = (
+        '#include "policy.h"\nint main() { float o[POLICY_OBS_DIM] = {}, a[POLICY_ACT_DIM]; policy_step(o, a); }\n'
+    )
     (folder / "main.cpp").write_text(program)
     subprocess.run(["gcc", "-c", "policy.c", "-o", "policy.o"], cwd=folder, check=True)
     subprocess.run(["g++", "-Wall", "-pedantic", "main.cpp", "policy.o", "-lm", "-o", "main"], cwd=folder, check=True)
