@@ -4,10 +4,8 @@ import ctypes
 import importlib.machinery
 import importlib.util
 import json
-import shutil
 import sysconfig
 import tempfile
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -58,14 +56,13 @@ def load(folder: str | Path, *, binding: Binding | None = None, flags: Sequence[
     compiler = require_compiler()
     if binding is None:
         binding = "extension" if _has_headers() else "ctypes"
-    build = Path(tempfile.mkdtemp(prefix="rlc-native-"))
-    if binding == "extension":
-        act = _extension(folder, build, [*compiler, *flags])
-    else:
-        act = _through_ctypes(folder, build, [*compiler, *flags], contract)
-    policy = NativePolicy(act, binding, contract)
-    weakref.finalize(policy, shutil.rmtree, build, ignore_errors=True)
-    return policy
+    # A loaded library needs its file no more.
+    with tempfile.TemporaryDirectory(prefix="rlc-native-") as build:
+        if binding == "extension":
+            act = _extension(folder, Path(build), [*compiler, *flags])
+        else:
+            act = _through_ctypes(folder, Path(build), [*compiler, *flags], contract)
+    return NativePolicy(act, binding, contract)
 
 
 def _read_contract(folder: Path) -> dict[str, Any]:
