@@ -266,15 +266,15 @@ POLICY_DENSE void policy_dense(const uint8_t *x, const int8_t *w, const int32_t 
         int o = 0;
         for (; o + POLICY_WIDEST * POLICY_LANES <= width; o += POLICY_WIDEST * POLICY_LANES)
             policy_block(x, list, count, block + 4 * o, 4 * width, from + o, to + o, POLICY_WIDEST);
-        if (width - o >= 64) {
+        if (POLICY_WIDEST * POLICY_LANES > 64 && width - o >= 64) {
             policy_block(x, list, count, block + 4 * o, 4 * width, from + o, to + o, 64 / POLICY_LANES);
             o += 64;
         }
-        if (width - o >= 32) {
+        if (POLICY_WIDEST * POLICY_LANES > 32 && width - o >= 32) {
             policy_block(x, list, count, block + 4 * o, 4 * width, from + o, to + o, 32 / POLICY_LANES);
             o += 32;
         }
-        if (width - o >= 16)
+        if (POLICY_WIDEST * POLICY_LANES > 16 && width - o >= 16)
             policy_block(x, list, count, block + 4 * o, 4 * width, from + o, to + o, 16 / POLICY_LANES);
     }
 }

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from compression.artifact import load_policy
 from compression.native.folder import export_native
 from compression.native.generate import Options
 from compression.native.loader import load
+from compression.onnx_export import onnx_bytes
 from compression.runtime import OnnxPolicy
+from compression.sb3 import read_sb3
 from tests.compression.native.builds import (
     KERNELS,
     METHODS,
@@ -22,9 +25,11 @@ from tests.compression.native.builds import (
     has_tools,
     needs_tools,
     observations,
+    save,
     skip_without,
     small_artifact,
 )
+from trainers.envs.make import make_env, spec_of
 from trainers.errors import UserError
 
 pytestmark = needs_tools("gcc", "make")
@@ -62,6 +67,21 @@ def test_every_layout_gives_the_same_bits(options: dict[str, Any], tmp_path: Pat
     for flags in (["-O2"], ["-O3", "-march=native"]):
         actions = compiled(folder, tmp_path / f"{flags[0]}.so", flags)(obs)
         assert (actions == expected).all()
+
+
+def test_a_policy_of_stable_baselines3_is_written_as_c(tmp_path: Path) -> None:
+    from stable_baselines3 import PPO
+
+    PPO("MlpPolicy", make_env("Hopper-v4"), device="cpu", seed=0).save(tmp_path / "ppo.zip")
+    statistics = {"mean": np.linspace(-1, 1, 11), "var": np.linspace(0.5, 2, 11), "epsilon": 1e-8, "clip_obs": 5.0}
+    np.savez(tmp_path / "s.npz", **statistics)
+    spec = spec_of("Hopper-v4")
+    policy = read_sb3(tmp_path / "ppo.zip", spec, activation=None, statistics=tmp_path / "s.npz")
+    obs = observations(policy, 300)
+    artifact = save(tmp_path / "artifact", policy, onnx_bytes(policy), obs, "fp32")
+    act = load(exported(artifact, tmp_path / "c")).act
+    expected = policy(torch.from_numpy(obs)).numpy()
+    np.testing.assert_allclose(np.stack([act(row) for row in obs]), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
