@@ -85,7 +85,7 @@
 #endif
 
 /* Fused multiply-add a * b + c, which ONNX Runtime's tanh is made of. */
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(FP_FAST_FMAF)
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMAF)
 #define POLICY_EXACT_TANH 1
 POLICY_INLINE float policy_fma(float a, float b, float c) { return fmaf(a, b, c); }
 #elif defined(__SSE2__) || defined(_M_X64) || (defined(__riscv_flen) && __riscv_flen >= 64)
