@@ -34,10 +34,11 @@ GROUPS = {
         "ptdq",
         "ptsq distill",
         "artifact paper",
+        "native",
     ],
     "measure": ["statistics machine memory latency", "returns energy", "video paper"],
     "rlc": [
-        "messages datafiles",
+        "messages datafiles native",
         "cli config",
         "runs",
         "pipeline",
