@@ -3,18 +3,16 @@
 import shutil
 from pathlib import Path
 
-from compression.artifact import check_artifact
 from rlc.cli import only, run_command
-from rlc.runs.find import artifact_of
+from rlc.runs.find import open_artifact
 from trainers.errors import UserError
 
 
 def export(arguments: list[str]) -> None:
     """Without `to` the artifact is only checked. Raises ArtifactError where it is damaged."""
     values = only(arguments, ("run", "to"), required=("run",))
-    folder = artifact_of(Path(values["run"]))
-    contract = check_artifact(folder)
-    kept = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
+    folder, contract, _ = open_artifact(Path(values["run"]))
+    description = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
     if "to" in values:
         target = Path(values["to"])
         if target.exists():
@@ -26,9 +24,9 @@ def export(arguments: list[str]) -> None:
             temporary.replace(target)
         except OSError as error:
             raise UserError(f"to={target}: cannot be written: {error.strerror}") from error
-        print(f"{target}: {kept}")
+        print(f"{target}: {description}")
     else:
-        print(f"{folder}: {kept}: whole, and gives its golden actions")
+        print(f"{folder}: {description}: whole, and gives its golden actions")
 
 
 if __name__ == "__main__":

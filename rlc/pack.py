@@ -26,9 +26,10 @@ from rlc.packing.packs import (
     shortened,
 )
 from rlc.packing.restore import PACK
-from rlc.runs.find import finished_runs, read_config
-from rlc.runs.run import AGENT_FILE, OUTPUTS, PACKED_PART, StoredRun, algorithm_directory
+from rlc.runs.find import finished_runs
+from rlc.runs.records import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, read_json
 from rlc.runs.state import check_independent_seeds
+from rlc.runs.stored import METRICS_FILE, OUTPUTS, PACKED_PART, StoredRun, algorithm_directory, read_config
 from trainers.errors import UserError
 
 # The networks of an agent that make its policy; the others only train it.
@@ -78,19 +79,22 @@ def _packed(stored: StoredRun, folder: Path, study: str) -> tuple[PackedRun, byt
     if stored.settings.trains:
         content = _policy_tensors(stored)
         contract = json.loads((stored.artifact / CONTRACT_FILE).read_text())
-    metrics = stored.path / "metrics.csv"
-    place = f"{stored.label}/seed{stored.seed}.safetensors"
+    # As the files have it, so that a pack gives back their bytes.
+    status = read_json(stored.path / STATUS_FILE) or {}
+    status.pop("artifact", None)
+    metrics = stored.path / METRICS_FILE
+    tensor_file = f"{stored.label}/seed{stored.seed}.safetensors"
     record: Record = {
         "schema": SCHEMA,
         "label": stored.label,
         "seed": stored.seed,
         "config": read_config(stored.path),
-        "status": {key: value for key, value in (stored.status() or {}).items() if key != "artifact"},
-        "result": stored.result(),
-        "measurement": stored.measurement(),
+        "status": status,
+        "result": read_json(stored.path / RESULT_FILE),
+        "measurement": read_json(stored.path / MEASUREMENT_FILE),
         "metrics": metrics.read_bytes().decode() if metrics.exists() else None,
         "contract": None if contract is None else shortened(contract),
-        "tensors": None if content is None else {"file": place, "sha256": sha256(content)},
+        "tensors": None if content is None else {"file": tensor_file, "sha256": sha256(content)},
     }
     algorithm = algorithm_directory(stored.settings)
     file = folder / algorithm.parent.name / f"{algorithm.name}.jsonl.gz"
@@ -106,7 +110,7 @@ def _policy_tensors(run: StoredRun) -> bytes:
     """Of fp32 the actor with all its heads and its statistics, which other runs are made from; else of the artifact."""
     if not run.settings.is_fp32:
         return (run.artifact / TENSOR_FILE).read_bytes()
-    agent = safetensors.torch.load_file(run.path / AGENT_FILE)
+    agent = safetensors.torch.load_file(run.agent_file)
     part = {name: tensor for name, tensor in agent.items() if name.startswith(POLICY_PARTS)}
     return safetensors.torch.save(part, metadata=PACKED_PART)
 
@@ -120,8 +124,7 @@ def _newest(own: PackedRun, other: PackedRun | None) -> PackedRun:
         return own
     if own.identity != other.identity:
         raise UserError(f"{own.path} and {other.file}: {own.name} has different settings in them")
-    ended = [run.status().get("heartbeat", "") for run in (own, other)]
-    newer, older = (own, other) if ended[0] >= ended[1] else (other, own)
+    newer, older = (own, other) if own.status().heartbeat >= other.status().heartbeat else (other, own)
     return newer.completed(older) if same_outcome(newer.result(), older.result()) else newer
 
 

@@ -62,6 +62,10 @@ class GaussianActorCritic(ActorCritic):
         self.step: Callable[..., Sequence[Tensor]] = self.minibatch_step
         """`minibatch_step`, or its compiled twin."""
 
+    def use_compiled_step(self, step: Callable[..., Sequence[Tensor]]) -> None:
+        """Update with a compiled twin of `minibatch_step` from here on."""
+        self.step = step
+
     def anneal(self, steps: int) -> None:
         """Set what changes along the training at hand, before the update after its first `steps` steps."""
 
