@@ -49,13 +49,14 @@ def pack(arguments: list[str]) -> None:
     tensors: dict[Path, bytes] = {}
     for stored in finished_runs(study):
         try:
-            own, content = _packed(stored, folder, study)
+            packed, content = _packed(stored, folder, study)
         except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError, UserError) as error:
             warn(f"left out: {stored.path}: cannot be packed: {error}")
             continue
-        run = merged[own.path] = _newest(own, merged.get(own.path))
-        if content is not None and run.record["tensors"] == own.record["tensors"]:
-            tensors[own.tensor_file] = content
+        run = _newest(packed, merged.get(packed.path))
+        merged[run.path] = run
+        if content is not None and run.record["tensors"] == packed.record["tensors"]:
+            tensors[packed.tensor_file] = content
     runs = list(merged.values())
     if not runs:
         raise UserError(f"study={study}: there is no finished run in {OUTPUTS / study}")
@@ -98,12 +99,12 @@ def _packed(stored: StoredRun, folder: Path, study: str) -> tuple[PackedRun, byt
     }
     algorithm = algorithm_directory(stored.settings)
     file = folder / algorithm.parent.name / f"{algorithm.name}.jsonl.gz"
-    own = PackedRun(of_study(record, study), file)
-    if contract is not None and own.contract() != contract:
+    packed = PackedRun(of_study(record, study), file)
+    if contract is not None and packed.contract() != contract:
         raise ValueError("its contract has numbers that are no float32")
-    if content is not None and not _holds(own.tensor_file, content):
-        own.artifact_files(content)
-    return own, content
+    if content is not None and not _holds(packed.tensor_file, content):
+        packed.artifact_files(content)
+    return packed, content
 
 
 def _policy_tensors(run: StoredRun) -> bytes:
@@ -115,16 +116,17 @@ def _policy_tensors(run: StoredRun) -> bytes:
     return safetensors.torch.save(part, metadata=PACKED_PART)
 
 
-def _newest(own: PackedRun, other: PackedRun | None) -> PackedRun:
-    """Of two records of a run the later one, own where they are equally old, completed by the other of one outcome.
+def _newest(run: PackedRun, other: PackedRun | None) -> PackedRun:
+    """The later of two records of a run, the first where they are equally old, completed by the other of one outcome.
 
     Raises UserError where they are not of the same run.
     """
     if other is None:
-        return own
-    if own.identity != other.identity:
-        raise UserError(f"{own.path} and {other.file}: {own.name} has different settings in them")
-    newer, older = (own, other) if own.status().heartbeat >= other.status().heartbeat else (other, own)
+        return run
+    if run.identity != other.identity:
+        raise UserError(f"{run.path} and {other.file}: {run.name} has different settings in them")
+    is_newer = run.status().heartbeat >= other.status().heartbeat
+    newer, older = (run, other) if is_newer else (other, run)
     return newer.completed(older) if same_outcome(newer.result(), older.result()) else newer
 
 
@@ -133,7 +135,7 @@ def _texts(runs: Iterable[PackedRun]) -> dict[Path, str]:
     of_file: dict[Path, list[PackedRun]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run.label, run.seed)):
         of_file[run.file].append(run)
-    return {file: "".join(map(_line, own)) for file, own in of_file.items()}
+    return {file: "".join(map(_line, packed)) for file, packed in of_file.items()}
 
 
 def _line(run: PackedRun) -> str:

@@ -20,7 +20,10 @@ def unpack(arguments: list[str]) -> None:
     the run directories that are there.
     """
     values = only(arguments, ("from", "study"), required=("from",))
-    runs = _joined(run for folder in values["from"].split(",") for run in read_pack(Path(folder), values.get("study")))
+    packed: list[PackedRun] = []
+    for folder in values["from"].split(","):
+        packed += read_pack(Path(folder), values.get("study"))
+    runs = _joined(packed)
     studies = sorted({run.settings.study for run in runs})
     if len(studies) > 1:
         raise UserError(f"from={values['from']}: of several studies, {', '.join(studies)}: add study=<name>")

@@ -67,5 +67,9 @@ def memory_gigabytes(settings: Settings) -> float:
 
 @functools.cache
 def _speeds() -> dict[tuple[str, str, str], float]:
-    rows = read("costs.csv")
-    return {(row["algo"], row["env"], kind): float(row[f"{kind}_steps_per_second"]) for row in rows for kind in KINDS}
+    """By algorithm, environment and kind."""
+    speeds = {}
+    for row in read("costs.csv"):
+        for kind in KINDS:
+            speeds[row["algo"], row["env"], kind] = float(row[f"{kind}_steps_per_second"])
+    return speeds

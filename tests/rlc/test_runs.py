@@ -15,6 +15,7 @@ from rlc.pipeline.check import check_runs
 from rlc.pipeline.job import run_job
 from rlc.runs.records import TrainingRecord
 from rlc.runs.run import MetricsFile, Run
+from rlc.runs.stored import load_run
 from tests.helpers import make_result
 from trainers.errors import UserError
 
@@ -149,6 +150,57 @@ def test_an_fp32_run_is_found_by_its_training_whatever_its_evaluation() -> None:
     assert run.baseline.path == Run(job(), 0).path
     assert Run(derived, 1).baseline is None
     assert Run(job("+compress=ptdq algo.gamma=0.9"), 0).baseline is None
+
+
+class TestBaseline:
+    def test_it_is_a_run_with_settings_and_a_result_of_its_own(self) -> None:
+        fp32 = finish(Run(job("eval.episodes=3"), 0), return_mean=7.0)
+        baseline = Run(job("+compress=ptdq"), 0).baseline
+        assert baseline is not None
+        assert (baseline.path, baseline.identity, baseline.seed) == (fp32.path, fp32.identity, 0)
+        assert baseline.settings.is_fp32
+        assert baseline.settings.eval.episodes == 3
+        assert baseline.finished_result().return_mean == 7.0
+
+    def test_it_is_looked_for_until_it_is_there_and_then_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = Run(job("+compress=ptdq"), 0)
+        assert run.baseline is None
+        finish(Run(job(), 0))
+        baseline = run.baseline
+        assert baseline is not None
+        monkeypatch.setattr("rlc.runs.stored.find_baseline", None)
+        assert run.baseline is baseline
+
+    def test_an_fp32_run_by_the_papers_protocol_is_none(self) -> None:
+        finish(Run(job("+compress=fp32 protocol=paper"), 0))
+        assert Run(job("+compress=ptdq"), 0).baseline is None
+
+    def test_a_stored_run_has_the_same_one(self) -> None:
+        fp32 = finish(Run(job(), 0))
+        derived = finish(Run(job("+compress=ptdq"), 0))
+        baseline = load_run(derived.path).baseline
+        assert baseline is not None
+        assert baseline.path == fp32.path
+
+    def test_one_whose_settings_are_torn_is_named(self) -> None:
+        fp32 = finish(Run(job(), 0))
+        (fp32.path / "config.yaml").write_text("settings: {}")
+        with pytest.raises(UserError, match=f"{fp32.path} holds no run that can be read"):
+            check_runs([job("+compress=ptdq")])
+
+
+def test_the_environment_travels_with_the_run() -> None:
+    run = Run(job("env.id=Pendulum-v1"), 0)
+    assert (run.spec.env_id, run.spec.obs_dim, run.spec.act_dim) == ("Pendulum-v1", 3, 1)
+    with run.make_env() as env:
+        assert env.spec is not None
+        assert env.spec.id == "Pendulum-v1"
+
+
+def test_a_missing_result_is_named() -> None:
+    run = Run(job(), 0)
+    with pytest.raises(UserError, match=r"seed0/result.json: missing or damaged"):
+        run.finished_result()
 
 
 def test_metrics_leave_missing_columns_empty(tmp_path: Path) -> None:
