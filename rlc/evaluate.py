@@ -1,7 +1,6 @@
 """Evaluate a policy beside its fp32 policy: python -m rlc.evaluate run=outputs/.../seed0 episodes=20 video=true"""
 
 from pathlib import Path
-from typing import Any
 
 from compression.artifact import ONNX_FILE
 from compression.runtime import OnnxPolicy
@@ -12,6 +11,7 @@ from rlc.config.commands import parse_evaluation
 from rlc.config.compose import CONF
 from rlc.reporting import console
 from rlc.runs.find import open_artifact
+from rlc.runs.records import MeasuredReturns
 from rlc.runs.stored import CONFIG_FILE, StoredRun, load_run
 from trainers.envs.make import make_env, spec_of, time_limit
 from trainers.errors import UserError
@@ -65,13 +65,13 @@ def _baseline(folder: Path) -> StoredRun | None:
     return None if baseline is None or baseline.path == folder else baseline
 
 
-def _rows(returns: dict[str, Returns], limit: int) -> dict[str, dict[str, Any]]:
+def _rows(returns: dict[str, Returns], limit: int) -> dict[str, MeasuredReturns]:
     """Summaries by policy, paired with those of fp32 where it was played."""
     fp32 = returns.get("fp32")
     rows = {}
     for name, played in returns.items():
         paired = None if name == "fp32" else fp32
-        rows[name] = summary(played, limit, paired)
+        rows[name] = MeasuredReturns(**summary(played, limit, paired))
     return rows
 
 

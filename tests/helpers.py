@@ -21,8 +21,9 @@ from rlc.config.plan import make_plan
 from rlc.config.settings import parse_settings
 from rlc.pipeline.build import build_agent
 from rlc.pipeline.monitor import TrainingMonitor
+from rlc.runs.files import write_record
 from rlc.runs.identity import training_identity, with_names_of_now
-from rlc.runs.records import Provenance, RunResult, RunStatus, write_record
+from rlc.runs.records import Provenance, RunResult, RunStatus
 from rlc.runs.run import Run
 from trainers.actor_critic import ActorCritic
 from trainers.data.replay import Batch

@@ -21,16 +21,8 @@ import yaml
 from compression.artifact import ArtifactError, read_policy, read_spec, remade_files
 from compression.files import sha256
 from rlc.pipeline import build
-from rlc.runs.records import (
-    MEASUREMENT_FILE,
-    NOT_PACKED,
-    RESULT_FILE,
-    STATUS_FILE,
-    Measurement,
-    RunResult,
-    RunStatus,
-    parse_record,
-)
+from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, parse_record
+from rlc.runs.records import NOT_PACKED, Measurement, RunResult, RunStatus
 from rlc.runs.stored import (
     AGENT_FILE,
     ARTIFACT,

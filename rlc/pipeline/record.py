@@ -1,7 +1,5 @@
 """Export, evaluate and record what a run has made: artifact, returns, result.json."""
 
-from typing import Any
-
 from compression.artifact import ONNX_FILE, load_policy
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import random_policy, zero_policy
@@ -10,11 +8,17 @@ from rlc.pipeline.tracking import Tracker
 from rlc.pipeline.training import MadePolicy, fingerprint
 from rlc.runs.identity import identity
 from rlc.runs.provenance import provenance
-from rlc.runs.records import ExportRecord, RunIdentity, RunResult, RunScores
+from rlc.runs.records import (
+    BaselineScores,
+    ExportRecord,
+    PolicyScores,
+    ReferenceScores,
+    RunIdentity,
+    RunResult,
+    RunScores,
+)
 from rlc.runs.run import Run
 from trainers.policy import Policy
-
-REFERENCE_FIELDS = ("random_return_mean", "random_return_std", "zero_return_mean", "zero_return_std")
 
 
 def export_run(run: Run, policy: Policy) -> ExportRecord:
@@ -35,16 +39,15 @@ def evaluate_run(run: Run) -> RunScores:
     """Returns of the run's artifact, of its baseline, of random and of zero actions, on the same start states."""
     act = OnnxPolicy(run.artifact / ONNX_FILE)
     returns = protocol_of(run.settings).evaluate(act, run, run.settings.eval)
-    is_fp32 = run.settings.is_fp32
-    fp32_scores = _fp32_scores(returns.mean, returns.std) if is_fp32 else _baseline_scores(run)
-    return RunScores(
+    scores = PolicyScores(
         return_mean=returns.mean,
         return_std=returns.std,
         episode_returns=list(returns.returns),
         episode_lengths=list(returns.lengths),
-        **fp32_scores,
-        **_reference_scores(run),
     )
+    is_fp32 = run.settings.is_fp32
+    baseline = _fp32_scores(returns.mean, returns.std) if is_fp32 else _baseline_scores(run)
+    return RunScores(**scores.fields(), **baseline.fields(), **_reference_scores(run).fields())
 
 
 def finalize_run(run: Run, tracker: Tracker, made: MadePolicy, export: ExportRecord, scores: RunScores) -> None:
@@ -82,15 +85,15 @@ def backfill_baseline(run: Run) -> None:
     """Add the fp32 return to the result of a run that finished before its baseline did."""
     result = run.finished_result()
     if result.fp32_return_mean is None and run.baseline is not None:
-        run.write_result(result.model_copy(update=_baseline_scores(run)))
+        run.write_result(result.model_copy(update=_baseline_scores(run).fields()))
 
 
-def _baseline_scores(run: Run) -> dict[str, Any]:
+def _baseline_scores(run: Run) -> BaselineScores:
     """Return of the baseline's policy by the protocol of the run, or why there is none."""
     baseline = run.baseline
     if baseline is None:
         reason = f"no fp32 run of seed {run.seed} with these training settings was finished before"
-        return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
+        return BaselineScores(fp32_return_mean=None, fp32_return_std=None, fp32_missing_reason=reason)
     comparable = _comparable_scores(run)
     if comparable is not None:
         return _fp32_scores(comparable.return_mean, comparable.return_std)
@@ -100,20 +103,30 @@ def _baseline_scores(run: Run) -> dict[str, Any]:
     return _fp32_scores(returns.mean, returns.std)
 
 
-def _fp32_scores(mean: float, std: float) -> dict[str, Any]:
-    return {"fp32_return_mean": mean, "fp32_return_std": std, "fp32_missing_reason": None}
+def _fp32_scores(mean: float, std: float) -> BaselineScores:
+    return BaselineScores(fp32_return_mean=mean, fp32_return_std=std, fp32_missing_reason=None)
 
 
-def _reference_scores(run: Run) -> dict[str, Any]:
+def _reference_scores(run: Run) -> ReferenceScores:
     """Returns of uniform random actions and of the zero action."""
     comparable = _comparable_scores(run)
     if comparable is not None:
-        return {name: getattr(comparable, name) for name in REFERENCE_FIELDS}
+        return ReferenceScores(
+            random_return_mean=comparable.random_return_mean,
+            random_return_std=comparable.random_return_std,
+            zero_return_mean=comparable.zero_return_mean,
+            zero_return_std=comparable.zero_return_std,
+        )
     evaluate = protocol_of(run.settings).evaluate
     evaluation = run.settings.eval
     random = evaluate(random_policy(run.spec, evaluation.seed), run, evaluation)
     zero = evaluate(zero_policy(run.spec), run, evaluation)
-    return dict(zip(REFERENCE_FIELDS, (random.mean, random.std, zero.mean, zero.std), strict=True))
+    return ReferenceScores(
+        random_return_mean=random.mean,
+        random_return_std=random.std,
+        zero_return_mean=zero.mean,
+        zero_return_std=zero.std,
+    )
 
 
 def _comparable_scores(run: Run) -> RunResult | None:

@@ -148,7 +148,7 @@ def train(
     """
     torch.set_num_threads(settings.threads)
     tune_malloc()
-    envs = build.build_envs(settings, agent.spec, agent.seeds)
+    envs = build.build_envs(settings, runs[0].make_env, agent.spec, agent.seeds)
     training = Training(settings, agent, envs)
     beginnings = training.start()
     checkpoints = [run.checkpoints() for run in runs]

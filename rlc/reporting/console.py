@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from itertools import groupby
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
 from rlc.runs.find import comparison_key
-from rlc.runs.records import Measurement, RunResult
+from rlc.runs.records import MeasuredReturns, Measurement, RunResult
 from rlc.runs.stored import StoredRun
 
 
@@ -38,21 +37,20 @@ def show(finished: Iterable[StoredRun]) -> None:
     print_table(table)
 
 
-def show_returns(env_id: str, rows: dict[str, dict[str, Any]]) -> None:
+def show_returns(env_id: str, rows: dict[str, MeasuredReturns]) -> None:
     """Summaries of episodes by policy."""
     table = Table("environment", "policy", box=box.SIMPLE)
     for header in ("episodes", "return", "median", "end early", "difference to fp32"):
         table.add_column(header, justify="right")
     for name, row in rows.items():
-        difference, low, high = (row[f"return_difference_to_fp32_{part}"] for part in ("mean", "low", "high"))
         table.add_row(
             env_id,
             name,
-            str(row["episodes"]),
-            _spread(row["return_mean"], row["return_std"]),
-            f"{row['return_median']:.1f}",
-            f"{100 * row['early_end_share']:.0f} %",
-            "-" if difference is None else f"{difference:.1f} [{low:.1f}, {high:.1f}]",
+            str(row.episodes),
+            _spread(row.return_mean, row.return_std),
+            f"{row.return_median:.1f}",
+            f"{100 * row.early_end_share:.0f} %",
+            _difference(row),
         )
     print_table(table)
 
@@ -121,6 +119,13 @@ def _cells(result: RunResult) -> list[str]:
         f"{result.onnx_file_bytes / 1000:.1f}",
         f"{result.weight_bytes / 1000:.1f}",
     ]
+
+
+def _difference(row: MeasuredReturns) -> str:
+    if row.return_difference_to_fp32_mean is None:
+        return "-"
+    interval = f"[{row.return_difference_to_fp32_low:.1f}, {row.return_difference_to_fp32_high:.1f}]"
+    return f"{row.return_difference_to_fp32_mean:.1f} {interval}"
 
 
 def _spread(mean: float, std: float) -> str:

@@ -1,24 +1,15 @@
-"""What a run's files say of it: `result.json`, `status.json` and `measurement.json`, with one reader and one writer.
+"""What a run's files say of it: the fields of `result.json`, `status.json` and `measurement.json`.
 
-Every record names the version of its schema. Records that were made before there was one lack the field and are read
-as version 1: they have the same keys, some of them fewer. A measured value that is None has its reason beside it.
+A measured value that is None has its reason beside it. `rlc.runs.files` reads and writes these records.
 """
 
-import json
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from compression.files import write_atomic
-from trainers.errors import UserError
-
 SCHEMA_VERSION = 1
-RESULT_FILE = "result.json"
-STATUS_FILE = "status.json"
-MEASUREMENT_FILE = "measurement.json"
 # What status.json says of the artifact of a run that came from a pack as a record alone.
-NOT_PACKED = "not packed"
+NOT_PACKED: Literal["not packed"] = "not packed"
 Numbers = dict[str, int | float]
 
 
@@ -64,21 +55,34 @@ class RunIdentity(Record):
     total_steps: int
 
 
-class RunScores(Record):
-    """Undiscounted returns over the episodes of one policy, and of those it is compared with."""
+class PolicyScores(Record):
+    """Undiscounted returns over the episodes of the deployed policy."""
 
     return_mean: float
     return_std: float
     episode_returns: list[float]
     episode_lengths: list[int]
+
+
+class BaselineScores(Record):
+    """Returns of the fp32 policy of the same seed and training, by the same protocol."""
+
     fp32_return_mean: float | None
-    """Of the fp32 policy of the same seed and training, by the same protocol."""
     fp32_return_std: float | None
     fp32_missing_reason: str | None
+
+
+class ReferenceScores(Record):
+    """Returns of uniform random actions and of the zero action."""
+
     random_return_mean: float
     random_return_std: float
     zero_return_mean: float
     zero_return_std: float
+
+
+class RunScores(ReferenceScores, BaselineScores, PolicyScores):
+    """All returns of a run. Bases stand in reverse, here and below: that gives the order of the file."""
 
 
 class ExportRecord(Record):
@@ -123,7 +127,7 @@ class PruningRecord(TrainingRecord):
 
 
 class RunResult(PruningRecord, ExportRecord, RunScores, RunIdentity, VersionedRecord):
-    """result.json: everything a finished run says of itself but its cost. Bases stand in reverse: the file's order."""
+    """result.json: everything a finished run says of itself but its cost."""
 
     device: str
     provenance: Provenance
@@ -149,11 +153,11 @@ class RunStatus(VersionedRecord):
 class MeasuredReturns(Record):
     """Returns over the episodes of a measurement."""
 
-    episodes: int | None = None
-    return_mean: float | None = None
-    return_std: float | None = None
-    return_median: float | None = None
-    early_end_share: float | None = None
+    episodes: int
+    return_mean: float
+    return_std: float
+    return_median: float
+    early_end_share: float
     return_difference_to_fp32_mean: float | None = None
     """None where no fp32 policy played the same start states."""
     return_difference_to_fp32_low: float | None = None
@@ -227,7 +231,7 @@ class Measurement(VersionedRecord):
     machine: dict[str, Any] | None = None
     load: Numbers | None = None
     provenance: Provenance | None = None
-    eval: MeasuredReturns = MeasuredReturns()
+    eval: MeasuredReturns | None = None
     infer: MeasuredTimes = MeasuredTimes()
     mem: MeasuredMemory = MeasuredMemory()
     paper: MeasuredEpisodes = MeasuredEpisodes()
@@ -235,52 +239,5 @@ class Measurement(VersionedRecord):
 
     def value(self, section: str, name: str) -> float | None:
         """A measured number; None where it was not measured."""
-        number: float | None = getattr(getattr(self, section), name)
+        number: float | None = getattr(getattr(self, section), name, None)
         return number
-
-
-AnyRecord = TypeVar("AnyRecord", bound=VersionedRecord)
-
-
-def parse_record(kind: type[AnyRecord], data: dict[str, Any]) -> AnyRecord:
-    """The object of a JSON file as a record of the schema of today.
-
-    Raises:
-        UserError: its schema is newer than this code.
-        ValueError: it lacks something, or something is of another type.
-    """
-    version = data.get("schema_version", SCHEMA_VERSION)
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(f"schema_version={version}: made by a newer rlc; this one reads up to {SCHEMA_VERSION}")
-    return kind.model_validate(data | {"schema_version": SCHEMA_VERSION})
-
-
-def read_record(kind: type[AnyRecord], path: Path) -> AnyRecord | None:
-    """The record in a file; None where there is none, or one that is not whole.
-
-    Raises UserError where its schema is newer than this code.
-    """
-    data = read_json(path)
-    if data is None:
-        return None
-    try:
-        return parse_record(kind, data)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except ValueError:
-        return None
-
-
-def write_record(path: Path, record: VersionedRecord) -> None:
-    """Write a record whole or not at all."""
-    data = {"schema_version": SCHEMA_VERSION} | record.fields()
-    write_atomic(path, json.dumps(data, indent=1).encode())
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is none that can be read."""
-    try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None

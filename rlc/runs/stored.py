@@ -11,18 +11,9 @@ import yaml
 from compression.artifact import hashes_match
 from rlc.config.compose import default_settings
 from rlc.config.settings import Settings, parse_settings
+from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, read_record, write_record
 from rlc.runs.identity import training_identity, with_names_of_now
-from rlc.runs.records import (
-    MEASUREMENT_FILE,
-    NOT_PACKED,
-    RESULT_FILE,
-    STATUS_FILE,
-    Measurement,
-    RunResult,
-    RunStatus,
-    read_record,
-    write_record,
-)
+from rlc.runs.records import NOT_PACKED, Measurement, RunResult, RunStatus
 from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import EnvFactory
 from trainers.envs.spec import EnvSpec

@@ -15,6 +15,7 @@ import torch
 from compression.artifact import check_artifact
 from compression.files import sha256
 from compression.onnx_export import onnx_bytes
+from measure.returns import Returns, summary
 from rlc import measure
 from rlc.compress import compress
 from rlc.config.plan import make_plan
@@ -35,7 +36,7 @@ from tests.helpers import ROOT
 from tests.packed import DERIVED, LINES, MEASURED, PACK, RECORDS, SAC, TRPO, change, contents, runs_of, tree
 from trainers.policy import Policy, Rescale
 
-ONE_EPISODE = Measurement(eval=MeasuredReturns(episodes=1))
+ONE_EPISODE = Measurement(eval=MeasuredReturns(**summary(Returns((1.0,), (5,)), 5, None)))
 
 
 class TestClone:
@@ -173,7 +174,7 @@ class TestPolicies:
         measure.measure(["study=paper"])
         assert "left out, and their measurements left as they are: 6 runs came from a pack" in capsys.readouterr().err
         for run in list_runs("paper"):
-            measured = run.measurement() is not None and run.measurement().eval.episodes == 1
+            measured = run.measurement() is not None and run.measurement().eval == ONE_EPISODE.eval
             assert measured == run.settings.trains
         (record,) = runs_of(f"{SAC} {DERIVED[0]}")
         assert record.measurement() == MEASURED

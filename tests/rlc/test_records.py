@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from measure.returns import Returns, summary
 from rlc.config.plan import make_plan
 from rlc.packing.packs import read_pack, record_files
 from rlc.report import report
+from rlc.runs.files import read_record, write_record
 from rlc.runs.records import (
     SCHEMA_VERSION,
     MeasuredEnergy,
@@ -21,8 +23,6 @@ from rlc.runs.records import (
     RunResult,
     RunStatus,
     VersionedRecord,
-    read_record,
-    write_record,
 )
 from rlc.runs.run import Run
 from rlc.status import status
@@ -37,7 +37,7 @@ OLDER_RESULTS = sorted(POLICIES.glob("*/result.json"))
 MEASUREMENT = Measurement(
     machine={"cores": 2},
     load={"busy_percent": 1.0},
-    eval=MeasuredReturns(episodes=2, return_difference_to_fp32_mean=None),
+    eval=MeasuredReturns(**summary(Returns((1.0, 2.0), (5, 5)), 5, None)),
     infer=MeasuredTimes(onnx_run_p50_us=8.0, torch_eager_p50_us=None, torch_eager_reason="emulated"),
     energy=MeasuredEnergy(source=None, joules_per_1000_actions=None, missing_reason="no counter"),
 )
