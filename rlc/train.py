@@ -42,11 +42,12 @@ def plan_and_run(arguments: list[str]) -> int:
         for study in sorted({job.settings.study for job in plan.jobs}):
             unpack_own(study)
         runs = check_runs(plan.jobs)
-        overwrite = any(job.settings.overwrite for job in plan.jobs)
-        left = [run for run in runs if overwrite or not run.finished()]
+        unfinished = [run for run in runs if not run.finished()]
     except UserError as error:
         warn(str(error))
         return 2
+    overwrite = any(job.settings.overwrite for job in plan.jobs)
+    left = runs if overwrite else unfinished
     costs = f"; {estimate(left)}" if left and plan.multirun else ""
     line = f"{len(plan.jobs)} jobs, {len(runs)} runs, {len(runs) - len(left)} of them finished already{costs}"
     print(line, flush=True)

@@ -32,6 +32,7 @@ from rlc.pipeline.job import run_job
 from rlc.runs.identity import training_identity
 from rlc.runs.run import runs_of
 from rlc.runs.stored import OUTPUTS, algorithm_directory
+from trainers.errors import UserError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Appears beside the files of the jobs when one has failed under fail_fast.
@@ -52,7 +53,10 @@ def launch(plan: Plan) -> None:
 
 
 def stages(plan: Plan) -> list[list[Job]]:
-    """The jobs that are left: those that train from the start, and those that build on them."""
+    """The jobs that are left: those that train from the start, and those that build on them.
+
+    A baseline that several jobs lack is trained once.
+    """
     training: list[Job] = []
     derived: list[Job] = []
     planned: set[tuple[str, int]] = set()
@@ -100,12 +104,15 @@ def task(config: DictConfig) -> None:
     stop = file.with_name(STOP_FILE)
     if job.settings.fail_fast and stop.is_file():
         return
-    if job.settings.training_steps or any(run.baseline is None for run in runs_of(job)):
-        _in_child(job, file, show=alone)
-    else:
-        run_job(job)
-    if job.settings.fail_fast and not all(run.finished() for run in runs_of(job)):
-        stop.touch()
+    try:
+        if job.settings.training_steps or any(run.baseline is None for run in runs_of(job)):
+            _in_child(job, file, show=alone)
+        else:
+            run_job(job)
+        if job.settings.fail_fast and not all(run.finished() for run in runs_of(job)):
+            stop.touch()
+    except UserError as error:  # a record that cannot be read
+        warn(f"{algorithm_directory(job.settings)}: {error}")
 
 
 def _in_child(job: Job, file: Path, show: bool) -> None:

@@ -11,13 +11,14 @@ from rlc.pipeline.tracking import Tracker
 from rlc.pipeline.training import load_trained, train_runs
 from rlc.runs.run import Run
 from rlc.runs.stored import algorithm_directory
+from trainers.errors import UserError
 
 
 def run_job(job: Job) -> None:
     """Do what is left of a job. A failure is recorded in its runs and costs no other run or job."""
     try:
         _run_job(job)
-    except OSError as error:  # not even the directory of the run can be made
+    except (OSError, UserError) as error:  # not even the directory of the run can be made, or read
         warn(f"{algorithm_directory(job.settings)}: {type(error).__name__}: {error}")
 
 

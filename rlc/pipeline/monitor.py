@@ -63,15 +63,20 @@ class TrainingMonitor:
             self._write_rows(step, metrics, evaluation_due)
         for run in self.runs:
             run.heartbeat(step)
+        self.progress.update(step, self._mean_return())
+
+    def _mean_return(self) -> float | None:
+        """Mean over the seeds of their last return, None before there is one."""
         known = [value for value in self.last_returns if value is not None]
-        self.progress.update(step, float(np.mean(known)) if known else None)
+        return float(np.mean(known)) if known else None
 
     def _write_rows(self, step: int, metrics: dict[str, Tensor], evaluate: bool) -> None:
         speed = (step - self.since_step) / (time.monotonic() - self.since)
-        values = {name: tensor.tolist() for name, tensor in metrics.items()}
-        for i in range(len(self.runs)):
-            row = {"global_step": step, "charts/SPS": round(speed, 1)}
-            row |= {name: value[i] for name, value in values.items()}
+        rows: list[dict[str, float]] = [{"global_step": step, "charts/SPS": round(speed, 1)} for _ in self.runs]
+        for name, tensor in metrics.items():
+            for row, value in zip(rows, tensor.tolist(), strict=True):
+                row[name] = value
+        for i, row in enumerate(rows):
             row |= self._episodes(i)
             if evaluate:
                 row |= self._evaluate(i, step)
@@ -81,20 +86,25 @@ class TrainingMonitor:
         self.since_step = step
 
     def close(self) -> None:
+        """Close metrics.csv of every run."""
         for file in self.files:
             file.close()
 
     def _episodes(self, i: int) -> dict[str, float]:
+        """Means over the episodes of seed number i that ended since the last row."""
         episodes = self.envs.pop_episodes(i)
         if not episodes:
             return {}
         self.last_returns[i] = episodes[-1].episodic_return
+        returns = [episode.episodic_return for episode in episodes]
+        lengths = [episode.length for episode in episodes]
         return {
-            "charts/episodic_return": float(np.mean([e.episodic_return for e in episodes])),
-            "charts/episodic_length": float(np.mean([e.length for e in episodes])),
+            "charts/episodic_return": float(np.mean(returns)),
+            "charts/episodic_length": float(np.mean(lengths)),
         }
 
     def _evaluate(self, i: int, step: int) -> dict[str, float]:
+        """Returns of the policy of seed number i as it would be deployed now."""
         act = OnnxPolicy.from_policy(self.agent.policy(i))
         returns = evaluate_policy(act, self.runs[i], self.settings.eval)
         self.last_returns[i] = returns.mean

@@ -141,12 +141,18 @@ class TestNewerRecords:
         for command in (status, report):
             assert f"{name}: schema_version=2: made by a newer rlc" in refusal(command, "study=fixtures")
 
+    @pytest.mark.parametrize("overwrite", ["", "overwrite=true"])
     @pytest.mark.parametrize("name", ["result.json", "status.json"])
     def test_a_training_is_not_begun_over_it(
-        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self,
+        name: str,
+        overwrite: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        line = "+algo=sac env=hopper wandb.mode=disabled"
+        line = f"+algo=sac env=hopper wandb.mode=disabled {overwrite}"
         run = Run(make_plan(line.split()).jobs[0], 0)
         run.begin()
         run.finish(make_result(identity=run.identity))

@@ -212,7 +212,7 @@ def test_a_verdict_needs_seeds_tasks_and_an_interval_on_one_side(add: Add) -> No
     assert verdict([Interval(0.5, 0.4, 0.6)], 0.5, groups) == UNKNOWN
     assert verdict([Interval(0.7, 0.6, 0.8)], 0.5, groups[:1]) == UNKNOWN
     alone = [add("+algo=td3 env=hopper +compress=qat", 0, 1e3, 2e3), add("+algo=td3 env=hopper", 0, 2e3)]
-    assert [rules.counts(cell) for cell in Study(alone).cells.values()] == [False, False]
+    assert [rules.has_enough_seeds(cell) for cell in Study(alone).cells.values()] == [False, False]
 
 
 def test_cells_of_few_seeds_do_not_count(add: Add) -> None:
