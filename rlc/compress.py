@@ -16,7 +16,7 @@ from rlc.config.settings import CompressRequest, parse_request
 from rlc.pipeline.protocol import export_policy
 from rlc.pipeline.prune import prune_policy
 from rlc.runs.find import open_artifact
-from trainers.envs import make as envs
+from trainers.envs.make import make_env, spec_of
 from trainers.errors import UserError
 from trainers.policy import Policy
 
@@ -37,7 +37,7 @@ def compress(arguments: list[str]) -> None:
     target = Path(values.get("to") or source.with_name(f"{source.stem}-{label}"))
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another to=<folder>")
-    make_env = functools.partial(envs.make_env, policy.spec.env_id)
+    factory = functools.partial(make_env, policy.spec.env_id)
     settings = decide_range(request.compress)
     smaller = policy
     if isinstance(settings, PruneSettings):
@@ -46,8 +46,8 @@ def compress(arguments: list[str]) -> None:
 
     original = onnx_bytes(policy)
     episodes = {"episodes": request.eval.episodes, "seed": request.eval.seed}
-    before = evaluate(OnnxPolicy(original), make_env, policy.spec, **episodes)
-    after = evaluate(OnnxPolicy(target / ONNX_FILE), make_env, policy.spec, **episodes)
+    before = evaluate(OnnxPolicy(original), factory, policy.spec, **episodes)
+    after = evaluate(OnnxPolicy(target / ONNX_FILE), factory, policy.spec, **episodes)
     kilobytes = len(original) / 1000
     print(f"{source}: {policy.spec.env_id}, return {before.mean:.1f} +- {before.std:.1f}, {kilobytes:.1f} KB")
     print(f"{target}: {label}, return {after.mean:.1f} +- {after.std:.1f}, {len(model) / 1000:.1f} KB")
@@ -66,7 +66,7 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
     statistics = values.get("statistics")
     policy = read_sb3(
         source,
-        envs.spec_of(env_id),
+        spec_of(env_id),
         activation=values.get("activation"),
         statistics=Path(statistics) if statistics else None,
     )

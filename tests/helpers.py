@@ -29,12 +29,13 @@ from trainers.actor_critic import ActorCritic
 from trainers.data.replay import Batch
 from trainers.data.rollout import Rollout
 from trainers.envs.spec import EnvSpec
-from trainers.sac import SAC
+from trainers.sac import SAC, SACSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
 
 SAC_SETTINGS: dict[str, Any] = {
+    "name": "sac",
     "hidden": [32, 32],
     "activation": "relu",
     "actor_lr": 1e-3,
@@ -42,7 +43,14 @@ SAC_SETTINGS: dict[str, Any] = {
     "alpha": 0.2,
     "initial_alpha": 1.0,
     "alpha_lr": 3e-4,
+    "gamma": 0.99,
     "tau": 0.005,
+    "reward_scale": 1.0,
+    "batch_size": 256,
+    "buffer_size": 1000,
+    "learning_starts": 0,
+    "updates_per_step": 1,
+    "num_envs": 1,
 }
 
 
@@ -52,7 +60,8 @@ def spec(obs_dim: int = 5, act_dim: int = 3, bound: float = 0.4) -> EnvSpec:
 
 def make_sac(of: EnvSpec, seeds: Sequence[int], qat: bool = False, device: str = "cpu", **changes: Any) -> SAC:
     transform = functools.partial(prepare_qat, standardize_input=True, reduce_range=False) if qat else None
-    return SAC(of, seeds, torch.device(device), transform_actor=transform, **(SAC_SETTINGS | changes))
+    settings = SACSettings.model_validate(SAC_SETTINGS | changes)
+    return SAC(of, seeds, settings, torch.device(device), transform_actor=transform)
 
 
 ALGORITHMS = ("trpo", "ppo", "ddpg", "td3", "sac")

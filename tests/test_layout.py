@@ -14,7 +14,7 @@ ONLY_RLC = {"hydra", "omegaconf", "wandb", "rich"}
 # Inside a package a file may use those of its own group, and of the groups before it.
 GROUPS = {
     "trainers": [
-        "errors tensors rng torch_compat",
+        "errors settings tensors rng torch_compat",
         "nn",
         "envs",
         "data",

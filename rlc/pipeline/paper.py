@@ -17,7 +17,6 @@ from compression.onnx_export import onnx_bytes
 from compression.paper import prepare_qat_as_published, quantize_dynamic_as_published, quantize_static_as_published
 from compression.runtime import OnnxPolicy
 from measure.returns import Act, Returns, evaluate
-from rlc.config.algorithms import AlgoSettings, OffPolicySettings, SACSettings
 from rlc.config.compress import CompressSettings
 from rlc.config.settings import EvalSettings
 from rlc.pipeline import build
@@ -26,11 +25,13 @@ from rlc.pipeline.training import MadePolicy, train
 from rlc.runs.run import Run
 from rlc.runs.stored import StoredRun
 from trainers.data.rollout import collect_observations
-from trainers.envs import make as envs
+from trainers.envs.make import make_env as make_plain_env
 from trainers.envs.seed_envs import Env
 from trainers.nn.stacked import make_linear
 from trainers.on_policy import OBSERVATION_LIMIT
 from trainers.policy import Policy, Rescale, Standardize
+from trainers.sac import SACSettings
+from trainers.settings import AlgoSettings, OffPolicySettings
 
 SEED = 102
 CALIBRATION_STEPS = 10_000
@@ -40,7 +41,7 @@ QAT_INITIAL_ALPHA = 1.0
 
 def make_env(algorithm: str, env_id: str) -> Env:
     """An environment seeded once, for all its episodes. PPO's learns its observation statistics anew in it."""
-    env = envs.make_env(env_id)
+    env = make_plain_env(env_id)
     if algorithm == "ppo":
         env = gym.wrappers.NormalizeObservation(gym.wrappers.ClipAction(env))
         clip = functools.partial(np.clip, a_min=-OBSERVATION_LIMIT, a_max=OBSERVATION_LIMIT)

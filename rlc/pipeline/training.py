@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from rlc.config.algorithms import OffPolicySettings
 from rlc.config.settings import Settings
 from rlc.messages import warn
 from rlc.pipeline import build
@@ -22,16 +21,19 @@ from rlc.runs.checkpoint import Checkpoints, Saved
 from rlc.runs.records import TrainingRecord
 from rlc.runs.run import Run
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
-from trainers.acceleration.cuda_graphs import CudaGraphUpdate
+from trainers.acceleration.cuda_graphs import CudaGraphUpdate, UpdateDraws
 from trainers.actor_critic import ActorCritic
-from trainers.data.replay import Batch, ReplayBuffer
+from trainers.data.device_replay import DeviceReplayBuffer
+from trainers.data.replay import ReplayBuffer
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
-from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy_loop, on_policy_loop
+from trainers.loops import OnPolicyAgent, off_policy_loop, on_policy_loop
 from trainers.on_policy import GaussianActorCritic
 from trainers.policy import Policy
+from trainers.settings import OffPolicySettings
 from trainers.tensors import Snapshot, strip_prefix
 
+Part = ActorCritic | SyncSeedEnvs | SubprocSeedEnvs | ReplayBuffer | UpdateDraws
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
 # Parameters of glibc's mallopt.
@@ -184,7 +186,7 @@ def _checkpoint_due(settings: Settings, last_step: int, step: int) -> bool:
 
 def _log_restored(run: Run, saved: Saved, settings: Settings) -> None:
     run.log(f"goes on from the checkpoint of step {saved.step}")
-    compiled = saved.snapshot.plain.get("compile", settings.compile)
+    compiled = saved.snapshot.metadata.get("compile", settings.compile)
     if compiled != settings.compile:
         text = f"its checkpoint was made with compile={compiled}: from here on it rounds otherwise".lower()
         run.log(text)
@@ -211,10 +213,16 @@ class Training:
             agent.enable_policy_lag()
         algo = settings.algo
         self.replay: ReplayBuffer | None = None
+        self.graph_update: CudaGraphUpdate | None = None
         if isinstance(algo, OffPolicySettings):
             capacity = min(algo.buffer_size, settings.total_steps)
             shape = (agent.spec, agent.seeds, algo.num_envs)
-            self.replay = ReplayBuffer(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
+            on_gpu = agent.device.type == "cuda"
+            make_replay = DeviceReplayBuffer if on_gpu else ReplayBuffer
+            self.replay = make_replay(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
+            if isinstance(self.replay, DeviceReplayBuffer):
+                with_compiler = bool(settings.compile)
+                self.graph_update = CudaGraphUpdate(agent, self.replay, algo.batch_size, with_compiler=with_compiler)
 
     def start(self) -> list[dict[str, str]]:
         """Reset the environments; fingerprints of what each seed begins with, by their name in result.json."""
@@ -235,14 +243,13 @@ class Training:
         if isinstance(algo, OffPolicySettings):
             assert self.replay is not None
             return off_policy_loop(
-                cast(OffPolicyAgent, agent),
-                self._update(),
+                agent,
+                self._update(algo.batch_size),
                 self.envs,
                 self.replay,
                 lambda: agent.random_actions(algo.num_envs) if random_warmup else agent.act(self.envs.obs),
                 **span,
                 learning_starts=algo.learning_starts,
-                batch_size=algo.batch_size,
                 updates_per_step=algo.updates_per_step,
                 overlap=settings.overlap,
                 yield_every=YIELD_EVERY,
@@ -253,11 +260,14 @@ class Training:
             agent.use_compiled_step(CompiledStep(agent, type(agent).minibatch_step))
         return on_policy_loop(cast(OnPolicyAgent, agent), self.envs, agent.device, **span, rollout_steps=rollout_steps)
 
-    def _update(self) -> Callable[[Batch], dict[str, Tensor]]:
-        learner = cast(OffPolicyAgent, self.agent)
-        if self.settings.compile:
-            return CompiledUpdate(self.agent)
-        return CudaGraphUpdate(learner) if learner.device.type == "cuda" else learner.update
+    def _update(self, batch_size: int) -> Callable[[], dict[str, Tensor]]:
+        """Samples a batch and learns from it."""
+        replay = self.replay
+        if self.graph_update is not None:
+            return self.graph_update
+        assert replay is not None
+        update = CompiledUpdate(self.agent) if self.settings.compile else self.agent.update  # type: ignore[attr-defined]
+        return lambda: update(replay.sample(batch_size))
 
     def save(self, i: int, checkpoints: Checkpoints, progress: Progress) -> None:
         """Write a checkpoint of seed number i."""
@@ -266,7 +276,7 @@ class Training:
         for name, part in self._parts().items():
             snapshot = part.snapshot(i)
             tensors |= {f"{name}.{key}": tensor for key, tensor in snapshot.tensors.items()}
-            plain[name] = snapshot.plain
+            plain[name] = snapshot.metadata
         checkpoints.save(progress.step, Snapshot(tensors, plain), self.replay, i)
 
     def restore(self, i: int, saved: Saved, checkpoints: Checkpoints) -> Progress:
@@ -278,7 +288,10 @@ class Training:
             checkpoints.restore_replay(saved, self.replay, i)
         return Progress(**plain["progress"])
 
-    def _parts(self) -> dict[str, ActorCritic | SyncSeedEnvs | SubprocSeedEnvs | ReplayBuffer]:
-        parts: dict[str, ActorCritic | SyncSeedEnvs | SubprocSeedEnvs | ReplayBuffer] = {}
-        parts |= {"agent": self.agent, "envs": self.envs}
-        return parts if self.replay is None else parts | {"replay": self.replay}
+    def _parts(self) -> dict[str, Part]:
+        parts: dict[str, Part] = {"agent": self.agent, "envs": self.envs}
+        if self.replay is not None:
+            parts["replay"] = self.replay
+        if self.graph_update is not None:
+            parts["draws"] = self.graph_update.draws
+        return parts

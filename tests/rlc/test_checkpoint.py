@@ -28,7 +28,7 @@ def _empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def through_json(snapshot: Snapshot) -> Snapshot:
-    return Snapshot(snapshot.tensors, json.loads(json.dumps(snapshot.plain)))
+    return Snapshot(snapshot.tensors, json.loads(json.dumps(snapshot.metadata)))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     path.write_bytes(path.read_bytes()[:20]) if how == "torn" else path.unlink()
     saved = checkpoints.newest()
     assert saved.step == 2
-    assert saved.snapshot.plain == {"n": 2}
+    assert saved.snapshot.metadata == {"n": 2}
     said = "" if (damage, how) == ("manifest-3.json", "gone") else "manifest-3.json: damaged checkpoint left out"
     assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob("manifest-*")] == ["manifest-2.json"]

@@ -8,7 +8,6 @@ import gymnasium as gym
 import pytest
 from omegaconf import OmegaConf
 
-from rlc.config.algorithms import PPOSettings
 from rlc.config.compose import CONF
 from rlc.config.compress import PruneSettings
 from rlc.config.job import Job
@@ -20,6 +19,7 @@ from rlc.reporting.study import ALGORITHMS
 from rlc.runs.identity import label, training_identity
 from rlc.runs.run import Run
 from trainers.errors import UserError
+from trainers.ppo import PPOSettings
 
 ERRORS = {
     "": "algo: none given; add +algo=<name> with one of: ddpg, ppo, sac, td3, trpo",

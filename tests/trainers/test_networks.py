@@ -184,9 +184,9 @@ def test_acting_on_a_few_observations_gives_the_same_bits_alone_and_in_a_pack(
 ) -> None:
     x = torch.randn(3, rows, sizes[0], generator=torch.Generator().manual_seed(0))
     for pack in (2, 3):
-        together, alone = stacked(pack, sizes).frozen()(x[:pack].numpy()), stacked(1, sizes).frozen()(x[:1].numpy())
+        together, alone = stacked(pack, sizes).numpy_fn()(x[:pack].numpy()), stacked(1, sizes).numpy_fn()(x[:1].numpy())
         assert np.array_equal(together[0], alone[0])
-    torch.testing.assert_close(torch.from_numpy(stacked(3, sizes).frozen()(x.numpy())), stacked(3, sizes)(x))
+    torch.testing.assert_close(torch.from_numpy(stacked(3, sizes).numpy_fn()(x.numpy())), stacked(3, sizes)(x))
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

@@ -14,9 +14,10 @@ from trainers.data.rollout import Rollout, collect, gae
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.loops import on_policy_loop
 from trainers.nn.distributions import entropy, kl_divergence, log_probability
+from trainers.nn.flat_storage import row_views, storage_layout
 from trainers.nn.normalizer import RunningStatistics
 from trainers.nn.optimizer import row_gradient
-from trainers.nn.stacked import GaussianMLP, row_views, storage_layout
+from trainers.nn.stacked import GaussianMLP
 from trainers.on_policy import minibatches
 from trainers.ppo import PPO, Terms, clipped_surrogate, mean_terms
 from trainers.trpo import TRPO, conjugate_gradient, fisher_vector_product

@@ -15,9 +15,9 @@ from trainers.tensors import FloatArray, Snapshot
 
 
 class SubprocSeedEnvs:
-    """SeedEnvs, spread over processes by seeds. `step_async` returns at once, `step_wait` waits for all of them.
+    """SyncSeedEnvs, spread over processes by seeds: `step_async` returns at once, `step_wait` waits for all of them.
 
-    Steps and streams are those of SeedEnvs to the bit. `make_env` must be picklable: workers are spawned, because a
+    Steps and streams are those of SyncSeedEnvs to the bit. `make_env` must be picklable: workers are spawned, because a
     fork of a process that has CUDA or threads is not safe.
     """
 
@@ -32,12 +32,12 @@ class SubprocSeedEnvs:
         self._pipes: list[Connection] = []
         self._processes = []
         for part in self._parts:
-            mine, theirs = context.Pipe()
-            given = (theirs, make_env, spec, [seeds[i] for i in part], num_envs)
-            process = context.Process(target=serve, args=given, daemon=True)
+            pipe, worker_pipe = context.Pipe()
+            arguments = (worker_pipe, make_env, spec, [seeds[i] for i in part], num_envs)
+            process = context.Process(target=_worker_main, args=arguments, daemon=True)
             process.start()
-            theirs.close()
-            self._pipes.append(mine)
+            worker_pipe.close()
+            self._pipes.append(pipe)
             self._processes.append(process)
 
     def reset(self) -> None:
@@ -67,25 +67,26 @@ class SubprocSeedEnvs:
         )
 
     def step(self, actions: FloatArray) -> Step:
+        """As SyncSeedEnvs.step."""
         self.step_async(actions)
         return self.step_wait()
 
     def pop_episodes(self, s: int) -> list[Episode]:
         """Episodes of seed number s that ended since the last call."""
-        episodes: list[Episode] = self._ask("pop_finished", s)
+        episodes: list[Episode] = self._call("pop_episodes", s)
         return episodes
 
     def snapshot(self, i: int) -> Snapshot:
-        """As SeedEnvs.snapshot."""
-        arrays, plain = self._ask("snapshot", i)
-        return Snapshot({name: torch.from_numpy(array) for name, array in arrays.items()}, plain)
+        """As SyncSeedEnvs.snapshot."""
+        arrays, metadata = self._call("snapshot", i)
+        return Snapshot(_as_tensors(arrays), metadata)
 
     def restore(self, i: int, snapshot: Snapshot) -> None:
-        """As SeedEnvs.restore."""
-        arrays = {name: tensor.numpy() for name, tensor in snapshot.tensors.items()}
-        self.obs[i] = self._ask("restore", i, arrays, snapshot.plain)
+        """As SyncSeedEnvs.restore."""
+        self.obs[i] = self._call("restore", i, _as_arrays(snapshot.tensors), snapshot.metadata)
 
     def close(self) -> None:
+        """End the workers and wait for them."""
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
@@ -95,7 +96,7 @@ class SubprocSeedEnvs:
         try:
             self._pipes[w].send((verb, arguments))
         except ConnectionError:
-            raise self._death(w) from None
+            raise self._crash_error(w) from None
 
     def _answers(self) -> list[Any]:
         # All are read before the first error is raised, or the next answers would be those of this call.
@@ -109,13 +110,13 @@ class SubprocSeedEnvs:
         try:
             return self._pipes[w].recv()
         except (EOFError, ConnectionError):
-            return self._death(w)
+            return self._crash_error(w)
 
-    def _death(self, w: int) -> RuntimeError:
+    def _crash_error(self, w: int) -> RuntimeError:
         self._processes[w].join()
         return RuntimeError(f"an environment worker died, exit code {self._processes[w].exitcode}")
 
-    def _ask(self, verb: str, i: int, *arguments: Any) -> Any:
+    def _call(self, verb: str, i: int, *arguments: Any) -> Any:
         (w,) = (w for w, part in enumerate(self._parts) if i in part)
         self._send(w, verb, i - int(self._parts[w][0]), *arguments)
         answer = self._answer(w)
@@ -124,8 +125,16 @@ class SubprocSeedEnvs:
         return answer
 
 
-def serve(pipe: Connection, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence[int], num_envs: int) -> None:
-    """A worker: answer what WorkerEnvs asks until it hangs up."""
+def _as_arrays(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _as_tensors(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _worker_main(pipe: Connection, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence[int], num_envs: int) -> None:
+    """A worker: answers what SubprocSeedEnvs asks until that hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the trainer, which hangs up
     envs = SyncSeedEnvs(make_env, spec, seeds, num_envs)
 
@@ -134,16 +143,21 @@ def serve(pipe: Connection, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence
         return envs.obs
 
     def snapshot(i: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        tensors, plain = envs.snapshot(i)
-        return {name: tensor.numpy() for name, tensor in tensors.items()}, plain
+        tensors, metadata = envs.snapshot(i)
+        return _as_arrays(tensors), metadata
 
-    def restore(i: int, arrays: dict[str, Any], plain: dict[str, Any]) -> FloatArray:
-        envs.restore(i, Snapshot({name: torch.from_numpy(array) for name, array in arrays.items()}, plain))
+    def restore(i: int, arrays: dict[str, Any], metadata: dict[str, Any]) -> FloatArray:
+        envs.restore(i, Snapshot(_as_tensors(arrays), metadata))
         obs: FloatArray = envs.obs[i]
         return obs
 
-    verbs: dict[str, Callable[..., Any]] = {"reset": reset, "step": envs.step, "pop_finished": envs.pop_episodes}
-    verbs |= {"snapshot": snapshot, "restore": restore}
+    verbs: dict[str, Callable[..., Any]] = {
+        "reset": reset,
+        "step": envs.step,
+        "pop_episodes": envs.pop_episodes,
+        "snapshot": snapshot,
+        "restore": restore,
+    }
     while True:
         try:
             verb, arguments = pipe.recv()
