@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compression.onnx_export import onnx_bytes
 from compression.pruning import replace_layers
 from compression.runtime import OnnxPolicy
 from trainers.actor_critic import ActorTransform
@@ -74,7 +73,7 @@ def distill(
     observations = np.empty((0, policy.spec.obs_dim), np.float32)
     done = 0
     for stage in range(rounds + 1):
-        act = OnnxPolicy(onnx_bytes(teacher if stage == 0 else student.policy()))
+        act = OnnxPolicy.from_policy(teacher if stage == 0 else student.policy())
         new = collect_observations(act, make_env, policy.spec, seed, states, stage * EPISODES_PER_ROUND)
         observations = np.concatenate([observations, new])
         x = torch.from_numpy(observations)

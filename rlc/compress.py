@@ -3,27 +3,25 @@
 import functools
 from pathlib import Path
 
-from compression.artifact import ONNX_FILE, check_artifact, load_policy, quantized_layers
-from compression.distill import distill
+from compression.artifact import ONNX_FILE, quantized_layers
 from compression.imports.layers import Request
 from compression.imports.read import FORMATS, read_foreign
 from compression.onnx_export import onnx_bytes
-from compression.pruning import Importance, prune
 from compression.runtime import OnnxPolicy
-from measure.returns import Returns, evaluate
+from measure.returns import evaluate
 from rlc.cli import run_command, split
 from rlc.config.compose import compose_groups
 from rlc.config.compress import PruneSettings
 from rlc.config.decide import decide_range
 from rlc.config.settings import CompressRequest, parse_request
 from rlc.messages import warn
-from rlc.pipeline import build
 from rlc.pipeline.protocol import export_policy
-from rlc.runs.find import artifact_of
+from rlc.pipeline.prune import prune_policy
+from rlc.runs.find import open_artifact
 from trainers.envs.make import make_env, spec_of
 from trainers.errors import UserError
 from trainers.nn.activations import ACTIVATIONS
-from trainers.policy import Policy, split_at_linears
+from trainers.policy import Policy
 
 # What is said of a file alone: an artifact knows it.
 OF_A_FILE = ("statistics", "activation", "actions")
@@ -54,15 +52,13 @@ def compress(arguments: list[str]) -> None:
         smaller = prune_policy(policy, settings, request.seed)
     _, model = export_policy(target, smaller, settings, algorithm=algorithm, seed=request.seed)
 
-    def score(act: OnnxPolicy) -> Returns:
-        how = {"episodes": request.eval.episodes, "seed": request.eval.seed}
-        return evaluate(act, factory, policy.spec, **how)
-
-    before = score(OnnxPolicy(onnx_bytes(policy)))
-    after = score(OnnxPolicy(target / ONNX_FILE))
-    size = len(onnx_bytes(policy)), len(model)
-    print(f"{source}: {policy.spec.env_id}, return {before.mean:.1f} +- {before.std:.1f}, {size[0] / 1000:.1f} KB")
-    print(f"{target}: {label}, return {after.mean:.1f} +- {after.std:.1f}, {size[1] / 1000:.1f} KB")
+    original = onnx_bytes(policy)
+    episodes = {"episodes": request.eval.episodes, "seed": request.eval.seed}
+    before = evaluate(OnnxPolicy(original), factory, policy.spec, **episodes)
+    after = evaluate(OnnxPolicy(target / ONNX_FILE), factory, policy.spec, **episodes)
+    kilobytes = len(original) / 1000
+    print(f"{source}: {policy.spec.env_id}, return {before.mean:.1f} +- {before.std:.1f}, {kilobytes:.1f} KB")
+    print(f"{target}: {label}, return {after.mean:.1f} +- {after.std:.1f}, {len(model) / 1000:.1f} KB")
 
 
 def _read(source: Path, values: dict[str, str], request: CompressRequest, env_given: bool) -> tuple[Policy, str]:
@@ -72,9 +68,7 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
         for key in OF_A_FILE:
             if key in values:
                 raise UserError(f"{key}={values[key]}: {source} is an artifact, which says it; leave {key} out")
-        folder = artifact_of(source)
-        contract = check_artifact(folder)
-        policy = load_policy(folder)
+        _, contract, policy = open_artifact(source)
         if env_given and policy.spec.env_id != env_id:
             raise UserError(f"env.id={env_id}: {source} was made for {policy.spec.env_id}")
         if quantized_layers(policy):
@@ -87,19 +81,6 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
     for note in imported.notes:
         warn(note)
     return imported.policy, imported.algorithm
-
-
-def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
-    """The policy pruned, and recovered by distillation if asked."""
-    before, core, after = split_at_linears(policy)
-    importance = Importance(compress.norm, compress.reduction, compress.normalizer, compress.bias)
-    narrow = Policy(policy.spec, [*before, *prune(core, compress.ratio, importance), *after])
-    if compress.finetune == "none":
-        return narrow
-    factory = functools.partial(make_env, policy.spec.env_id)
-    transform = build.qat_transform(compress, raw=not before)
-    how = compress.distill.model_dump()
-    return distill(narrow, policy, factory, seed=seed, transform=transform, **how)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-from compression.artifact import check_artifact
 from compression.native.folder import Score, export_native
 from compression.native.generate import LAYOUTS, Options
 from rlc.cli import only, run_command
-from rlc.runs.find import artifact_of
-from rlc.runs.run import read_json
+from rlc.runs.files import RESULT_FILE, read_record
+from rlc.runs.find import open_artifact
+from rlc.runs.records import RunResult
 from trainers.errors import UserError
 
 KEYS = ("run", "policy", "target", "to", "layout", "skip_zeros")
@@ -25,17 +24,16 @@ def export(arguments: list[str]) -> None:
     if target not in TARGETS:
         raise UserError(f"target={target}: unknown; allowed: {', '.join(TARGETS)}")
     options = _options(values, target)
-    folder = artifact_of(source)
-    contract = check_artifact(folder)
-    kept = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
+    folder, contract, _ = open_artifact(source)
+    description = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
     if target == "c":
         written = export_native(folder, Path(values["to"]), options, _score(source))
-        print(f"{values['to']}: {kept}: {written.test}")
+        print(f"{values['to']}: {description}: {written.test}")
     elif "to" in values:
         _copy(folder, Path(values["to"]))
-        print(f"{values['to']}: {kept}")
+        print(f"{values['to']}: {description}")
     else:
-        print(f"{folder}: {kept}: whole, and gives its golden actions")
+        print(f"{folder}: {description}: whole, and gives its golden actions")
 
 
 def _source(values: dict[str, str]) -> Path:
@@ -64,10 +62,10 @@ def _options(values: dict[str, str], target: str) -> Options:
 
 def _score(source: Path) -> Score | None:
     """The return in a run's record, where there is one."""
-    result: dict[str, Any] = read_json(source / "result.json") or {}
-    if result.get("return_mean") is None:
+    result = read_record(RunResult, source / RESULT_FILE)
+    if result is None:
         return None
-    return Score(result["return_mean"], result["return_std"], len(result["episode_returns"]))
+    return Score(result.return_mean, result.return_std, len(result.episode_returns))
 
 
 def _copy(folder: Path, target: Path) -> None:

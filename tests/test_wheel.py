@@ -92,5 +92,5 @@ def test_an_installed_wheel_knows_no_commit(installed: Path, tmp_path: Path) -> 
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     commit = ["git", "-C", str(environment), *identity, "commit", "--quiet", "--allow-empty", "--message", "another"]
     subprocess.run(commit, check=True)
-    code = "from rlc.runs.provenance import provenance as p; print(p()['git_commit'], p()['git_dirty'])"
+    code = "from rlc.runs.provenance import provenance as p; print(p().git_commit, p().git_dirty)"
     assert run(installed, tmp_path, "-c", code).split() == ["None", "None"]

@@ -10,6 +10,7 @@ only queues work for the GPU is short, one that waits for it is long.
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     from rlc.config.plan import make_plan
     from rlc.pipeline import build
     from rlc.pipeline.training import Training, tune_malloc
-    from trainers.envs.make import spec_of
+    from trainers.envs.make import make_env, spec_of
     from trainers.loops import off_policy_loop
     from trainers.settings import OffPolicySettings
 
@@ -97,7 +98,9 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     algo, device = settings.algo, build.device_of(settings.device)
     spec = spec_of(settings.env.id)
     agent = build.build_agent(algo, settings.compress, spec, seeds, device)
-    training = Training(settings, agent, build.build_envs(settings, spec, seeds))
+    training = Training(
+        settings, agent, build.build_envs(settings, functools.partial(make_env, settings.env.id), spec, seeds)
+    )
     assert isinstance(algo, OffPolicySettings)
     assert training.replay is not None
     call: Callable[[], Any] | None = training.graph_update

@@ -58,7 +58,7 @@ def initializers(model: bytes) -> list[onnx.TensorProto]:
 
 
 def test_fp32_file_agrees_with_torch_at_any_batch(fp32: Policy) -> None:
-    runner, obs = OnnxPolicy(onnx_bytes(fp32)), observations()
+    runner, obs = OnnxPolicy.from_policy(fp32), observations()
     expected = fp32(torch.from_numpy(obs)).numpy()
     np.testing.assert_allclose(runner.batch(obs), expected, atol=4e-6)
     np.testing.assert_allclose(runner(obs[7]), expected[7], atol=4e-6)
@@ -76,7 +76,7 @@ def test_qat_file_is_int8_and_runs_on_integer_kernels(qat: Policy) -> None:
 
 
 def test_qat_file_agrees_with_torch(qat: Policy) -> None:
-    runner, obs = OnnxPolicy(onnx_bytes(qat)), observations()
+    runner, obs = OnnxPolicy.from_policy(qat), observations()
     expected = qat(torch.from_numpy(obs)).numpy()
     difference = np.abs(np.stack([runner(o) for o in obs]) - expected) / 0.4
     assert difference.mean() < 5e-4

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from compression.artifact import ONNX_FILE, hashes_match, load_policy
-from compression.onnx_export import onnx_bytes
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy
 from measure.returns import Act, evaluate, random_policy, zero_policy
 from rlc.pipeline.build import build_agent
-from rlc.runs.find import stored_settings
+from rlc.runs.stored import stored_settings
 from tests.helpers import POLICIES
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env, spec_of
@@ -74,7 +73,7 @@ def test_int8_keeps_the_actions(folder: Path) -> None:
     spec = fp32.spec
 
     def visited(seed: int, steps: int) -> FloatArray:
-        return collect_observations(OnnxPolicy(onnx_bytes(fp32)), lambda: make_env(spec.env_id), spec, seed, steps)
+        return collect_observations(OnnxPolicy.from_policy(fp32), lambda: make_env(spec.env_id), spec, seed, steps)
 
     calibration, states = visited(0, 2048), torch.from_numpy(visited(1, 1000))
     action_range = torch.tensor(spec.action_high) - torch.tensor(spec.action_low)

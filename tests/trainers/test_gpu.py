@@ -114,7 +114,8 @@ def test_a_job_on_the_gpu(overlap: str, tmp_path: Path, monkeypatch: pytest.Monk
     for seed in (0, 1):
         run = Run(job, seed)
         assert run.finished()
-        assert (run.result() or {})["final_weights_sha256"] == (Run(again, seed).result() or {})["final_weights_sha256"]
+        repeated = Run(again, seed).finished_result()
+        assert run.finished_result().final_weights_sha256 == repeated.final_weights_sha256
         assert json.loads((run.artifact / "policy.json").read_text())["kernels"].count("QGemm") == 3
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from compression.artifact import load_policy
+from compression.imports.layers import Request
+from compression.imports.read import read_foreign
 from compression.native.folder import export_native
 from compression.native.generate import Options
 from compression.native.loader import load
 from compression.onnx_export import onnx_bytes
 from compression.runtime import OnnxPolicy
-from compression.sb3 import read_sb3
 from tests.compression.native.builds import (
     KERNELS,
     METHODS,
@@ -76,7 +77,7 @@ def test_a_policy_of_stable_baselines3_is_written_as_c(tmp_path: Path) -> None:
     statistics = {"mean": np.linspace(-1, 1, 11), "var": np.linspace(0.5, 2, 11), "epsilon": 1e-8, "clip_obs": 5.0}
     np.savez(tmp_path / "s.npz", **statistics)
     spec = spec_of("Hopper-v4")
-    policy = read_sb3(tmp_path / "ppo.zip", spec, activation=None, statistics=tmp_path / "s.npz")
+    policy = read_foreign(Request(tmp_path / "ppo.zip", spec, statistics=str(tmp_path / "s.npz"))).policy
     obs = observations(policy, 300)
     artifact = save(tmp_path / "artifact", policy, onnx_bytes(policy), obs, "fp32")
     act = load(exported(artifact, tmp_path / "c")).act
