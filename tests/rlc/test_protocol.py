@@ -151,7 +151,7 @@ def test_published_qat_begins_with_the_temperature_and_warmup_of_the_paper() -> 
     assert not job.settings.trains
     assert job.settings.training_steps == 1_000_000
     algo = paper.second_training(job.settings.algo)
-    assert (algo.alpha, algo.initial_alpha, algo.learning_starts) == ("auto", 1.0, 5000)  # type: ignore[union-attr]
+    assert (algo.alpha, algo.initial_alpha, algo.learning_starts) == ("auto", 1.0, 5000)
 
 
 @pytest.mark.parametrize(
