@@ -11,6 +11,7 @@ import pytest
 from filelock import FileLock
 
 from compression.artifact import ArtifactError
+from compression.native.toolchain import NO_COMPILER, find_compiler
 from measure import video
 from measure.energy import MeterUnavailable
 from measure.machine import machine, one_pinned_thread
@@ -69,6 +70,22 @@ def no_meter() -> None:
     raise MeterUnavailable("no counter here; plug one in")
 
 
+def check_native(own: Measurement) -> None:
+    """A policy that has a C form was timed as C, or no compiler was there."""
+    if find_compiler() is None:
+        assert own.infer.native_p50_us is None
+        assert own.infer.native_reason == own.mem.native_reason == NO_COMPILER
+        return
+    assert own.infer.native_reason is None
+    assert own.infer.native_calls == 10_000
+    assert own.infer.native_p50_us <= own.infer.native_p95_us <= own.infer.native_p99_us
+    assert 0 < own.infer.native_p50_us < own.infer.onnx_run_p50_us
+    if own.mem.native_reason is None:
+        assert own.mem.native_bytes == own.mem.native_code_bytes + own.mem.native_constant_bytes
+        assert own.mem.native_constant_bytes >= own.mem.weight_bytes
+        assert own.mem.native_stack_bytes > 0
+
+
 def test_everything_is_measured_and_what_cannot_be_says_why(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,9 +111,14 @@ def test_everything_is_measured_and_what_cannot_be_says_why(
     pairs = int8.eval
     assert pairs.return_difference_to_fp32_mean == pytest.approx(pairs.return_mean - fp32.eval.return_mean)
     assert int8.mem.weight_bytes < fp32.mem.weight_bytes
+    assert int8.infer.native_p50_us is None
+    for reason in (int8.infer.native_reason, int8.mem.native_reason):
+        assert "ptdq takes its ranges from each observation" in (reason or "")
+    check_native(fp32)
     assert [run.result() for run in runs] == results
     shown = capsys.readouterr()
     assert "no counter here" in shown.out
+    assert "no native time: ptdq takes its ranges from each observation" in shown.out
     assert "energy is not measured: no counter here; plug one in" in shown.err
 
 
@@ -149,6 +171,18 @@ def test_bad_requests_are_one_line(
     as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
     with pytest.raises(UserError, match=words):
         measure.measure(arguments)
+
+
+def test_without_a_compiler_native_is_null_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
+    monkeypatch.setattr(measurement, "open_meter", no_meter)
+    monkeypatch.setattr("compression.native.toolchain.shutil.which", lambda name: None)
+    measure.measure(FEW)
+    own = (run.measurement() or Measurement()).fields()
+    assert own["infer"]["native_p50_us"] is None
+    assert own["infer"]["native_reason"] == own["mem"]["native_reason"] == NO_COMPILER
+    assert own["infer"]["onnx_run_p50_us"] > 0
 
 
 def test_two_measurements_do_not_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
