@@ -137,6 +137,7 @@ def read_spec(contract: dict[str, Any]) -> EnvSpec:
         environment["action"]["shape"][0],
         tuple(environment["action"]["low"]),
         tuple(environment["action"]["high"]),
+        environment.get("kwargs", {}),
     )
 
 
@@ -247,6 +248,7 @@ def _restore(kind: type[nn.Module], tensors: dict[str, torch.Tensor]) -> nn.Modu
 def _environment(spec: EnvSpec) -> dict[str, Any]:
     return {
         "id": spec.env_id,
+        **({"kwargs": dict(spec.kwargs)} if spec.kwargs else {}),
         "observation": {"shape": [spec.obs_dim], "dtype": "float32"},
         "action": {
             "shape": [spec.act_dim],

@@ -1,7 +1,8 @@
 """Compress a policy you have: python -m rlc.compress policy=<artifact or SB3 zip> +compress=ptsq env=hopper"""
 
-import functools
 from pathlib import Path
+
+import torch
 
 from compression.artifact import ONNX_FILE, check_artifact, load_policy, quantized_layers
 from compression.distill import distill
@@ -20,7 +21,7 @@ from rlc.pipeline.protocol import export_policy
 from rlc.runs.find import artifact_of
 from trainers.envs import make as envs
 from trainers.errors import UserError
-from trainers.policy import Policy, split_at_linears
+from trainers.policy import Clamp, Policy, split_at_linears
 
 OWN = ("policy", "statistics", "activation", "to")
 
@@ -35,11 +36,12 @@ def compress(arguments: list[str]) -> None:
     request = parse_request(compose_groups(rest))
     source = Path(values["policy"])
     policy, algorithm = _read(source, values, request, env_given=any(a.startswith("env") for a in rest))
+    _check_weights(policy, source)
     label = request.compress.label
     target = Path(values.get("to") or source.with_name(f"{source.stem}-{label}"))
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another to=<folder>")
-    make_env = functools.partial(envs.make_env, policy.spec.env_id)
+    make_env = envs.env_factory(policy.spec)
     settings = decide_range(request.compress)
     smaller = policy
     if isinstance(settings, PruneSettings):
@@ -65,18 +67,32 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
         contract = check_artifact(folder)
         policy = load_policy(folder)
         if env_given and policy.spec.env_id != env_id:
-            raise UserError(f"env.id={env_id}: {source} was made for {policy.spec.env_id}")
+            raise UserError(f"env.id={env_id}: {source} was made for {policy.spec.env_id}; leave it out")
+        if request.env.kwargs and request.env.kwargs != policy.spec.kwargs:
+            made = dict(policy.spec.kwargs)
+            raise UserError(f"env.kwargs={request.env.kwargs}: {source} was made with {made}; leave it out")
         if quantized_layers(policy):
             raise UserError(f"policy={source}: is quantised already; allowed: a policy in float32")
         return policy, contract["algorithm"]
     statistics = values.get("statistics")
     policy = read_sb3(
         source,
-        envs.spec_of(env_id),
+        request.env.spec(),
         activation=values.get("activation"),
         statistics=Path(statistics) if statistics else None,
     )
     return policy, "stable-baselines3"
+
+
+def _check_weights(policy: Policy, source: Path) -> None:
+    """Raises UserError for weights that no observation gives an action with."""
+    for stage in policy:
+        for name, tensor in stage.state_dict().items():
+            if not (isinstance(stage, Clamp) or torch.isfinite(tensor.float()).all()):
+                raise UserError(
+                    f"policy={source}: the {name} of its {type(stage).__name__} is NaN or infinite: its training had "
+                    "diverged when it was saved; take a file of an earlier step"
+                )
 
 
 def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
@@ -86,7 +102,7 @@ def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
     narrow = Policy(policy.spec, [*before, *prune(core, compress.ratio, importance), *after])
     if compress.finetune == "none":
         return narrow
-    make_env = functools.partial(envs.make_env, policy.spec.env_id)
+    make_env = envs.env_factory(policy.spec)
     transform = build.qat_transform(compress, raw=not before)
     how = compress.distill.model_dump()
     return distill(narrow, policy, make_env, seed=seed, transform=transform, **how)

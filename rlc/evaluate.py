@@ -12,10 +12,10 @@ from rlc.config.compose import CONF
 from rlc.reporting import console as table
 from rlc.runs.find import artifact_of, find_stored_baseline
 from rlc.runs.run import ARTIFACT
-from trainers.envs.make import make_env, spec_of, time_limit
+from trainers.envs.make import env_factory, spec_of, time_limit
 from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
-from trainers.rng import RngStream, env_seed
+from trainers.rng import RngStream
 
 VIDEO_FILE = "video.mp4"
 
@@ -32,9 +32,9 @@ def evaluate_run(arguments: list[str]) -> None:
     spec = load_policy(artifact).spec
     if contract["compression"].get("protocol") == "paper":
         raise UserError(f"run={folder}: was made by protocol=paper, and its result.json holds the paper's scores")
-    spec_of(spec.env_id)
+    spec_of(spec.env_id, spec.kwargs)
     if settings.video:
-        video.choose_backend(spec.env_id)
+        video.choose_backend(spec)
     policies: dict[str, Act] = {}
     source = find_stored_baseline(folder)
     if source is not None and source != folder:
@@ -42,7 +42,7 @@ def evaluate_run(arguments: list[str]) -> None:
     policies[contract["compression"]["method"]] = OnnxPolicy(artifact / ONNX_FILE)
     references = {"random action": random_policy(spec, settings.seed), "zero action": zero_policy(spec)}
     played = {name: _play(act, spec, settings) for name, act in (policies | references).items()}
-    limit = time_limit(spec.env_id)
+    limit = time_limit(spec)
     fp32 = played.get("fp32")
     rows = {name: summary(own, limit, None if name == "fp32" else fp32) for name, own in played.items()}
     table.show_returns(spec.env_id, rows)
@@ -50,12 +50,13 @@ def evaluate_run(arguments: list[str]) -> None:
         # Not into an artifact: that is exported as it is.
         target = folder.with_name(f"{folder.name}-{VIDEO_FILE}") if artifact == folder else folder / VIDEO_FILE
         print(f"filming {' | '.join(policies)}", flush=True)
-        video.record_video(target, spec.env_id, list(policies.values()), env_seed(RngStream.EVALUATE, settings.seed))
+        first = spec.reset_seed(RngStream.EVALUATE, settings.seed)
+        video.record_video(target, spec, list(policies.values()), first)
         print(target)
 
 
 def _play(act: Act, spec: EnvSpec, settings: EvaluateSettings) -> Returns:
-    return evaluate(act, lambda: make_env(spec.env_id), spec, episodes=settings.episodes, seed=settings.seed)
+    return evaluate(act, env_factory(spec), spec, episodes=settings.episodes, seed=settings.seed)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Hydra's part: overrides and the configuration they make of conf/."""
 
 import functools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlc.config.hydra_compat import BasicSweeper
 from rlc.messages import did_you_mean
+from trainers.envs.names import canonical_id, task_name
 from trainers.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -22,6 +24,8 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 # `env` has a default and is replaced; the others start empty and are added with a plus.
 ADDED_GROUPS = ("algo", "compress", "experiment")
 GROUPS = ("env", *ADDED_GROUPS)
+# Arguments of the environment's constructor have whatever names it gives them.
+ENV_KWARGS = re.compile(r"env\.kwargs(?=[.=]|$)")
 
 
 def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
             if override.is_sweep_override() or override.key_or_group in ("algo", "experiment"):
                 raise UserError(f"{override.input_line}: one policy is compressed here, and nothing trained")
         check_keys(overrides)
-        return compose_settings(tuple(arguments), without=("algo",))
+        return compose_settings(tuple(str(override.input_line) for override in overrides), without=("algo",))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
 
@@ -50,8 +54,7 @@ def choices(group: str) -> list[str]:
 
 def _by_env(default: Any, by_name: dict[str, Any], *, _root_: DictConfig) -> Any:
     """`${by_env:3.0e-4,{HalfCheetah:1.0e-3}}` in conf/algo/: a default, and values for environments of any version."""
-    name, _, _ = str(_root_.env.id).rpartition("-")
-    return by_name.get(name, default)
+    return by_name.get(task_name(str(_root_.env.id)), default)
 
 
 OmegaConf.register_new_resolver("by_env", _by_env, replace=True)
@@ -63,6 +66,8 @@ def compose_settings(overrides: tuple[str, ...], without: tuple[str, ...] = ()) 
     """The composed configuration as plain data, without Hydra's part and the keys in `without`."""
     config = compose_config(overrides)
     ours = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("hydra", *without)])
+    # Before other settings are resolved: their defaults may depend on it.
+    ours.env.id = canonical_id(str(ours.env.id))
     data = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
@@ -77,7 +82,12 @@ def compose_config(overrides: tuple[str, ...]) -> DictConfig:
 
 def parse_overrides(lines: Sequence[str]) -> list[Override]:
     """Arguments as Hydra reads them. Raises HydraException for what is no override."""
-    return OverridesParser.create().parse_overrides(list(lines))
+    return OverridesParser.create().parse_overrides([_added(line) for line in lines])
+
+
+def _added(line: str) -> str:
+    """An argument of the environment's constructor as Hydra takes it, for a key that no file in conf/ has."""
+    return f"++{line}" if ENV_KWARGS.match(line) else line
 
 
 def is_group(override: Override) -> bool:
@@ -121,13 +131,17 @@ def check_groups(overrides: list[Override]) -> None:
 
 def check_keys(overrides: list[Override]) -> None:
     """Every key on the command line must exist for every choice of algorithm and compression in it."""
+    given = {override.key_or_group: override for override in overrides}
+    for key in ("env.name", "env.version"):
+        if key in given and "env.id" in given:
+            raise UserError(f"{given[key].input_line}: {given['env.id'].input_line} says it already; leave one out")
     groups = [o for o in overrides if is_group(o)]
     tasks = BasicSweeper.split_arguments(groups, max_batch_size=None)[0]
     for task in tasks:
         config = compose_config(tuple(task))
         for override in overrides:
             key = override.key_or_group
-            if is_group(override) or is_hydra(override) or override.is_delete():
+            if is_group(override) or is_hydra(override) or override.is_delete() or ENV_KWARGS.match(key):
                 continue
             parent, _, leaf = key.rpartition(".")
             node = OmegaConf.select(config, parent) if parent else config

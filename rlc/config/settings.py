@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from rlc.config.algorithms import AlgoSettings, OffPolicySettings, PPOSettings
 from rlc.config.compress import (
@@ -14,6 +14,8 @@ from rlc.config.compress import (
     QATSettings,
 )
 from rlc.config.types import BoolOrAuto, Count, CountOrZero, Name, Seed, Strict, parse_model
+from trainers.envs.make import spec_of
+from trainers.envs.spec import EnvSpec
 
 
 class EnvSettings(Strict):
@@ -21,7 +23,22 @@ class EnvSettings(Strict):
 
     name: str
     version: str
-    id: str
+    id: Annotated[str, Field(min_length=1)]
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("kwargs")
+    @classmethod
+    def _check_kwargs(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if "render_mode" in kwargs:
+            raise ValueError(
+                f"env.kwargs.render_mode={kwargs['render_mode']}: chosen by rlc; leave it out (rlc.evaluate video=true "
+                "makes a film)"
+            )
+        return kwargs
+
+    def spec(self) -> EnvSpec:
+        """Its shapes and bounds. Raises UserError where rlc cannot train in it."""
+        return spec_of(self.id, self.kwargs)
 
 
 class EvalSettings(Strict):

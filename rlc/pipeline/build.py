@@ -16,7 +16,7 @@ from rlc.config.compress import CompressSettings, PruneSettings, PTDQSettings, P
 from rlc.config.settings import Settings
 from rlc.config.types import decided
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.envs.make import make_env
+from trainers.envs.make import env_factory
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.spec import EnvSpec
 from trainers.envs.workers import SubprocSeedEnvs
@@ -71,7 +71,7 @@ def build_agent(
 
 def build_envs(settings: Settings, spec: EnvSpec, seeds: Sequence[int]) -> SyncSeedEnvs | SubprocSeedEnvs:
     """The training environments of seeds, in this process or in workers."""
-    factory = functools.partial(make_env, settings.env.id)
+    factory = env_factory(spec)
     num_envs = settings.algo.num_envs
     if settings.env_workers == 0:
         return SyncSeedEnvs(factory, spec, seeds, num_envs)

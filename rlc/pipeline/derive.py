@@ -22,7 +22,7 @@ from rlc.runs.find import find_baseline, load_run, without_critics
 from rlc.runs.run import AGENT_FILE, ARTIFACT, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run
 from trainers.actor_critic import ActorCritic
 from trainers.data.rollout import collect_observations
-from trainers.envs.make import make_env, spec_of
+from trainers.envs.make import env_factory
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy, split_at_linears
 from trainers.rng import RngStream, torch_stream
@@ -60,7 +60,7 @@ def _prune_and_recover(
     run: Run, tracker: Tracker, compress: PruneSettings, source: Path
 ) -> tuple[Policy, dict[str, Any]]:
     settings = run.settings
-    spec = spec_of(run.settings.env.id)
+    spec = run.settings.env.spec()
     tensors = safetensors.torch.load_file(source / AGENT_FILE)
     teacher = build.build_agent(settings.algo, FP32Settings(), spec, [run.seed], CPU)
     # An agent from a pack has no critics: those of the teacher are not used.
@@ -114,8 +114,7 @@ def _sparse(
 ) -> list[nn.Module]:
     policy = teacher.policy(0)
     act = OnnxPolicy(onnx_bytes(policy))
-    env_id = run.settings.env.id
-    seen = collect_observations(act, lambda: make_env(env_id), policy.spec, run.seed, compress.calibration_steps)
+    seen = collect_observations(act, env_factory(policy.spec), policy.spec, run.seed, compress.calibration_steps)
     before, _, _ = split_at_linears(policy)
     inputs = nn.Sequential(*before)(torch.from_numpy(seen))
     how = compress.sparsity.model_dump()
@@ -126,7 +125,7 @@ def _with_pruned_actor(
     run: Run, compress: FP32Settings | PruneSettings, pruned: list[nn.Module], tensors: dict[str, Tensor]
 ) -> ActorCritic:
     """An agent of pruned layers with everything else of a finished one: critics, targets, statistics, temperature."""
-    agent = build.build_agent(run.settings.algo, compress, spec_of(run.settings.env.id), [run.seed], CPU, pruned)
+    agent = build.build_agent(run.settings.algo, compress, run.settings.env.spec(), [run.seed], CPU, pruned)
     kept = {name: tensor for name, tensor in tensors.items() if "actor.layers." not in name}
     agent.load_state(0, agent.state(0) | kept)
     return agent
@@ -134,9 +133,8 @@ def _with_pruned_actor(
 
 def _distilled(run: Run, compress: PruneSettings, policy: Policy, teacher: Policy) -> Policy:
     transform = build.actor_transform(run.settings.algo, compress)
-    env_id = run.settings.env.id
     how = compress.distill.model_dump()
-    return distill(policy, teacher, lambda: make_env(env_id), seed=run.seed, transform=transform, **how)
+    return distill(policy, teacher, env_factory(policy.spec), seed=run.seed, transform=transform, **how)
 
 
 def _size(when: str, size: Size) -> dict[str, Any]:

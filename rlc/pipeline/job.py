@@ -12,7 +12,6 @@ from rlc.pipeline.tracking import Tracker
 from rlc.pipeline.training import fit, untrained_agent
 from rlc.runs.find import find_baseline, without_critics
 from rlc.runs.run import OUTPUTS, Run, algorithm_directory
-from trainers.envs.make import spec_of
 from trainers.errors import UserError
 
 
@@ -25,7 +24,7 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
             raise UserError(f"seed={run.seed}: asked for twice ({run.name})")
         seen.add(run.path)
     for job in jobs:
-        spec_of(job.settings.env.id)
+        job.settings.env.spec()
         build.check_precision(job.settings.precision, build.device_of(job.settings.device))
         check_compile(job.asked)
     for run in runs:

@@ -23,7 +23,7 @@ from rlc.pipeline.protocol import PROTOCOLS
 from rlc.runs.find import find_stored_baseline
 from rlc.runs.run import ARTIFACT, StoredRun
 from trainers.data.rollout import collect_observations
-from trainers.envs.make import make_env, spec_of, time_limit
+from trainers.envs.make import env_factory, time_limit
 from trainers.tensors import FloatArray
 
 STATES = 512
@@ -40,7 +40,7 @@ def measure_group(group: Sequence[StoredRun], settings: MeasureSettings) -> list
     source = None if fp32 is not None else find_stored_baseline(group[0].path)
     if source is not None:  # not to be measured, but there
         fp32 = _returns(group[0].settings.with_fp32(), source / ARTIFACT, evaluation)
-    limit = time_limit(group[0].settings.env.id)
+    limit = time_limit(group[0].settings.env.spec())
     found = []
     for run, own in zip(group, returns, strict=True):
         # By the paper's protocol start states are others: nothing to pair.
@@ -73,8 +73,8 @@ def _memory(run: StoredRun, copies: int) -> dict[str, Any]:
 def _observations(run: StoredRun) -> FloatArray:
     """States that the policy visits."""
     act = OnnxPolicy(run.artifact / ONNX_FILE)
-    env_id = run.settings.env.id
-    return collect_observations(act, lambda: make_env(env_id), spec_of(env_id), run.seed, STATES)
+    spec = run.settings.env.spec()
+    return collect_observations(act, env_factory(spec), spec, run.seed, STATES)
 
 
 def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> dict[Path, dict[str, Any]]:
@@ -119,7 +119,7 @@ def _as_the_paper_measured(run: StoredRun) -> dict[str, Any]:
     try:
         # The published PPO policies were run behind a normaliser of the evaluation's own.
         normalize = run.settings.protocol == "paper" and run.settings.algo.name == "ppo"
-        episodes = paper_episodes(run.artifact / ONNX_FILE, run.settings.env.id, PAPER_EPISODES, normalize)
+        episodes = paper_episodes(run.artifact / ONNX_FILE, run.settings.env.spec(), PAPER_EPISODES, normalize)
     except RuntimeError as error:
         return {"episode_s": None, "process_rss_bytes": None, "missing_reason": str(error)}
     return dataclasses.asdict(episodes)

@@ -27,6 +27,7 @@ from rlc.runs.run import Run
 from trainers.data.rollout import collect_observations
 from trainers.envs import make as envs
 from trainers.envs.seed_envs import Env
+from trainers.envs.spec import EnvSpec
 from trainers.nn.stacked import make_linear
 from trainers.on_policy import OBSERVATION_LIMIT
 from trainers.policy import Policy, Rescale, Standardize
@@ -37,9 +38,9 @@ QAT_LEARNING_STARTS = 5_000
 QAT_INITIAL_ALPHA = 1.0
 
 
-def make_env(algorithm: str, env_id: str) -> Env:
+def make_env(algorithm: str, spec: EnvSpec) -> Env:
     """An environment seeded once, for all its episodes. PPO's learns its observation statistics anew in it."""
-    env = envs.make_env(env_id)
+    env = envs.env_factory(spec)()
     if algorithm == "ppo":
         env = gym.wrappers.NormalizeObservation(gym.wrappers.ClipAction(env))
         clip = functools.partial(np.clip, a_min=-OBSERVATION_LIMIT, a_max=OBSERVATION_LIMIT)
@@ -92,7 +93,7 @@ def export(
     """As `record.export_policy`, with the published settings of each method."""
     act = OnnxPolicy(onnx_bytes(policy))
     spec = policy.spec
-    factory = functools.partial(make_env, algorithm, spec.env_id)
+    factory = functools.partial(make_env, algorithm, spec)
     observations = collect_observations(act, factory, spec, None, CALIBRATION_STEPS)
     if compress.method == "ptdq":
         policy, model = quantize_dynamic_as_published(policy)
@@ -108,9 +109,9 @@ def export(
 
 def evaluate_policy(act: Act, settings: Settings) -> Returns:
     """As `fit.evaluate_policy`, on one stream of start states."""
-    env_id = settings.env.id
-    factory = functools.partial(make_env, settings.algo.name, env_id)
-    return evaluate(act, factory, envs.spec_of(env_id), episodes=settings.eval.episodes, seed=None)
+    spec = settings.env.spec()
+    factory = functools.partial(make_env, settings.algo.name, spec)
+    return evaluate(act, factory, spec, episodes=settings.eval.episodes, seed=None)
 
 
 def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tuple[Policy, dict[str, Any]]:
@@ -120,7 +121,7 @@ def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tup
     """
     algo = second_training(run.settings.algo)
     settings = run.settings.model_copy(update={"algo": algo})
-    spec = envs.spec_of(settings.env.id)
+    spec = settings.env.spec()
     heads = 2 if isinstance(algo, SACSettings) else 1
     quantize = functools.partial(prepare_qat_as_published, heads=heads)
     agent = build.build_agent(algo, settings.compress, spec, [run.seed], torch.device("cpu"), quantize=quantize)

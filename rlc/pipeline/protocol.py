@@ -13,7 +13,7 @@ from rlc.config.settings import Settings
 from rlc.pipeline import build, paper
 from rlc.pipeline.evaluation import evaluate_policy
 from trainers.data.rollout import collect_observations
-from trainers.envs.make import make_env
+from trainers.envs.make import env_factory
 from trainers.policy import Policy
 
 PARITY_STATES = 1024
@@ -25,8 +25,7 @@ def export_policy(
     """Compress a policy on observations of its own and write the artifact; its contract and ONNX file."""
     steps = getattr(compress, "calibration_steps", PARITY_STATES)
     act = OnnxPolicy(onnx_bytes(policy))
-    env_id = policy.spec.env_id
-    observations = collect_observations(act, lambda: make_env(env_id), policy.spec, seed, steps)
+    observations = collect_observations(act, env_factory(policy.spec), policy.spec, seed, steps)
     deployed, model = build.compress_policy(compress, policy, observations)
     settings = compress.model_dump()
     contract = save_artifact(folder, deployed, model, observations, algorithm=algorithm, compression=settings)

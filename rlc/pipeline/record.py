@@ -17,7 +17,6 @@ from rlc.runs.find import find_baseline, load_run
 from rlc.runs.identity import identity
 from rlc.runs.provenance import provenance
 from rlc.runs.run import ARTIFACT, FINAL_WEIGHTS, Run
-from trainers.envs.make import spec_of
 from trainers.policy import Policy
 
 REFERENCES = [(name, part) for name in ("random", "zero") for part in ("mean", "std")]
@@ -80,7 +79,7 @@ def backfill_baseline(run: Run) -> None:
 def _reference_returns(run: Run) -> dict[str, float]:
     """Returns of uniform random actions and of the zero action on the start states of the settings."""
     settings = run.settings
-    spec = spec_of(settings.env.id)
+    spec = settings.env.spec()
     figures: dict[str, float] = {}
     if known := _fp32_scores(run):
         return {f"{name}_return_{part}": known[f"{name}_return_{part}"] for name, part in REFERENCES}
@@ -94,7 +93,7 @@ def _trained(run: Run) -> tuple[Policy, dict[str, Any]]:
     """The policy of the saved agent, and the figures of its training."""
     tensors, figures = run.load_agent()
     settings = run.settings
-    spec = spec_of(settings.env.id)
+    spec = settings.env.spec()
     agent = build.build_agent(settings.algo, settings.compress, spec, [run.seed], torch.device("cpu"))
     agent.load_state(0, tensors)
     return agent.policy(0), figures

@@ -23,7 +23,6 @@ from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
 from trainers.acceleration.cuda_graphs import CudaGraphUpdate
 from trainers.actor_critic import ActorCritic
 from trainers.data.replay import Batch, ReplayBuffer
-from trainers.envs.make import spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
 from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy_loop, on_policy_loop
@@ -69,7 +68,7 @@ def fingerprint(tensors: dict[str, Tensor]) -> str:
 def untrained_agent(runs: Sequence[Run]) -> ActorCritic:
     """The agent of the runs' seeds, which share one job, before any training."""
     settings = runs[0].settings
-    spec = spec_of(settings.env.id)
+    spec = settings.env.spec()
     device = build.device_of(settings.device)
     return build.build_agent(settings.algo, settings.compress, spec, [run.seed for run in runs], device)
 

@@ -9,7 +9,7 @@ from rlc.config.job import Job
 from rlc.config.settings import Settings
 
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
-# directory, and of the environment only the id counts.
+# directory, and of the environment only id and kwargs count.
 IDENTITY_EXCLUDED = {
     "study",
     "seed",
@@ -34,6 +34,8 @@ FIRST_NAMES = {"eval": {"evaluations": "along"}}
 def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
     """Hash of the resolved settings that affect the result of a seed."""
     data = settings.model_dump(exclude=IDENTITY_EXCLUDED | exclude) | {"env_id": settings.env.id}
+    if settings.env.kwargs:
+        data["env_kwargs"] = settings.env.kwargs
     for section, names in FIRST_NAMES.items():
         if section in data:
             data[section] = {names.get(name, name): value for name, value in data[section].items()}
@@ -59,7 +61,10 @@ def label(job: Job) -> str:
     """The names of compression and protocol, with a short hash where any other setting differs from the defaults."""
     compress = job.settings.compress
     name = job.settings.label
-    changes: dict[str, Any] = {"env": job.settings.env, "protocol": job.settings.protocol}
+    changes: dict[str, Any] = {
+        "env": job.settings.env.model_copy(update={"kwargs": {}}),
+        "protocol": job.settings.protocol,
+    }
     if isinstance(compress, PruneSettings):  # its ratio stands in the name
         changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})
     own = identity(job.asked)

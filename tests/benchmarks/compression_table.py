@@ -79,7 +79,7 @@ class Bench:
         self.algorithm: str = json.loads((folder / "policy.json").read_text())["algorithm"]
         self.spec = self.policy.spec
         self.make_env = functools.partial(envs.make_env, self.spec.env_id)
-        self.limit = envs.time_limit(self.spec.env_id)
+        self.limit = envs.time_limit(self.spec)
         self.episodes = 100 if self.spec.env_id.split("-")[0] in ("Hopper", "Ant", "Humanoid", "Walker2d") else 20
         fp32 = OnnxPolicy(onnx_bytes(self.policy))
         self.states = collect_observations(fp32, self.make_env, self.spec, 10**6, STATES)

@@ -23,6 +23,7 @@ from rlc.pipeline.job import run_job
 from rlc.runs.find import finished_runs
 from rlc.runs.run import OUTPUTS, Run
 from tests.helpers import POLICIES, as_run, wandb_holds
+from trainers.envs.make import spec_of
 from trainers.errors import UserError
 
 QUIET = {"mode": "disabled", "project": "rlc", "entity": None}
@@ -200,7 +201,7 @@ def test_evaluate_refuses_what_is_no_artifact(tmp_path: Path) -> None:
 def test_without_a_renderer_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     with pytest.raises(UserError, match="video=true: MUJOCO_GL=nonsense cannot render Hopper-v4 here"):
-        video.choose_backend("Hopper-v4")
+        video.choose_backend(spec_of("Hopper-v4"))
 
 
 def test_a_film_shows_policies_side_by_side(tmp_path: Path) -> None:
@@ -208,12 +209,12 @@ def test_a_film_shows_policies_side_by_side(tmp_path: Path) -> None:
     script = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from measure import video\n"
+        "from measure import video\nfrom trainers.envs.make import spec_of\n"
         "from trainers.errors import UserError\n"
-        "try:\n    video.choose_backend('Hopper-v4')\n"
+        "try:\n    video.choose_backend(spec_of('Hopper-v4'))\n"
         "except UserError as error:\n    sys.exit(str(error))\n"
         "still, push = np.zeros(3, 'float32'), np.ones(3, 'float32')\n"
-        "video.record_video(Path('film.mp4'), 'Hopper-v4', [lambda o: push, lambda o: push], 3)\n"
+        "video.record_video(Path('film.mp4'), spec_of('Hopper-v4'), [lambda o: push, lambda o: push], 3)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     if "neither EGL nor OSMesa" in done.stderr:
