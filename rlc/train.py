@@ -63,7 +63,8 @@ def plan_and_run(arguments: list[str]) -> int:  # noqa: C901 (the whole command,
     table.show(done)
     for run in runs:
         if run not in done:
-            warn(f"failed: {run.name}: {run.error()}; see {run.path}/run.log")
+            log = run.path / "run.log"
+            warn(f"failed: {run.name}: {run.error()}" + (f"; see {log}" if log.exists() else ""))
     if len(done) < len(runs):
         return 1
     for name in plan.then:

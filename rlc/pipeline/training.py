@@ -16,6 +16,7 @@ from rlc.config.settings import Settings
 from rlc.messages import warn
 from rlc.pipeline import build
 from rlc.pipeline.monitor import TrainingMonitor
+from rlc.pipeline.signals import HeldSignals
 from rlc.pipeline.tracking import Tracker
 from rlc.runs.checkpoint import Checkpoints, Saved
 from rlc.runs.run import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run
@@ -23,7 +24,9 @@ from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
 from trainers.acceleration.cuda_graphs import CudaGraphUpdate
 from trainers.actor_critic import ActorCritic
 from trainers.data.replay import Batch, ReplayBuffer
-from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.envs.make import env_factory
+from trainers.envs.names import takes_wide_seeds
+from trainers.envs.seed_envs import SyncSeedEnvs, repeats_itself
 from trainers.envs.workers import SubprocSeedEnvs
 from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy_loop, on_policy_loop
 from trainers.on_policy import GaussianActorCritic
@@ -107,14 +110,16 @@ def fit(
     began = time.monotonic() - past["seconds"]
     cpu_began = time.process_time() - past["cpu_seconds"]
     try:
-        with monitor.progress:
+        with monitor.progress, HeldSignals() as signals:
             before = past["step"]
             for step, figures in training.run(before, random_warmup):
                 monitor.report(step, figures)
-                if every is not None and step // every > before // every and step < settings.total_steps:
+                due = every is not None and step // every > before // every and step < settings.total_steps
+                if every is not None and (due or signals.noted) and training.can_be_restored():
                     taken = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
                     for i, own in enumerate(checkpoints):
                         training.save(i, own, {"step": step, **taken})
+                signals.release()
                 before = step
     finally:
         monitor.close()
@@ -142,6 +147,7 @@ class Training:
             agent.enable_policy_lag()
         algo = settings.algo
         self.replay: ReplayBuffer | None = None
+        self._restorable: bool | None = None
         if isinstance(algo, OffPolicySettings):
             capacity = min(algo.buffer_size, settings.total_steps)
             shape = (agent.spec, agent.seeds, algo.num_envs)
@@ -190,6 +196,16 @@ class Training:
         if self.settings.compile:
             return CompiledUpdate(self.agent)
         return CudaGraphUpdate(learner) if learner.device.type == "cuda" else learner.update
+
+    def can_be_restored(self) -> bool:
+        """Whether a checkpoint is worth writing. The first time it plays an environment again, and says where not."""
+        spec = self.agent.spec
+        if self._restorable is None:
+            known = takes_wide_seeds(spec.env_id)
+            self._restorable = known or repeats_itself(env_factory(spec), spec, self.envs.snapshot(0))
+            if not self._restorable:
+                warn(f"{spec.env_id} does not repeat itself: no checkpoints; a run that is stopped begins anew")
+        return self._restorable
 
     def save(self, i: int, checkpoints: Checkpoints, progress: dict[str, Any]) -> None:
         """Write a checkpoint of seed number i."""

@@ -186,6 +186,12 @@ class Run(StoredRun):
         self._write_status()
         self.log("".join(traceback.format_exception(error)))
 
+    def interrupt(self) -> None:
+        """Mark the run as stopped from outside: the same command goes on with it."""
+        self._status |= {"state": "interrupted", "error": None, "heartbeat": _now()}
+        self._write_status()
+        self.log("interrupted")
+
     def mark_killed(self, pid: int, reason: str) -> None:
         """Mark the run as failed where its status says that a process runs it which does not any more."""
         status = self.status() or {}
@@ -195,7 +201,7 @@ class Run(StoredRun):
             self.log(reason)
 
     def state(self) -> str | None:
-        """running, failed or done, as this process knows it."""
+        """running, failed, interrupted or done, as this process knows it."""
         return self._status.get("state")
 
     def trained(self) -> bool:

@@ -20,7 +20,7 @@ class State:
 
     run: str
     state: str
-    """done, running, lost (its process is gone), failed or missing."""
+    """done, running, lost (its process is gone), interrupted (Ctrl-C, termination), failed or missing."""
     step: int
     total_steps: int
     heartbeat_age_s: float | None

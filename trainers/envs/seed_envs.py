@@ -124,7 +124,9 @@ class SyncSeedEnvs:
         for e, (env, start) in enumerate(zip(self.envs[i], snapshot.plain["starts"], strict=True)):
             self.obs[i, e] = env.replay(start, snapshot.tensors[f"actions.{e}"].numpy())
         if not np.array_equal(self.obs[i], snapshot.tensors["obs"].numpy()):
-            raise RuntimeError(f"{self.spec.env_id} does not repeat itself: its state cannot be restored")
+            raise RuntimeError(
+                f"{self.spec.env_id} does not repeat itself, it cannot be restored: begin anew with overwrite=true"
+            )
         self._returns[i] = snapshot.plain["returns"]
         self.finished[i] = [Episode(*episode) for episode in snapshot.plain["finished"]]
 
@@ -177,6 +179,16 @@ class ReplayableEnv:
 
     def close(self) -> None:
         self.env.close()
+
+
+def repeats_itself(make_env: EnvFactory, spec: EnvSpec, snapshot: Snapshot) -> bool:
+    """Whether another instance of the environment gets to where the first one of a seed is, by `snapshot` of it."""
+    with_past = ReplayableEnv(make_env(), spec.reseeds)
+    try:
+        obs = with_past.replay(snapshot.plain["starts"][0], snapshot.tensors["actions.0"].numpy())
+    finally:
+        with_past.close()
+    return np.array_equal(np.asarray(obs, np.float32), snapshot.tensors["obs"][0].numpy())
 
 
 def check_actions(actions: FloatArray, step: int, remedy: str = "") -> FloatArray:
