@@ -57,6 +57,14 @@ def configured(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
     return {str(key): value for key, value in merged.items()}
 
 
+def given_path(text: str) -> Path:
+    """A path of the command line. `~` is the home directory, which shells leave alone behind `key=`."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: {error}; allowed: ~/ for your own, or the whole path") from error
+
+
 def run_command(command: Callable[[list[str]], None]) -> None:
     """Run a command on the arguments of the process. Bad input is one line and exit code 2."""
     try:

@@ -11,7 +11,7 @@ from compression.pruning import Importance, prune
 from compression.runtime import OnnxPolicy
 from compression.sb3 import read_sb3
 from measure.returns import Returns, evaluate
-from rlc.cli import run_command, split
+from rlc.cli import given_path, run_command, split
 from rlc.config.compose import compose_groups
 from rlc.config.compress import PruneSettings
 from rlc.config.decide import decide_range
@@ -34,11 +34,11 @@ def compress(arguments: list[str]) -> None:
     if values.get("activation") not in (None, "relu", "tanh"):
         raise UserError(f"activation={values['activation']}: unknown; allowed: relu, tanh")
     request = parse_request(compose_groups(rest))
-    source = Path(values["policy"])
+    source = given_path(values["policy"])
     policy, algorithm = _read(source, values, request, env_given=any(a.startswith("env") for a in rest))
     _check_weights(policy, source)
     label = request.compress.label
-    target = Path(values.get("to") or source.with_name(f"{source.stem}-{label}"))
+    target = given_path(values["to"]) if values.get("to") else source.with_name(f"{source.stem}-{label}")
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another to=<folder>")
     make_env = envs.env_factory(policy.spec)
@@ -79,7 +79,7 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
         source,
         request.env.spec(),
         activation=values.get("activation"),
-        statistics=Path(statistics) if statistics else None,
+        statistics=given_path(statistics) if statistics else None,
     )
     return policy, "stable-baselines3"
 

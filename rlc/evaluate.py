@@ -1,12 +1,10 @@
 """Evaluate a policy beside its fp32 policy: python -m rlc.evaluate run=outputs/.../seed0 episodes=20 video=true"""
 
-from pathlib import Path
-
 from compression.artifact import ONNX_FILE, check_artifact, load_policy
 from compression.runtime import OnnxPolicy
 from measure import video
 from measure.returns import Act, Returns, evaluate, random_policy, summary, zero_policy
-from rlc.cli import configured, run_command
+from rlc.cli import configured, given_path, run_command
 from rlc.config.commands import EvaluateSettings, parse_evaluation
 from rlc.config.compose import CONF
 from rlc.reporting import console as table
@@ -26,7 +24,7 @@ def evaluate_run(arguments: list[str]) -> None:
     if not values["run"]:
         raise UserError("run: none given; add run=<directory of a run, or folder of an artifact>")
     settings = parse_evaluation(values)
-    folder = Path(settings.run).resolve()
+    folder = given_path(settings.run).resolve()
     artifact = artifact_of(folder)
     contract = check_artifact(artifact)
     spec = load_policy(artifact).spec

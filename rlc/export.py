@@ -1,10 +1,9 @@
 """Check the artifact of a run and copy it: python -m rlc.export run=outputs/.../seed0 to=<folder>"""
 
 import shutil
-from pathlib import Path
 
 from compression.artifact import check_artifact
-from rlc.cli import only, run_command
+from rlc.cli import given_path, only, run_command
 from rlc.runs.find import artifact_of
 from trainers.errors import UserError
 
@@ -12,11 +11,11 @@ from trainers.errors import UserError
 def export(arguments: list[str]) -> None:
     """Without `to` the artifact is only checked. Raises ArtifactError where it is damaged."""
     values = only(arguments, ("run", "to"), required=("run",))
-    folder = artifact_of(Path(values["run"]))
+    folder = artifact_of(given_path(values["run"]))
     contract = check_artifact(folder)
     kept = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
     if "to" in values:
-        target = Path(values["to"])
+        target = given_path(values["to"])
         if target.exists():
             raise UserError(f"to={target}: exists already")
         temporary = target.with_name(f".{target.name}.tmp")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rlc.config.help import ANSWERED, answer
 from rlc.messages import warn
+from trainers.errors import UserError
 
 if TYPE_CHECKING:
     from rlc.config.plan import Plan
@@ -17,7 +18,11 @@ def main() -> None:
     """Plan everything, then run it. Exit code 2: bad input, nothing was run; 1: a run failed; 130: Ctrl-C."""
     arguments = sys.argv[1:]
     if any(a.split("=")[0] in ANSWERED for a in arguments):
-        answer(arguments)
+        try:
+            answer(arguments)
+        except UserError as error:
+            warn(str(error))
+            sys.exit(2)
         return
     try:
         sys.exit(plan_and_run(arguments))
@@ -35,14 +40,13 @@ def plan_and_run(arguments: list[str]) -> int:  # noqa: C901 (the whole command,
     from rlc.pipeline import record
     from rlc.pipeline.job import check_runs, run_job
     from rlc.reporting import console as table
-    from trainers.errors import UserError
 
     try:
         plan = make_plan(arguments)
         for study in sorted({job.settings.study for job in plan.jobs}):
             unpack_own(study)
         runs = check_runs(plan.jobs)
-    except UserError as error:
+    except (UserError, OSError) as error:
         warn(str(error))
         return 2
     overwrite = any(job.settings.overwrite for job in plan.jobs)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rlc.cli import only, run_command
+from rlc.cli import given_path, only, run_command
 from rlc.messages import warn
 from rlc.packing.packs import PackedRun, read_pack, same_outcome
 from rlc.packing.restore import lend_measurements, restore
@@ -20,7 +20,9 @@ def unpack(arguments: list[str]) -> None:
     the run directories that are there.
     """
     values = only(arguments, ("from", "study"), required=("from",))
-    runs = _joined(run for folder in values["from"].split(",") for run in read_pack(Path(folder), values.get("study")))
+    runs = _joined(
+        run for folder in values["from"].split(",") for run in read_pack(given_path(folder), values.get("study"))
+    )
     studies = sorted({run.settings.study for run in runs})
     if len(studies) > 1:
         raise UserError(f"from={values['from']}: of several studies, {', '.join(studies)}: add study=<name>")

@@ -117,6 +117,9 @@ def _shown(default: str) -> str:
     """A default for a cell of a table."""
     if default == "???":
         return "none, must be given"
+    variable = re.fullmatch(r"\$\{variable:(\w+),(\w+)\}", default)
+    if variable:
+        return f"`{variable[2]}`, or the environment variable `{variable[1]}`"
     choice = re.fullmatch(r"\$\{by_env:([^,]+),\{(.*)\}\}", default)
     if choice is None:
         return f"`{_escaped(default)}`"

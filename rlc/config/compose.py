@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from rlc.config.hydra_compat import BasicSweeper
+from rlc.config.wandb_variables import variable
 from rlc.messages import did_you_mean
 from trainers.envs.names import canonical_id, task_name
-from trainers.errors import UserError
+from trainers.errors import UserError, one_line
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # In a wheel conf/ lies inside the package, in a checkout beside it.
@@ -24,6 +26,8 @@ CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "co
 # `env` has a default and is replaced; the others start empty and are added with a plus.
 ADDED_GROUPS = ("algo", "compress", "experiment")
 GROUPS = ("env", *ADDED_GROUPS)
+# Whatever Hydra and OmegaConf raise where arguments cannot be composed.
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, RecursionError)
 # Arguments of the environment's constructor have whatever names it gives them.
 ENV_KWARGS = re.compile(r"env\.kwargs(?=[.=]|$)")
 
@@ -38,8 +42,30 @@ def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
                 raise UserError(f"{override.input_line}: one policy is compressed here, and nothing trained")
         check_keys(overrides)
         return compose_settings(tuple(str(override.input_line) for override in overrides), without=("algo",))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(str(error)) from error
+    except HYDRA_ERRORS as error:
+        raise hydra_message(error, arguments) from error
+
+
+def hydra_message(error: Exception, arguments: Sequence[str]) -> UserError:
+    """What Hydra says of arguments, without its advice, which is meant for other programs."""
+    text = one_line(str(error))
+    for advice in ("See https://", "To append to your config", "Set the environment variable", "full_key:"):
+        text = text.partition(advice)[0]
+    named = [argument for argument in arguments if "${" in argument]
+    if isinstance(error, InterpolationResolutionError | GrammarParseError) and named:
+        return UserError(
+            f"{shortened(named[0])}: {text}; allowed: ${{<setting>}} of one that there is, or \\${{ for the characters"
+        )
+    found = re.match(r"Could not override '(.*?)'", text)
+    if found:
+        given = next((argument for argument in arguments if found[1] in argument), found[1])
+        text = f"{shortened(given)}: no such key"
+    return UserError(f"{text}; allowed: the keys that `--cfg all` shows" if found else text)
+
+
+def shortened(argument: str) -> str:
+    """An argument in a message."""
+    return argument if len(argument) <= 100 else f"{argument[:100]}..."
 
 
 def default_settings() -> dict[str, Any]:
@@ -59,6 +85,7 @@ def _by_env(default: Any, by_name: dict[str, Any], *, _root_: DictConfig) -> Any
 
 OmegaConf.register_new_resolver("by_env", _by_env, replace=True)
 OmegaConf.register_new_resolver("max", max, replace=True)
+OmegaConf.register_new_resolver("variable", variable, replace=True)
 
 
 @functools.cache
@@ -81,8 +108,21 @@ def compose_config(overrides: tuple[str, ...]) -> DictConfig:
 
 
 def parse_overrides(lines: Sequence[str]) -> list[Override]:
-    """Arguments as Hydra reads them. Raises HydraException for what is no override."""
-    return OverridesParser.create().parse_overrides([_added(line) for line in lines])
+    """Arguments as Hydra reads them. Raises HydraException for what is no override, UserError for too long a number."""
+    parser = OverridesParser.create()
+    overrides = []
+    for line in lines:
+        try:
+            overrides += parser.parse_overrides([_added(line)])
+        except (HydraException, RecursionError, ValueError) as error:
+            why = (
+                "a number has too many digits" if isinstance(error, ValueError) else str(error).partition("See http")[0]
+            )
+            raise UserError(
+                f"{shortened(line)}: {why}; allowed: key=value, with quotes inside where a value has special "
+                "characters, as in 'key=\"a,b\"'"
+            ) from error
+    return overrides
 
 
 def _added(line: str) -> str:

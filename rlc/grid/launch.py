@@ -108,7 +108,7 @@ def _launch(jobs: Sequence[Job], folder: Path, stage: int, hydra_overrides: list
         config = hydra.compose_config("train", hydra_overrides, RunMode.MULTIRUN, with_log_configuration=False)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
-    ends = launcher.launch([[f"+job_file={file}"] for file in files], 0)
+    ends = launcher.launch([[f"+job_file={_encoded(file)}"] for file in files], 0)
     for job, end in zip(jobs, ends, strict=True):
         if end.status != JobStatus.COMPLETED:
             warn(f"{Run(job, job.settings.seed[0]).name}: the launcher's job ended with {end._return_value!r}")  # noqa: SLF001 (Hydra has no other name)
@@ -116,8 +116,8 @@ def _launch(jobs: Sequence[Job], folder: Path, stage: int, hydra_overrides: list
 
 def task(config: DictConfig) -> None:
     """One job of a multirun, in whatever process its launcher gives it. Never raises: the runs' files tell."""
-    os.chdir(HydraConfig.get().runtime.cwd)
-    file = Path(config.job_file)
+    file = _decoded(config.job_file)
+    os.chdir(file.parents[len(OUTPUTS.parts) + 2])  # Hydra's `runtime.cwd` takes `${` for an interpolation
     job = Job.from_json(file.read_text())
     alone = "BasicLauncher" in HydraConfig.get().launcher._target_
     stop = file.with_name(STOP_FILE)
@@ -131,6 +131,16 @@ def task(config: DictConfig) -> None:
         run_job(job)
     if job.settings.fail_fast and not all(Run(job, seed).finished() for seed in job.settings.seed):
         stop.touch()
+
+
+def _encoded(file: Path) -> str:
+    """An absolute path as a word that Hydra's grammar, YAML and interpolation leave as it is."""
+    return f"x{os.fsencode(file).hex()}"
+
+
+def _decoded(word: str) -> Path:
+    """What `_encoded` was given."""
+    return Path(os.fsdecode(bytes.fromhex(word.removeprefix("x"))))
 
 
 def _in_child(job: Job, file: Path, show: bool) -> None:

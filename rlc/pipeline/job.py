@@ -33,13 +33,23 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
         if not run.settings.trains and find_baseline(run.job, run.seed) is None:
             Run(run.job.with_fp32(), run.seed).check_identity()
     _check_critics(runs)
+    _make_outputs()
+    return runs
+
+
+def _make_outputs() -> None:
+    """Raises UserError where runs cannot be written."""
+    if OUTPUTS.is_symlink() and not OUTPUTS.exists():
+        raise UserError(
+            f"{OUTPUTS}: is a link to {OUTPUTS.readlink()}, which is not there: make it, or remove the link"
+        )
+    remedy = "free it, or start the command in another directory"
     try:
         OUTPUTS.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"{OUTPUTS.resolve()} cannot be made: {error.strerror}") from error
-    if not os.access(OUTPUTS, os.W_OK):
-        raise UserError(f"{OUTPUTS.resolve()} is not writable")
-    return runs
+        raise UserError(f"{OUTPUTS.absolute()}: cannot be made: {error.strerror}; {remedy}") from error
+    if not os.access(OUTPUTS, os.W_OK | os.X_OK):
+        raise UserError(f"{OUTPUTS.absolute()}: is not writable for you; {remedy}")
 
 
 def _check_critics(runs: Sequence[Run]) -> None:

@@ -1,7 +1,8 @@
-"""What a run is found by: hashes of its settings, and its label."""
+"""What a run is found by: hashes of its settings, its label, and the names of its folders."""
 
 import hashlib
 import json
+import re
 from typing import Any
 
 from rlc.config.compress import PruneSettings
@@ -26,6 +27,8 @@ IDENTITY_EXCLUDED = {
 # Settings that do not change what is trained.
 NOT_TRAINING = frozenset({"eval"})
 LABEL_HASH_LENGTH = 6
+# Of a folder; file systems take 255 bytes, and a path of Windows 260 characters.
+LONGEST_NAME = 100
 # Settings that have another name now than when the first study was committed, by their section: they are hashed, and
 # found in older records, under the old one.
 FIRST_NAMES = {"eval": {"evaluations": "along"}}
@@ -70,3 +73,12 @@ def label(job: Job) -> str:
     own = identity(job.asked)
     same = own == identity(job.defaults.model_copy(update=changes))
     return name if same else f"{name}~{own[:LABEL_HASH_LENGTH]}"
+
+
+def folder_name(env_id: str) -> str:
+    """An environment's id as the name of a folder that every file system, shell and scp takes."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", env_id)
+    name = re.sub(r"^[.-]|\.$", "_", name)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(env_id.encode()).hexdigest()[:6]}"
+    return name

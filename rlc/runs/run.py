@@ -1,11 +1,9 @@
 """One run on disk: its directory, status, result and agent."""
 
 import csv
-import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
 import socket
 import time
@@ -25,7 +23,7 @@ from compression.files import write_atomic
 from rlc.config.job import Job
 from rlc.config.settings import Settings
 from rlc.runs.checkpoint import Checkpoints
-from rlc.runs.identity import identity, label, training_identity
+from rlc.runs.identity import folder_name, identity, label, training_identity
 from trainers.errors import UserError, one_line
 
 OUTPUTS = Path("outputs")
@@ -41,22 +39,11 @@ FIRST_OBSERVATIONS = "first_observations_sha256"
 INITIAL_WEIGHTS = "initial_weights_sha256"
 FINAL_WEIGHTS = "final_weights_sha256"
 HEARTBEAT_SECONDS = 10
-# Of a folder; file systems take 255 bytes, and a path of Windows 260 characters.
-LONGEST_NAME = 100
 
 
 def algorithm_directory(settings: Settings) -> Path:
     """Folder of all runs of one algorithm on one environment."""
     return OUTPUTS / settings.study / folder_name(settings.env.id) / settings.algo.name
-
-
-def folder_name(env_id: str) -> str:
-    """An environment's id as the name of a folder that every file system, shell and scp takes."""
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", env_id)
-    name = re.sub(r"^[.-]|\.$", "_", name)
-    if len(name) > LONGEST_NAME:
-        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(env_id.encode()).hexdigest()[:6]}"
-    return name
 
 
 class StoredRun:
