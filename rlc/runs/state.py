@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rlc.runs.run import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, StoredRun
 from trainers.errors import UserError
@@ -34,6 +35,13 @@ def state_of(run: StoredRun) -> State:
     status = run.status()
     if status is None:
         return State(run.name, "missing", 0, 0, None, None, None)
+    try:
+        return _state_by(status, run)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return State(run.name, "failed", 0, 0, None, None, "its status.json is damaged: do it again with overwrite=true")
+
+
+def _state_by(status: dict[str, Any], run: StoredRun) -> State:
     if status["state"] == "done":
         whole = run.finished()
         error = None if whole else "a file of it is missing or damaged"
