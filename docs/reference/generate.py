@@ -31,7 +31,8 @@ Generated from the comments in `conf/` by `python docs/reference/generate.py`: c
 
 Every setting is given as `key=value` on the command line. `algo`, `compress` and `experiment` are chosen with a plus
 (`+algo=sac`), everything else without one (`algo.gamma=0.98`). `env=<name>` chooses a file of `conf/env/`;
-`env.version=v5` takes another version of it, and `env.id=<id>` any Gymnasium environment with `Box` spaces.
+`env.version=v5` takes another version of it, `env.id=<id>` any Gymnasium environment with `Box` spaces, and
+`env.kwargs.<name>=<value>` is given to its constructor.
 
 A name in brackets is the source of a default; "paper" is the paper that the section names. A default may depend on the
 environment (`${by_env:...}` in `conf/algo/`), by its name, whatever its version.

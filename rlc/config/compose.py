@@ -103,8 +103,13 @@ def compose_settings(overrides: tuple[str, ...], without: tuple[str, ...] = ()) 
 @functools.cache
 def compose_config(overrides: tuple[str, ...]) -> DictConfig:
     """The configuration that Hydra composes from conf/train.yaml and overrides."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", list(overrides), return_hydra_config=True)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("train", list(overrides), return_hydra_config=True)
+    except (ValueError, TypeError, AttributeError) as error:  # Hydra's, of a choice or a file of another shape
+        text = one_line(str(error)).partition("; use sys.")[0]
+        given = shortened(" ".join(overrides))
+        raise UserError(f"{given}: cannot be composed: {text}; allowed: names of files in conf/") from error
 
 
 def parse_overrides(lines: Sequence[str]) -> list[Override]:

@@ -81,7 +81,7 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
     _check_launcher(overrides)
     base = compose_config(tuple(first_value(o) for o in overrides if is_group(o) or is_hydra(o)))
     multirun = _is_multirun(overrides, base.hydra.mode == RunMode.MULTIRUN, multirun)
-    sweep = parse_overrides([f"{k}={v}" for k, v in base.hydra.sweeper.params.items()]) if multirun else []
+    sweep = parse_overrides([f"{k}={v}" for k, v in (base.hydra.sweeper.params or {}).items()]) if multirun else []
     given_keys = {o.key_or_group for o in overrides}
     if "env.id" in given_keys:
         given_keys.add("env")  # env.id=... settles the environment as env=... does

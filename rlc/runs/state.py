@@ -38,7 +38,9 @@ def state_of(run: StoredRun) -> State:
     try:
         return _state_by(status, run)
     except (KeyError, TypeError, ValueError, OverflowError):
-        return State(run.name, "failed", 0, 0, None, None, "its status.json is damaged: do it again with overwrite=true")
+        return State(
+            run.name, "failed", 0, 0, None, None, "its status.json is damaged: do it again with overwrite=true"
+        )
 
 
 def _state_by(status: dict[str, Any], run: StoredRun) -> State:

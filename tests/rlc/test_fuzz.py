@@ -4,7 +4,7 @@ import json
 import random
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +181,14 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a finished run, in which nothing is trained."""
     monkeypatch.chdir(tmp_path)
     as_run("trpo-halfcheetah", study="fixtures")
     monkeypatch.setattr("rlc.pipeline.job.run_job", lambda job: None)
     monkeypatch.setattr("rlc.train.launch_and_watch", lambda plan, runs: None)
     monkeypatch.setattr("rlc.evaluate.evaluate", lambda *_, **__: pytest.skip("played"))
-    yield tmp_path
+    return tmp_path
 
 
 def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
