@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from compression.int8 import ACTIVATION_LEVELS, activation_qparams, static_quant_linear, weight_levels, weight_scale
-from trainers.nn.stacked import Acting, StackedLinear, StackedMLP, stacked_affine
+from trainers.nn.stacked import StackedLinear, StackedMLP, stacked_affine
 from trainers.policy import Standardize
-from trainers.tensors import FloatArray, as_numpy
+from trainers.tensors import ArrayFn, FloatArray, as_numpy
 
 
 class StraightThroughQuantize(torch.autograd.Function):
@@ -111,7 +111,7 @@ class QATLinear(StackedLinear):
         return stacked_affine(quantized, fake_quantize_weight(weight, self.levels), bias)
 
     @torch.no_grad()
-    def frozen(self) -> Acting:
+    def numpy_fn(self) -> ArrayFn:
         """As StackedLinear's; the weights are quantised once."""
         folded, folded_bias = self._folded()
         weight = as_numpy(fake_quantize_weight(folded, self.levels).mT)

@@ -19,7 +19,7 @@ from rlc.config.settings import CompressRequest, parse_request
 from rlc.pipeline import build
 from rlc.pipeline.protocol import export_policy
 from rlc.runs.find import artifact_of
-from trainers.envs import make as envs
+from trainers.envs.make import env_factory
 from trainers.errors import UserError
 from trainers.policy import Clamp, Policy, split_at_linears
 
@@ -41,7 +41,7 @@ def compress(arguments: list[str]) -> None:
     target = given_path(values["to"]) if values.get("to") else source.with_name(f"{source.stem}-{label}")
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another to=<folder>")
-    make_env = envs.env_factory(policy.spec)
+    factory = env_factory(policy.spec)
     settings = decide_range(request.compress)
     smaller = policy
     if isinstance(settings, PruneSettings):
@@ -50,7 +50,7 @@ def compress(arguments: list[str]) -> None:
 
     def score(act: OnnxPolicy) -> Returns:
         how = {"episodes": request.eval.episodes, "seed": request.eval.seed}
-        return evaluate(act, make_env, policy.spec, **how)
+        return evaluate(act, factory, policy.spec, **how)
 
     before = score(OnnxPolicy(onnx_bytes(policy)))
     after = score(OnnxPolicy(target / ONNX_FILE))
@@ -102,10 +102,10 @@ def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
     narrow = Policy(policy.spec, [*before, *prune(core, compress.ratio, importance), *after])
     if compress.finetune == "none":
         return narrow
-    make_env = envs.env_factory(policy.spec)
+    factory = env_factory(policy.spec)
     transform = build.qat_transform(compress, raw=not before)
     how = compress.distill.model_dump()
-    return distill(narrow, policy, make_env, seed=seed, transform=transform, **how)
+    return distill(narrow, policy, factory, seed=seed, transform=transform, **how)
 
 
 if __name__ == "__main__":

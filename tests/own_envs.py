@@ -77,7 +77,7 @@ class OldReset(Base):
 
 
 class NoSeed(Base):
-    def reset(self) -> Any:
+    def reset(self) -> Any:  # type: ignore[override]
         return super().reset()
 
 
@@ -155,7 +155,7 @@ class Stacked(Base):
 
 
 for kind in Base.__subclasses__():
-    gym.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=20)
-gym.register("Plain-v0", entry_point=Base, max_episode_steps=20)
-gym.register("Plain-v3", entry_point=Base, max_episode_steps=20)
-gym.register("Endless-v0", entry_point=Base)
+    gym.register(f"{kind.__name__}-v0", entry_point=f"{__name__}:{kind.__name__}", max_episode_steps=20)
+gym.register("Plain-v0", entry_point=f"{__name__}:Base", max_episode_steps=20)
+gym.register("Plain-v3", entry_point=f"{__name__}:Base", max_episode_steps=20)
+gym.register("Endless-v0", entry_point=f"{__name__}:Base")

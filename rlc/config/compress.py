@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlc.config.types import BoolOrAuto, Count, CountOrZero, Rate, Strict
+from rlc.config.types import BoolOrAuto
+from trainers.settings import Count, CountOrZero, Rate, Strict
 
 
 class MethodSettings(Strict):

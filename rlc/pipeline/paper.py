@@ -17,7 +17,6 @@ from compression.onnx_export import onnx_bytes
 from compression.paper import prepare_qat_as_published, quantize_dynamic_as_published, quantize_static_as_published
 from compression.runtime import OnnxPolicy
 from measure.returns import Act, Returns, evaluate
-from rlc.config.algorithms import AlgoSettings, OffPolicySettings, SACSettings
 from rlc.config.compress import CompressSettings
 from rlc.config.settings import Settings
 from rlc.pipeline import build
@@ -25,12 +24,14 @@ from rlc.pipeline.tracking import Tracker
 from rlc.pipeline.training import fit
 from rlc.runs.run import Run
 from trainers.data.rollout import collect_observations
-from trainers.envs import make as envs
+from trainers.envs.make import env_factory
 from trainers.envs.seed_envs import Env
 from trainers.envs.spec import EnvSpec
 from trainers.nn.stacked import make_linear
 from trainers.on_policy import OBSERVATION_LIMIT
 from trainers.policy import Policy, Rescale, Standardize
+from trainers.sac import SACSettings
+from trainers.settings import AlgoSettings, OffPolicySettings
 
 SEED = 102
 CALIBRATION_STEPS = 10_000
@@ -40,7 +41,7 @@ QAT_INITIAL_ALPHA = 1.0
 
 def make_env(algorithm: str, spec: EnvSpec) -> Env:
     """An environment seeded once, for all its episodes. PPO's learns its observation statistics anew in it."""
-    env = envs.env_factory(spec)()
+    env = env_factory(spec)()
     if algorithm == "ppo":
         env = gym.wrappers.NormalizeObservation(gym.wrappers.ClipAction(env))
         clip = functools.partial(np.clip, a_min=-OBSERVATION_LIMIT, a_max=OBSERVATION_LIMIT)

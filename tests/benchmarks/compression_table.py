@@ -31,7 +31,7 @@ from rlc.config.settings import parse_request
 from rlc.pipeline import paper
 from rlc.pipeline.protocol import export_policy
 from trainers.data.rollout import collect_observations
-from trainers.envs import make as envs
+from trainers.envs.make import env_factory, time_limit
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
 
@@ -78,8 +78,8 @@ class Bench:
         self.policy = load_policy(folder)
         self.algorithm: str = json.loads((folder / "policy.json").read_text())["algorithm"]
         self.spec = self.policy.spec
-        self.make_env = functools.partial(envs.make_env, self.spec.env_id)
-        self.limit = envs.time_limit(self.spec)
+        self.make_env = env_factory(self.spec)
+        self.limit = time_limit(self.spec)
         self.episodes = 100 if self.spec.env_id.split("-")[0] in ("Hopper", "Ant", "Humanoid", "Walker2d") else 20
         fp32 = OnnxPolicy(onnx_bytes(self.policy))
         self.states = collect_observations(fp32, self.make_env, self.spec, 10**6, STATES)
@@ -97,7 +97,7 @@ class Bench:
 
     def paper_row(self, method: str, model: Path) -> dict[str, Any]:
         """Figures of an ONNX policy by the paper's protocol, against the same fp32 policy by ours."""
-        factory = functools.partial(paper.make_env, self.algorithm, self.spec.env_id)
+        factory = functools.partial(paper.make_env, self.algorithm, self.spec)
         returns = evaluate(OnnxPolicy(model), factory, self.spec, episodes=self.episodes, seed=None)
         return self._figures(method, returns, model)
 

@@ -18,7 +18,7 @@ from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
 from trainers.errors import UserError
 from trainers.rng import RngStream, env_seed, env_seed32
-from trainers.tensors import Snapshot
+from trainers.tensors import FloatArray, Snapshot
 
 MINE = "tests.own_envs:{}-v0"
 
@@ -146,7 +146,7 @@ def test_a_restored_environment_goes_on_to_the_bit(name: str, steps: int) -> Non
     for _ in range(steps):
         envs.step(action)
     snapshot = envs.snapshot(0)
-    other.restore(0, Snapshot(snapshot.tensors, json.loads(json.dumps(snapshot.plain))))
+    other.restore(0, Snapshot(snapshot.tensors, json.loads(json.dumps(snapshot.metadata))))
     for _ in range(60):
         assert np.array_equal(envs.step(action).next_obs, other.step(action).next_obs)
 
@@ -154,8 +154,8 @@ def test_a_restored_environment_goes_on_to_the_bit(name: str, steps: int) -> Non
 @pytest.mark.parametrize("name", KINDS)
 def test_an_evaluation_repeats(name: str) -> None:
     spec = spec_of(MINE.format(name))
-    act = lambda obs: np.float32([0.1, 0.2])  # noqa: E731
-    one, other = (evaluate(act, env_factory(spec), spec, episodes=3, seed=5) for _ in range(2))
+    action = np.array([0.1, 0.2], np.float32)
+    one, other = (evaluate(lambda obs: action, env_factory(spec), spec, episodes=3, seed=5) for _ in range(2))
     assert one == other
     assert len(set(one.returns)) == 3
 
@@ -163,17 +163,25 @@ def test_an_evaluation_repeats(name: str) -> None:
 def test_a_policy_that_gives_nan_is_named_with_the_step() -> None:
     spec = spec_of("Pendulum-v1")
     calls = iter(range(1000))
-    act = lambda obs: np.float32([np.nan if next(calls) == 12 else 0])  # noqa: E731
+
+    def act(obs: FloatArray) -> FloatArray:
+        return np.array([np.nan if next(calls) == 12 else 0], np.float32)
+
     with pytest.raises(FloatingPointError, match="the policy gave NaN actions at step 12"):
         evaluate(act, env_factory(spec), spec, episodes=1, seed=0)
     with pytest.raises(FloatingPointError, match="the policy gave NaN actions at step 0"):
-        collect_observations(lambda obs: np.float32([np.inf]), env_factory(spec), spec, 0, 5)
+        collect_observations(lambda obs: np.array([np.inf], np.float32), env_factory(spec), spec, 0, 5)
 
 
 def test_a_plan_looks_at_an_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made: list[Any] = []
     real = gym.make
-    monkeypatch.setattr(gym, "make", lambda *args, **kwargs: made.append(args) or real(*args, **kwargs))
+
+    def make(*args: Any, **kwargs: Any) -> Any:
+        made.append(args)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(gym, "make", make)
     for _ in range(50):
         spec_of("Hopper-v4", {"reset_noise_scale": 0.123})
     assert len(made) == 1

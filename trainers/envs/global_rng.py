@@ -41,6 +41,7 @@ class OwnGlobalGenerators(gym.Wrapper[Any, Any, Any, Any]):
         self._own = global_state()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """As the environment's, on its own generators, which `seed` seeds."""
         outside = global_state()
         set_global_state(self._own)
         if seed is not None:
@@ -52,6 +53,7 @@ class OwnGlobalGenerators(gym.Wrapper[Any, Any, Any, Any]):
             set_global_state(outside)
 
     def step(self, action: Any) -> Any:
+        """As the environment's, on its own generators."""
         outside = global_state()
         set_global_state(self._own)
         try:
