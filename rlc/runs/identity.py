@@ -70,9 +70,9 @@ def label(job: Job) -> str:
     }
     if isinstance(compress, PruneSettings):  # its ratio stands in the name
         changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})
-    own = identity(job.asked)
-    same = own == identity(job.defaults.model_copy(update=changes))
-    return name if same else f"{name}~{own[:LABEL_HASH_LENGTH]}"
+    asked = identity(job.asked)
+    defaults = identity(job.defaults.model_copy(update=changes))
+    return name if asked == defaults else f"{name}~{asked[:LABEL_HASH_LENGTH]}"
 
 
 def folder_name(env_id: str) -> str:

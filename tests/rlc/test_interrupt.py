@@ -53,7 +53,7 @@ def test_a_signal_costs_no_step(algo: str, step: int, number: int, monkeypatch: 
         run = Run(parts, seed)
         assert state_of(run).state == "interrupted"
         assert state_of(run).error is None
-        assert run.checkpoints().newest().step == step  # type: ignore[union-attr]
+        assert run.checkpoints().newest().step == step
         assert "Traceback" not in (run.path / "run.log").read_text()
     run_job(parts)
     for seed in (4, 5):

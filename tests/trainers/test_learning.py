@@ -37,6 +37,6 @@ def test_pendulum_is_solved(changes: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (job,) = make_plan(["env.id=Pendulum-v1", "wandb.mode=disabled", *changes.split()]).jobs
     run_job(job)
-    results = [Run(job, seed).result() or {} for seed in job.settings.seed]
-    assert statistics.median(result["return_mean"] for result in results) > PENDULUM_SOLVED
-    assert all(result["random_return_mean"] < -800 for result in results)
+    results = [Run(job, seed).finished_result() for seed in job.settings.seed]
+    assert statistics.median(result.return_mean for result in results) > PENDULUM_SOLVED
+    assert all(result.random_return_mean < -800 for result in results)

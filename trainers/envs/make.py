@@ -120,7 +120,7 @@ def _specified(env: Env, env_id: str, kwargs: dict[str, Any]) -> EnvSpec:
         actions.shape[0],
         tuple(float(x) for x in actions.low),
         tuple(float(x) for x in actions.high),
-        kwargs,
+        kwargs=kwargs,
     )
     if takes_wide_seeds(env_id):
         return spec
@@ -190,5 +190,6 @@ def _make(env_id: str, kwargs: Mapping[str, Any] | None, render_mode: str | None
     if isinstance(env.action_space, Box) and shape is not None and len(shape) != 1:
         low = env.action_space.low.ravel()
         high = env.action_space.high.ravel()
-        env = gym.wrappers.TransformAction(env, lambda a: a.reshape(shape), Box(low, high, dtype=np.float32))
+        dtype: Any = env.action_space.dtype
+        env = gym.wrappers.TransformAction(env, lambda a: a.reshape(shape), Box(low, high, dtype=dtype))
     return env
