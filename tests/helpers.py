@@ -28,8 +28,11 @@ from rlc.runs.run import Run
 from trainers.actor_critic import ActorCritic
 from trainers.data.replay import Batch
 from trainers.data.rollout import Rollout
+from trainers.ddpg import DDPG
 from trainers.envs.spec import EnvSpec
+from trainers.on_policy import GaussianActorCritic
 from trainers.sac import SAC, SACSettings
+from trainers.td3 import TD3
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -66,6 +69,7 @@ def make_sac(of: EnvSpec, seeds: Sequence[int], qat: bool = False, device: str =
 
 ALGORITHMS = ("trpo", "ppo", "ddpg", "td3", "sac")
 ON_POLICY = ("trpo", "ppo")
+OffPolicy = DDPG | TD3 | SAC
 POLICIES = DATA / "policies"
 
 
@@ -74,6 +78,22 @@ def make_agent(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = False, 
     overrides = [f"+algo={algo}", *(f"algo.{key}={value}" for key, value in changes.items())]
     settings = make_plan(overrides + ["+compress=qat"] * qat).jobs[0].settings
     return build_agent(settings.algo, settings.compress, of, seeds, torch.device("cpu"))
+
+
+def make_off_policy(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = False, **changes: Any) -> OffPolicy:
+    """As `make_agent`, of an algorithm that learns from batches."""
+    agent = make_agent(algo, of, seeds, qat, **changes)
+    assert isinstance(agent, OffPolicy)
+    return agent
+
+
+def make_on_policy(
+    algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = False, **changes: Any
+) -> GaussianActorCritic:
+    """As `make_agent`, of an algorithm that learns from rollouts."""
+    agent = make_agent(algo, of, seeds, qat, **changes)
+    assert isinstance(agent, GaussianActorCritic)
+    return agent
 
 
 def rollouts(of: EnvSpec, seeds: Sequence[int], steps: int, num_envs: int) -> Callable[[ActorCritic], Rollout]:

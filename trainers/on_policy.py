@@ -1,5 +1,6 @@
 """What TRPO and PPO share: a Gaussian actor on normalised observations, a critic of scaled returns, advantages."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from trainers.data.rollout import Rollout, gae
 from trainers.envs.spec import EnvSpec
 from trainers.nn.actor_fn import ActorFn
 from trainers.nn.normalizer import RunningStatistics
-from trainers.nn.stacked import GaussianMLP, StackedLinear, StackedMLP, orthogonal_
+from trainers.nn.stacked import GaussianMLP, StackedMLP, orthogonal_
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.rng import init_streams, stacked_normal
 from trainers.settings import OnPolicySettings
@@ -63,6 +64,10 @@ class GaussianActorCritic(ActorCritic):
     def use_compiled_step(self, step: Callable[..., Sequence[Tensor]]) -> None:
         """Update with a compiled twin of `minibatch_step` from here on."""
         self.step = step
+
+    @abstractmethod
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Learn from a rollout [S, T, E, ...] of the policy as it is; `METRICS` [S]."""
 
     def anneal(self, steps: int) -> None:
         """Set what changes along the training at hand, before the update after its first `steps` steps."""
@@ -164,8 +169,7 @@ class GaussianActorCritic(ActorCritic):
         _, returns = self.advantages(rollout)
         before = self.returns.std()
         self.returns.update(returns.unsqueeze(-1))
-        head = self.critic.layers[-1]
-        assert isinstance(head, StackedLinear)
+        head = self.critic.linears[-1]
         for parameter in (head.weight, head.bias):
             parameter.mul_(before / self.returns.std())
         self.observations.update(rollout.obs.flatten(1, 2))

@@ -1,6 +1,6 @@
 """Arrays and tensors: between the host and a device, and as parts of a snapshot."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,32 +40,3 @@ def maybe_pin(tensor: Tensor, device: torch.device) -> Tensor:
 def copy_to_device_(target: Tensor, values: Tensor) -> None:
     """Copy values of the host into a tensor of a device: a GPU takes them when it gets there, the host goes on."""
     target.copy_(maybe_pin(values, target.device), non_blocking=True)
-
-
-class Upload:
-    """Copies of arrays to a device, through pinned memory that is used again and again.
-
-    Pinning memory anew for each copy takes longer than the copy. Two buffers take turns, so that the host seldom waits.
-
-    Args:
-        shape: Shape of the tensor on the device, [..., n].
-        device: Where it is.
-    """
-
-    def __init__(self, shape: Sequence[int], device: torch.device) -> None:
-        self.tensor = torch.empty(tuple(shape), device=device)
-        self.buffers = [maybe_pin(torch.empty(tuple(shape)), device) for _ in range(2)]
-        self.copied = [torch.cuda.Event() for _ in range(2)] if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self.uploads = 0
-
-    def __call__(self, *arrays: FloatArray) -> Tensor:
-        """The arrays [..., n_k] side by side on the device, in the same tensor each time."""
-        turn = self.uploads % 2
-        if self.copied is not None:
-            self.copied[turn].synchronize()
-        np.concatenate(arrays, -1, out=self.buffers[turn].numpy())
-        self.tensor.copy_(self.buffers[turn], non_blocking=True)
-        if self.copied is not None:
-            self.copied[turn].record()
-        self.uploads += 1
-        return self.tensor

@@ -10,6 +10,7 @@ only queues work for the GPU is short, one that waits for it is long.
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -78,8 +79,9 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     from rlc.config.plan import make_plan
     from rlc.pipeline import build
     from rlc.pipeline.training import Training, tune_malloc
-    from trainers.envs.make import spec_of
+    from trainers.envs.make import make_env, spec_of
     from trainers.loops import off_policy_loop
+    from trainers.settings import OffPolicySettings
 
     seeds = list(range(given["seeds"]))
     total = WARMUP + UNTIMED + given["steps"]
@@ -88,6 +90,7 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     line += [f"total_steps={total}", f"algo.learning_starts={WARMUP}", f"device={given['device']}"]
     line.append(f"compile={'compile' in variant}".lower())
     line += [] if given["workers"] is None else [f"env_workers={given['workers']}"]
+    line += ["precision=bf16"] * ("bf16" in variant)
     if variant.startswith("overlap"):
         line += ["overlap=true", *([f"env_workers={min(len(seeds), 10)}"] if given["workers"] is None else [])]
     torch.set_num_threads(1)
@@ -96,8 +99,15 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     algo, device = settings.algo, build.device_of(settings.device)
     spec = spec_of(settings.env.id)
     agent = build.build_agent(algo, settings.compress, spec, seeds, device)
-    training = Training(settings, agent, build.build_envs(settings, spec, seeds))
-    update = Update(eager(agent, training.replay, algo.batch_size) if variant == "eager" else training.graph_update)
+    training = Training(
+        settings, agent, build.build_envs(settings, functools.partial(make_env, settings.env.id), spec, seeds)
+    )
+    assert isinstance(algo, OffPolicySettings)
+    assert training.replay is not None
+    call: Callable[[], Any] | None = training.graph_update
+    if variant == "eager" or call is None:
+        call = eager(agent, training.replay, algo.batch_size)
+    update = Update(call)
     steps = off_policy_loop(
         agent,
         update,

@@ -56,9 +56,10 @@ def test_a_cuda_graph_of_an_update_is_the_update(algo: str, qat: bool, with_comp
     update = CudaGraphUpdate(recorded, replay, 256, with_compiler=with_compiler)
     draws = UpdateDraws(seeds, 256, plain.NOISE_DRAWS, of.act_dim, device)
     for _ in range(12):
-        draws.next()
-        plain.noise_buffer = NoiseBuffer(draws.noise)
-        plain.update(replay.sample_drawn(draws.places))  # type: ignore[attr-defined]
+        draws.advance()
+        places, noise = draws.read()
+        plain.noise_buffer = NoiseBuffer(noise)
+        plain.update(replay.sample_drawn(places))  # type: ignore[attr-defined]
         update()
         fill(replay, 1)
     assert plain.updates == recorded.updates

@@ -78,7 +78,7 @@ def test_acting_uses_the_actor_published_last_but_one() -> None:
     delayed_actor, seen = DelayedActor(actor), []
     for n in range(1, 5):
         seen.append(delayed_actor(np.zeros((1, 1, 2), np.float32)).item())
-        actor.layers[0].bias.data.fill_(n)
+        actor.linears[0].bias.data.fill_(n)
         delayed_actor.publish()
     assert seen == [0, 0, 1, 2]
 

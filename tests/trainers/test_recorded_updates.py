@@ -9,9 +9,9 @@ import torch
 from tests.helpers import SPEC, Count, make_agent
 from trainers.acceleration.cuda_graphs import BLOCK, CudaGraphUpdate, UpdateDraws
 from trainers.actor_critic import ActorCritic, NoiseBuffer
+from trainers.cuda import Upload
 from trainers.data.device_replay import DeviceReplayBuffer
 from trainers.envs.seed_envs import SyncSeedEnvs
-from trainers.tensors import Upload
 
 CPU = torch.device("cpu")
 OFF_POLICY = ("ddpg", "td3", "sac")
@@ -47,9 +47,10 @@ def plain_update(agent: ActorCritic, replay: DeviceReplayBuffer) -> Callable[[],
     draws = UpdateDraws(agent.seeds, BATCH_SIZE, agent.NOISE_DRAWS, agent.spec.act_dim, CPU)
 
     def update() -> Metrics:
-        draws.next()
-        agent.noise_buffer = NoiseBuffer(draws.noise)
-        metrics: Metrics = agent.update(replay.sample_drawn(draws.places))  # type: ignore[attr-defined]
+        draws.advance()
+        places, noise = draws.read()
+        agent.noise_buffer = NoiseBuffer(noise)
+        metrics: Metrics = agent.update(replay.sample_drawn(places))  # type: ignore[attr-defined]
         return metrics
 
     return update
@@ -91,11 +92,12 @@ def test_a_recorded_compiled_update_is_close_to_the_update(algo: str) -> None:
 def test_a_seed_draws_the_same_alone_and_in_a_pack() -> None:
     alone, pack = (UpdateDraws(seeds, 8, 2, 3, CPU) for seeds in ([5], [1, 5]))
     for _ in range(BLOCK + 3):
-        alone.next()
-        pack.next()
-        assert torch.equal(alone.places[0], pack.places[1])
-        assert all(torch.equal(one[0], two[1]) for one, two in zip(alone.noise, pack.noise, strict=True))
-    assert not torch.equal(pack.places[0], pack.places[1])
+        alone.advance()
+        pack.advance()
+        (places, noise), (pack_places, pack_noise) = alone.read(), pack.read()
+        assert torch.equal(places[0], pack_places[1])
+        assert all(torch.equal(one[0], other[1]) for one, other in zip(noise, pack_noise, strict=True))
+    assert not torch.equal(pack_places[0], pack_places[1])
 
 
 @pytest.mark.parametrize("updates", [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
@@ -103,18 +105,21 @@ def test_restored_draws_go_on_to_the_bit(updates: int) -> None:
     seeds = [5, 1]
     old, new = (UpdateDraws(seeds, 8, 1, 3, CPU) for _ in range(2))
     for _ in range(updates):
-        old.next()
+        old.advance()
+        old.read()
     for i in range(len(seeds)):
         new.restore(i, old.snapshot(i))
     for _ in range(BLOCK + 1):
-        old.next()
-        new.next()
-        assert torch.equal(old.places, new.places)
-        assert torch.equal(old.noise[0], new.noise[0])
+        old.advance()
+        new.advance()
+        (places, noise), (new_places, new_noise) = old.read(), new.read()
+        assert torch.equal(places, new_places)
+        assert torch.equal(noise[0], new_noise[0])
 
 
 def test_uploaded_arrays_lie_side_by_side() -> None:
-    upload = Upload((2, 3), CPU)
+    uploaded: list[list[list[float]]] = []
+    upload = Upload((2, 3), CPU, lambda tensor: uploaded.append(tensor.tolist()))
     for k in range(3):
-        left, right = np.full((2, 1), k, np.float32), np.full((2, 2), -k, np.float32)
-        assert upload(left, right).tolist() == [[k, -k, -k]] * 2
+        upload(np.full((2, 1), k, np.float32), np.full((2, 2), -k, np.float32))
+    assert uploaded == [[[k, -k, -k]] * 2 for k in range(3)]

@@ -67,7 +67,9 @@ def test_samples_uniformly_over_the_newest_transitions() -> None:
     assert len(rewards) == 20
     assert counts.min() > 850
     assert counts.max() < 1150
-    assert rewards.max() < 10 * envs.envs[0][0].env.episode + 6
+    env = envs.envs[0][0].env
+    assert isinstance(env, Count)
+    assert rewards.max() < 10 * env.episode + 6
 
 
 def test_a_seed_samples_the_same_alone_and_in_a_pack() -> None:

@@ -26,8 +26,12 @@ class CompiledStep:
 
     def __init__(self, agent: ActorCritic, step: Callable[..., Tensors]) -> None:
         self.step = step
-        self.seed_views = [agent.seed_view(i) for i in range(len(agent.seeds))]
-        self.tensors = [tensors_of(view) for view in self.seed_views]
+        self.seed_views: list[ActorCritic] = []
+        self.tensors: list[list[Tensor]] = []
+        for i in range(len(agent.seeds)):
+            seed_view = agent.seed_view(i)
+            self.seed_views.append(seed_view)
+            self.tensors.append(tensors_of(seed_view))
         self.compiled_steps: dict[tuple[torch.Size, ...], Callable[..., Tensors]] = {}
         """By the shapes of the inputs."""
 
@@ -39,7 +43,9 @@ class CompiledStep:
         if shapes not in self.compiled_steps:
             self.compiled_steps[shapes] = compiled(self._first_step, seed_inputs[0], self.tensors[0])
         step = self.compiled_steps[shapes]
-        results = [step(*row, *tensors) for row, tensors in zip(seed_inputs, self.tensors, strict=True)]
+        results: list[Tensors] = []
+        for row, tensors in zip(seed_inputs, self.tensors, strict=True):
+            results.append(step(*row, *tensors))
         if len(results) == 1:
             return results[0]
         return list(map(torch.cat, zip(*results, strict=True)))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from trainers.acceleration.compiled import compiled, tensors_of
 from trainers.actor_critic import ActorCritic, NoiseBuffer
+from trainers.cuda import cuda_graph
 from trainers.data.device_replay import DeviceReplayBuffer
 from trainers.data.replay import Batch
 from trainers.rng import RngStream, torch_stream
@@ -22,8 +23,8 @@ BLOCK = 32
 class UpdateDraws:
     """The random numbers of updates, drawn on the device, for many updates at once.
 
-    Each seed has a generator of its own. A draw for one update and one seed would be a kernel of two microseconds that
-    takes the host five; ten seeds would need thirty of them.
+    Each seed has a generator of its own: drawn for one update at a time, the host would take longer to ask for the
+    numbers of ten seeds than the GPU takes for the update.
 
     Args:
         seeds: One number per seed.
@@ -42,25 +43,31 @@ class UpdateDraws:
         size = (len(seeds), BLOCK, batch_size)
         self.places_block = torch.empty(size, dtype=torch.int64, device=device)
         self.noise_block = torch.empty((*size[:2], noise_draws, batch_size, act_dim), device=device)
-        self.places = torch.empty_like(self.places_block[:, 0])
-        """[S, B], integers of 63 bits for the update at hand."""
-        self.noise = [torch.empty_like(self.noise_block[:, 0, n]) for n in range(noise_draws)]
-        """[S, B, act_dim] each, standard normal, for the update at hand."""
         self.used = BLOCK
         """How many updates the block has served."""
+        self.used_on_device = torch.zeros(1, dtype=torch.int64, device=device)
 
-    def next(self) -> None:
-        """Put the numbers of the next update in place."""
+    def advance(self) -> None:
+        """Make ready for one `read`."""
         if self.used == BLOCK:
             for i in range(len(self.generators)):
                 self._draw_block(i)
+            self.used_on_device.zero_()
             self.used = 0
-        self.places.copy_(self.places_block[:, self.used])
-        for n, tensor in enumerate(self.noise):
-            tensor.copy_(self.noise_block[:, self.used, n])
         self.used += 1
         if self.used == BLOCK:
             self.block_states = [generator.get_state() for generator in self.generators]
+
+    def read(self) -> tuple[Tensor, list[Tensor]]:
+        """The numbers of an update. Nothing here depends on values of the host.
+
+        Returns:
+            Integers of 63 bits [S, B], and for each of its draws standard normal noise [S, B, act_dim].
+        """
+        places = self.places_block.index_select(1, self.used_on_device).squeeze(1)
+        noise = self.noise_block.index_select(1, self.used_on_device).squeeze(1)
+        self.used_on_device += 1
+        return places, list(noise.unbind(1))
 
     def _draw_block(self, i: int) -> None:
         self.places_block[i].random_(generator=self.generators[i])
@@ -75,21 +82,9 @@ class UpdateDraws:
         self.block_states[i] = snapshot.tensors["block_state"]
         self.generators[i].set_state(self.block_states[i])
         self.used = snapshot.metadata["used"]
+        self.used_on_device.fill_(self.used)
         if self.used < BLOCK:
             self._draw_block(i)
-
-
-def cuda_graph(function: Callable[[], Metrics]) -> Callable[[], Metrics]:
-    """`function` as a graph, which leaves its results in the same tensors each time."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        metrics = function()
-
-    def play() -> Metrics:
-        graph.replay()
-        return metrics
-
-    return play
 
 
 class CudaGraphUpdate:
@@ -119,12 +114,14 @@ class CudaGraphUpdate:
         self.draws = UpdateDraws(agent.seeds, batch_size, agent.NOISE_DRAWS, agent.spec.act_dim, agent.device)
         self.recordings: dict[tuple[int, int], Callable[[], Metrics]] = {}
         """By kind of update, and by the address of what the replay buffer moves where it grows."""
+        self.compiled_updates: dict[int, Callable[..., Metrics]] = {}
+        """By kind of update."""
 
     def __call__(self) -> Metrics:
         """Sample and update; the metrics [S] are in the same tensors each time."""
         number = self.agent.updates + 1
         key = (number % self.agent.update_period, self.replay.final.table.data_ptr())
-        self.draws.next()
+        self.draws.advance()
         if key not in self.recordings:
             self.recordings = {other: play for other, play in self.recordings.items() if other[1] == key[1]}
             self.recordings[key] = self._record()
@@ -138,9 +135,10 @@ class CudaGraphUpdate:
         update = self._compiled_update() if self.with_compiler else self._update
 
         def step() -> Metrics:
-            return update(*self.replay.sample_drawn(self.draws.places), *self.draws.noise)
+            places, noise = self.draws.read()
+            return update(*self.replay.sample_drawn(places), *noise)
 
-        tensors = tensors_of(self.agent)
+        tensors = [*tensors_of(self.agent), self.draws.used_on_device]
         before = [tensor.clone() for tensor in tensors]
         updates = self.agent.updates
         for _ in range(WARM_UP):
@@ -161,6 +159,9 @@ class CudaGraphUpdate:
 
     def _compiled_update(self) -> Callable[..., Metrics]:
         """`_update`, compiled for the next update and those of its kind."""
+        kind = (self.agent.updates + 1) % self.agent.update_period
+        if kind in self.compiled_updates:
+            return self.compiled_updates[kind]
         names: list[str] = []
         updates = self.agent.updates
 
@@ -171,9 +172,11 @@ class CudaGraphUpdate:
             return tuple(metrics.values())
 
         tensors = tensors_of(self.agent)
-        examples = [*self.replay.sample_drawn(self.draws.places), *self.draws.noise]
-        play = compiled(update, examples, tensors)
-        return lambda *inputs: dict(zip(names, play(*inputs, *tensors), strict=True))
+        places, noise = self.draws.read()
+        self.draws.used_on_device -= 1
+        play = compiled(update, [*self.replay.sample_drawn(places), *noise], tensors)
+        self.compiled_updates[kind] = lambda *inputs: dict(zip(names, play(*inputs, *tensors), strict=True))
+        return self.compiled_updates[kind]
 
     def _on_side_stream(self, function: Callable[[], Metrics]) -> None:
         """Call a function on a stream of its own, as recording asks of calls before it."""
@@ -181,7 +184,7 @@ class CudaGraphUpdate:
             function()
             return
         current = torch.cuda.current_stream()
-        side_stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side_stream = torch.cuda.Stream()
         side_stream.wait_stream(current)
         with torch.cuda.stream(side_stream):
             function()

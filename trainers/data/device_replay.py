@@ -6,36 +6,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.data.replay import Batch, ReplayBuffer
+from trainers.cuda import Upload
+from trainers.data.replay import Batch, FinalObservations, ReplayBuffer
 from trainers.envs.seed_envs import Step
-from trainers.tensors import FloatArray, Snapshot, Upload
+from trainers.tensors import FloatArray, Snapshot
+
+# Room for the final observations of truncated episodes of this many steps: to grow the table is to record anew.
+EPISODE_STEPS = 500
 
 
 class DeviceReplayBuffer(ReplayBuffer):
-    """As ReplayBuffer; what it draws comes from outside, and a transition is copied to the device in one piece."""
+    """As ReplayBuffer; its random numbers come from outside, and a transition goes to the device in one piece."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        seeds, rows, num_envs, columns = self.storage.shape
         device = self.storage.device
+        slots = -(-seeds * rows * num_envs // EPISODE_STEPS)
+        self.final = FinalObservations((seeds, rows, num_envs), self.columns[0], device, slots)
         self.num_added_on_device = torch.zeros((), dtype=torch.int64, device=device)
-        seeds, _, num_envs, columns = self.storage.shape
-        self._upload = Upload((seeds, num_envs, columns), device)
-        self._first_row = torch.arange(seeds, device=device).unsqueeze(1) * self.storage.shape[1]
+        self._first_row = torch.arange(seeds, device=device).unsqueeze(1) * rows
+        self._upload = Upload((seeds, num_envs, columns), device, self._store)
 
     def add(self, action: FloatArray, step: Step) -> None:
         """As ReplayBuffer's."""
-        obs_dim = self.columns[0]
         reward = step.reward * np.float32(self.reward_scale)
         discount = np.float32(self.gamma) * ~step.terminated
-        row = self._upload(action, reward[..., None], discount[..., None], step.next_obs)
-        self.storage[:, self.pos, :, obs_dim:] = row[..., :-obs_dim]
         self.final.replace(self.pos, step.final_obs)
+        self._upload(action, reward[..., None], discount[..., None], step.next_obs)
         self.num_added += 1
+
+    def _store(self, row: Tensor) -> None:
+        """Store action, reward, discount and next observation [S, E, ...]."""
+        obs_dim = self.columns[0]
+        rows = self.storage.shape[1]
+        pos = self.num_added_on_device.view(1) % rows
+        self.storage[..., obs_dim:].index_copy_(1, pos, row[..., :-obs_dim].unsqueeze(1))
+        self.storage[..., :obs_dim].index_copy_(1, (pos + 1) % rows, row[..., -obs_dim:].unsqueeze(1))
         self.num_added_on_device += 1
-        self.storage[:, self.pos, :, :obs_dim] = row[..., -obs_dim:]
 
     def sample_drawn(self, drawn: Tensor) -> Batch:
-        """Transitions for random numbers [S, B], integers of 63 bits; what is read of the host may be recorded."""
+        """Transitions for random numbers [S, B], integers of 63 bits. Nothing here depends on values of the host."""
         _, rows, num_envs, _ = self.storage.shape
         size = self.num_added_on_device.clamp(max=self.capacity)
         # The remainder favours no transition by more than 1 in 10^12.

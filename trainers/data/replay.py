@@ -148,10 +148,10 @@ class ReplayBuffer:
 class FinalObservations:
     """True final observations of truncated episodes, addressed by the ring place of their transition."""
 
-    def __init__(self, shape: tuple[int, int, int], obs_dim: int, device: torch.device) -> None:
+    def __init__(self, shape: tuple[int, int, int], obs_dim: int, device: torch.device, slots: int = 1) -> None:
         self.slot_of = torch.full(shape, -1, dtype=torch.int32, device=device)
-        self.table = torch.empty((1, obs_dim), device=device)
-        self.free = [0]
+        self.table = torch.empty((slots, obs_dim), device=device)
+        self.free = list(range(slots))
         self.used: dict[tuple[int, int, int], int] = {}
 
     def replace(self, row: int, final_obs: dict[tuple[int, int], FloatArray]) -> None:
@@ -188,18 +188,18 @@ class FinalObservations:
         for (row, env), obs in zip(state["final_places"].tolist(), state["final_obs"], strict=True):
             self._store((i, row, env), obs)
 
-    def _store(self, place: tuple[int, int, int], obs: Tensor) -> None:
+    def _store(self, key: tuple[int, int, int], obs: Tensor) -> None:
         if not self.free:
             self._grow()
         slot = self.free.pop()
-        self.used[place] = slot
-        self.slot_of[place] = slot
+        self.used[key] = slot
+        self.slot_of[key] = slot
         copy_to_device_(self.table[slot], obs)
 
-    def _forget(self, place: tuple[int, int, int]) -> None:
-        slot = self.used.pop(place, None)
+    def _forget(self, key: tuple[int, int, int]) -> None:
+        slot = self.used.pop(key, None)
         if slot is not None:
-            self.slot_of[place] = -1
+            self.slot_of[key] = -1
             self.free.append(slot)
 
     def _grow(self) -> None:

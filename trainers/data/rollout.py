@@ -60,9 +60,9 @@ def collect(act: Callable[[FloatArray], FloatArray], envs: Steppable, steps: int
         if step.final_obs:
             next_obs = next_obs.copy()
             done = done.copy()
-            for place, final in step.final_obs.items():
-                next_obs[place] = final
-                done[place] = True
+            for env, final in step.final_obs.items():
+                next_obs[env] = final
+                done[env] = True
         rows.append((obs, action, step.reward, next_obs, step.terminated, done))
     columns: list[Tensor] = []
     for column in zip(*rows, strict=True):

@@ -118,9 +118,9 @@ class CudaDelayedActor(DelayedActor):
 
     def __init__(self, actor: StackedMLP) -> None:
         super().__init__(actor)
-        self._stream = torch.cuda.Stream(priority=-1)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(priority=-1)
         self._stream.wait_stream(torch.cuda.current_stream())
-        self._was_published = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._was_published = [torch.cuda.Event() for _ in range(2)]
         self._graphs: dict[tuple[int, tuple[int, ...]], CudaGraphFn] = {}
         """By copy and by shape of the observations."""
 

@@ -64,10 +64,14 @@ class StackedScalar(Stacked):
 
 def row_views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """Views into flat [N, P] with the shapes of `parameters`, one after another."""
-    widths = [p[0].numel() for p in parameters]
-    pieces = torch.split(flat[:, : sum(widths)], widths, dim=1)
-    views = [piece.view(storage_layout(p).shape) for piece, p in zip(pieces, parameters, strict=True)]
-    return [view.mT if _is_tall(p) else view for view, p in zip(views, parameters, strict=True)]
+    views: list[Tensor] = []
+    begin = 0
+    for parameter in parameters:
+        width = parameter[0].numel()
+        view = flat[:, begin : begin + width].view(storage_layout(parameter).shape)
+        views.append(view.mT if _is_tall(parameter) else view)
+        begin += width
+    return views
 
 
 def storage_layout(parameter: Tensor) -> Tensor:

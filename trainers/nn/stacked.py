@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -141,8 +141,7 @@ class StackedMLP(Stacked):
         """Off where a gradient is differentiated again."""
         self.dtype = torch.float32
         """Of the products of plain layers: float32 or bfloat16."""
-        for layer in self.layers:
-            assert isinstance(layer, StackedLinear)
+        for layer in self.linears:
             bound = 1 / math.sqrt(layer.weight.shape[2])
             for row, generator in enumerate(generators):
                 nn.init.uniform_(layer.weight[row], -bound, bound, generator)
@@ -172,6 +171,11 @@ class StackedMLP(Stacked):
         y: Tensor = FusedMLP.apply(x, self, num_grad_inputs, *parameters)  # type: ignore[no-untyped-call]
         return y
 
+    @property
+    def linears(self) -> list[StackedLinear]:
+        """The linear layers, from the first one to the last."""
+        return cast(list[StackedLinear], list(self.layers))
+
     def is_plain(self) -> bool:
         """Whether all layers are as they were made: none was swapped for a quantised one."""
         return all(type(layer) is StackedLinear for layer in self.layers)
@@ -179,14 +183,13 @@ class StackedMLP(Stacked):
     def _layer_parameters(self) -> list[Tensor]:
         # Not `parameters()`: its walk over the modules takes longer than a small layer.
         parameters: list[Tensor] = []
-        for layer in self.layers:
-            assert isinstance(layer, StackedLinear)
+        for layer in self.linears:
             parameters += (layer.weight, layer.bias)
         return parameters
 
     def numpy_fn(self) -> ArrayFn:
         """The network with its weights of now as a NumPy function, [N, B, in] -> [N, B, out]."""
-        *hidden, last = (layer.numpy_fn() for layer in self.layers if isinstance(layer, StackedLinear))
+        *hidden, last = [layer.numpy_fn() for layer in self.linears]
         activation = NUMPY_ACTIVATIONS[self.activation_name]
 
         def act(x: FloatArray) -> FloatArray:
@@ -198,7 +201,7 @@ class StackedMLP(Stacked):
 
     def extract(self, row: int, outputs: int | None = None) -> list[nn.Module]:
         """Row `row` as plain layers and activations on the CPU, with its first `outputs` outputs (default all)."""
-        *hidden, last = (layer for layer in self.layers if isinstance(layer, StackedLinear))
+        *hidden, last = self.linears
         stages: list[nn.Module] = []
         for layer in hidden:
             stages += [*layer.extract(row), type(self.activation)()]
@@ -218,9 +221,9 @@ class GaussianMLP(StackedMLP):
 @torch.no_grad()
 def orthogonal_(network: StackedMLP, generators: Sequence[torch.Generator], head_gain: float) -> None:
     """Orthogonal weights of gain sqrt(2), `head_gain` for the last layer, and zero biases, in place."""
-    *hidden, head = (layer for layer in network.layers if isinstance(layer, StackedLinear))
-    for layer in (*hidden, head):
-        gain = head_gain if layer is head else math.sqrt(2)
+    linears = network.linears
+    for layer in linears:
+        gain = head_gain if layer is linears[-1] else math.sqrt(2)
         for weight, generator in zip(layer.weight, generators, strict=True):
             nn.init.orthogonal_(weight, gain, generator)
         layer.bias.zero_()
