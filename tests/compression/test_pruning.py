@@ -15,6 +15,7 @@ from compression.int8 import StaticQuantLinear
 from compression.pruning import Importance, PruningError, network_size, prune, replace_layers, sparsify
 from compression.qat import prepare_qat
 from compression.runtime import OnnxPolicy
+from rlc.config.compress import PruneSettings
 from rlc.config.plan import make_plan
 from rlc.pipeline.compress import actor_layers
 from rlc.pipeline.job import run_job
