@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from compression.artifact import ONNX_FILE, load_policy, save_artifact
@@ -62,7 +63,8 @@ void time_calls(const float *obs, float *action, long n, long width, double *sec
     }
 }
 """
-Timer = Callable[[FloatArray], FloatArray]
+Seconds = NDArray[np.float64]
+Timer = Callable[[FloatArray], Seconds]
 
 
 def random_humanoid() -> Policy:
@@ -78,7 +80,8 @@ def states_of(folder: Path) -> FloatArray:
     golden = np.array(json.loads((folder / "policy.json").read_text())["golden"]["observations"], np.float32)
     generator = np.random.default_rng(0)
     noise = 0.1 * golden.std(0) * generator.normal(size=(STATES, golden.shape[1]))
-    return (golden[generator.integers(0, len(golden), STATES)] + noise).astype(np.float32)
+    states: FloatArray = (golden[generator.integers(0, len(golden), STATES)] + noise).astype(np.float32)
+    return states
 
 
 def halved(policy: Policy) -> Policy:
@@ -90,7 +93,7 @@ def halved(policy: Policy) -> Policy:
 def python_timer(act: Callable[[FloatArray], Any]) -> Timer:
     """Seconds of each call from Python."""
 
-    def timed(obs: FloatArray) -> FloatArray:
+    def timed(obs: FloatArray) -> Seconds:
         seconds = np.empty(len(obs))
         for i, row in enumerate(obs):
             start = time.perf_counter_ns()
@@ -109,7 +112,7 @@ def c_timer(sources: list[Path], folder: Path, flags: list[str], act_dim: int) -
     time_calls = ctypes.CDLL(str(library)).time_calls
     action = np.zeros(act_dim, np.float32)
 
-    def timed(obs: FloatArray) -> FloatArray:
+    def timed(obs: FloatArray) -> Seconds:
         seconds = np.empty(len(obs))
         buffers = [ctypes.c_void_p(array.ctypes.data) for array in (obs, action, seconds)]
         time_calls(*buffers[:2], ctypes.c_long(len(obs)), ctypes.c_long(obs.shape[1]), buffers[2])
@@ -180,7 +183,7 @@ def candidates(artifact: Path, folder: Path, act_dim: int) -> dict[str, Timer]:
 
 def interleaved_medians(ways: dict[str, Timer], obs: FloatArray) -> dict[str, float]:
     """Median seconds of a call, over rounds in which every way has its turn."""
-    seconds: dict[str, list[FloatArray]] = {name: [] for name in ways}
+    seconds: dict[str, list[Seconds]] = {name: [] for name in ways}
     for _ in range(ROUNDS):
         for name, timed in ways.items():
             seconds[name].append(timed(obs))
@@ -195,12 +198,29 @@ def cortex_m_instructions(folder: Path, obs: FloatArray, flags: list[str]) -> in
     table = f"#define PAIRS 16\nstatic const float observations[PAIRS][POLICY_OBS_DIM] = {{\n{rows}}};\n"
     (folder / "observations.h").write_text(table)
     program = folder / "count.elf"
-    board = [BOARD / "startup.c", "-T", BOARD / "mps2.ld", "--specs=rdimon.specs"]
-    sources = [f"-I{folder}", BOARD / "count.c", folder / "policy.c"]
-    command = ["arm-none-eabi-gcc", "-std=c99", *CORTEX_M, *flags, *board, *sources, "-o", program, "-lm"]
+    board: list[str | Path] = [BOARD / "startup.c", "-T", BOARD / "mps2.ld", "--specs=rdimon.specs"]
+    sources: list[str | Path] = [f"-I{folder}", BOARD / "count.c", folder / "policy.c"]
+    command: list[str | Path] = [
+        "arm-none-eabi-gcc",
+        "-std=c99",
+        *CORTEX_M,
+        *flags,
+        *board,
+        *sources,
+        "-o",
+        program,
+        "-lm",
+    ]
     subprocess.run(command, check=True, capture_output=True)
     machine = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none"]
-    counted = ["-icount", "shift=0", "-semihosting-config", "enable=on,target=native", "-kernel", program]
+    counted: list[str | Path] = [
+        "-icount",
+        "shift=0",
+        "-semihosting-config",
+        "enable=on,target=native",
+        "-kernel",
+        program,
+    ]
     shown = subprocess.run([*machine, *counted], capture_output=True, text=True, check=True, timeout=120).stdout
     return int(shown)
 

@@ -15,6 +15,7 @@ from compression.int8 import StaticQuantLinear
 from compression.pruning import Importance, PruningError, network_size, prune, replace_layers, sparsify
 from compression.qat import prepare_qat
 from compression.runtime import OnnxPolicy
+from rlc.config.compress import PruneSettings
 from rlc.config.plan import make_plan
 from rlc.pipeline.compress import actor_layers
 from rlc.pipeline.job import run_job
@@ -157,13 +158,19 @@ def test_pruned_runs_end_to_end(algo: str, how: str, tmp_path: Path, monkeypatch
     run = Run(job, 1)
     result = run.finished_result()
     assert (result.widths_before, result.widths_after) == ([16, 16], [8, 8])
+    assert result.parameters_before is not None
+    assert result.parameters_after is not None
     assert result.parameters_after < result.parameters_before
-    assert result.finetune == job.settings.compress.finetune
+    compress = job.settings.compress
+    assert isinstance(compress, PruneSettings)
+    assert result.finetune == compress.finetune
+    assert result.finetune_seconds is not None
     assert (result.finetune_seconds > 0) == (result.finetune != "none")
+    assert result.return_before_finetune_mean is not None
     assert result.return_before_finetune_mean > 0
     contract = json.loads((run.artifact / "policy.json").read_text())
     kind = {"qat": "static_quant_linear", "ptsq": "static_quant_linear", "ptdq": "dynamic_quant_linear"}
-    assert contract["stages"].count(kind.get(job.settings.compress.quantization, "linear")) == 3
+    assert contract["stages"].count(kind.get(compress.quantization, "linear")) == 3
     assert result.fp32_return_mean is not None
 
 

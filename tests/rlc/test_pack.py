@@ -174,7 +174,8 @@ class TestPolicies:
         measure.measure(["study=paper"])
         assert "left out, and their measurements left as they are: 6 runs came from a pack" in capsys.readouterr().err
         for run in list_runs("paper"):
-            measured = run.measurement() is not None and run.measurement().eval == ONE_EPISODE.eval
+            measurement = run.measurement()
+            measured = measurement is not None and measurement.eval == ONE_EPISODE.eval
             assert measured == run.settings.trains
         (record,) = runs_of(f"{SAC} {DERIVED[0]}")
         assert record.measurement() == MEASURED

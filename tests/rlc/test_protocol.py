@@ -29,6 +29,7 @@ from trainers.envs.make import spec_of
 from trainers.errors import UserError
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
+from trainers.sac import SACSettings
 from trainers.tensors import FloatArray
 
 SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.evaluations=1 wandb.mode=disabled seed=1 total_steps=400"
@@ -152,7 +153,8 @@ def test_published_qat_begins_with_the_temperature_and_warmup_of_the_paper() -> 
     assert not job.settings.trains
     assert job.settings.training_steps == 1_000_000
     algo = paper.second_training(job.settings.algo)
-    assert (algo.alpha, algo.initial_alpha, algo.learning_starts) == ("auto", 1.0, 5000)  # type: ignore[union-attr]
+    assert isinstance(algo, SACSettings)
+    assert (algo.alpha, algo.initial_alpha, algo.learning_starts) == ("auto", 1.0, 5000)
 
 
 @pytest.mark.parametrize(

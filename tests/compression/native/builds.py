@@ -22,7 +22,7 @@ from compression.onnx_export import onnx_bytes
 from compression.pruning import Importance, prune
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
-from tests.helpers import POLICIES, batches, make_agent, rollouts, spec
+from tests.helpers import POLICIES, batches, make_off_policy, make_on_policy, rollouts, spec
 from trainers.policy import Clamp, Policy, Rescale, Standardize, split_at_linears
 from trainers.tensors import FloatArray
 
@@ -80,14 +80,14 @@ def trained_with_qat(style: str) -> Policy:
     """The policy of a small agent after a few updates with fake quantisation."""
     environment = spec(5, 3)
     if style == "relu":
-        agent = make_agent("sac", environment, [0], qat=True, hidden="[24,20]")
+        off_policy = make_off_policy("sac", environment, [0], qat=True, hidden="[24,20]")
         draw = batches(environment, [0], 32)
         for _ in range(5):
-            agent.update(draw())
-    else:
-        agent = make_agent("trpo", environment, [0], qat=True)
-        agent.update(rollouts(environment, [0], 64, 2)(agent))
-    return agent.policy(0)
+            off_policy.update(draw())
+        return off_policy.policy(0)
+    on_policy = make_on_policy("trpo", environment, [0], qat=True)
+    on_policy.update(rollouts(environment, [0], 64, 2)(on_policy))
+    return on_policy.policy(0)
 
 
 def compressed(method: str, style: str) -> tuple[Policy, bytes]:
@@ -122,7 +122,8 @@ def golden_observations(name: str, n: int, seed: int = 0) -> FloatArray:
     golden = np.array(contract["golden"]["observations"], np.float32)
     generator = np.random.default_rng(seed)
     noise = generator.normal(size=(n, golden.shape[1])) * golden.std(0) * generator.choice([0.05, 0.3, 1], (n, 1))
-    return (golden[generator.integers(0, len(golden), n)] + noise).astype(np.float32)
+    states: FloatArray = (golden[generator.integers(0, len(golden), n)] + noise).astype(np.float32)
+    return states
 
 
 def quantized_fixture(folder: Path, name: str) -> Path:

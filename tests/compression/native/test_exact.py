@@ -100,13 +100,26 @@ def test_aarch64_passes_the_self_test(target: str, fixture: tuple[str, Path], tm
 def test_a_cortex_m4_passes_the_self_test(kernel: str, fixture: tuple[str, Path], tmp_path: Path) -> None:
     for options in ({}, {"skip_zeros": True}):
         folder = exported(fixture[1], tmp_path / f"c{len(options)}", **options)
-        board = [HERE / "cortex_m" / "startup.c", "-T", HERE / "cortex_m" / "mps2.ld", "--specs=rdimon.specs"]
+        board: list[str | Path] = [
+            HERE / "cortex_m" / "startup.c",
+            "-T",
+            HERE / "cortex_m" / "mps2.ld",
+            "--specs=rdimon.specs",
+        ]
         flags = ["-std=c99", "-Os", *CORTEX_M, f"-DPOLICY_KERNEL=POLICY_{kernel}"]
         program = folder / "policy_test.elf"
-        command = ["arm-none-eabi-gcc", *flags, *board, folder / "policy_test.c", "-o", program, "-lm"]
+        command: list[str | Path] = [
+            "arm-none-eabi-gcc",
+            *flags,
+            *board,
+            folder / "policy_test.c",
+            "-o",
+            program,
+            "-lm",
+        ]
         subprocess.run(command, check=True, capture_output=True)
         machine = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none"]
-        semihosting = ["-semihosting-config", "enable=on,target=native", "-kernel", program]
+        semihosting: list[str | Path] = ["-semihosting-config", "enable=on,target=native", "-kernel", program]
         shown = subprocess.run([*machine, *semihosting], capture_output=True, text=True, check=True, timeout=60).stdout
         assert "16 of 16 actions identical" in shown
 
