@@ -53,7 +53,9 @@ def test_a_signal_costs_no_step(algo: str, step: int, number: int, monkeypatch: 
         run = Run(parts, seed)
         assert state_of(run).state == "interrupted"
         assert state_of(run).error is None
-        assert run.checkpoints().newest().step == step
+        saved = run.checkpoints().newest()
+        assert saved is not None
+        assert saved.step == step
         assert "Traceback" not in (run.path / "run.log").read_text()
     run_job(parts)
     for seed in (4, 5):
