@@ -57,7 +57,7 @@ def policy_source(network: Network, options: Options, title: str) -> str:
         with_packed=layout != "rows",
         layout=f"POLICY_LAYOUT_{layout.upper()}",
         skip_zeros=options.skip_zeros,
-        width=max(max(layer["padded_inputs"], layouts.padded(layer["outputs"], layouts.LANES)) for layer in layers),
+        width=max(max(layer["row_length"], layouts.padded(layer["outputs"], layouts.LANES)) for layer in layers),
         kernels=_kernels("kernels.h"),
         dense=_kernels("dense_int8.h" if network.quantized else "dense_float.h"),
         weight_type="int8_t" if network.quantized else "float",
@@ -74,7 +74,8 @@ def _layer_values(network: Network, number: int, layout: Layout, options: Option
     values = {
         "number": number,
         "inputs": inputs,
-        "padded_inputs": layouts.padded(inputs, layouts.GROUP) if network.quantized else inputs,
+        "row_length": layouts.row_length(inputs) if network.quantized else inputs,
+        "packed_length": layouts.padded(inputs, layouts.GROUP) if network.quantized else inputs,
         "outputs": outputs,
         "activation": layer.activation,
         "skip": options.skip_zeros and previous == "relu",

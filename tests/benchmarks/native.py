@@ -199,7 +199,7 @@ def cortex_m_instructions(folder: Path, obs: FloatArray, flags: list[str]) -> in
     (folder / "observations.h").write_text(table)
     program = folder / "count.elf"
     board: list[str | Path] = [BOARD / "startup.c", "-T", BOARD / "mps2.ld", "--specs=rdimon.specs"]
-    sources: list[str | Path] = [f"-I{folder}", BOARD / "count.c", folder / "policy.c"]
+    sources = [f"-I{folder}", BOARD / "count.c", folder / "policy.c"]
     command: list[str | Path] = [
         "arm-none-eabi-gcc",
         "-std=c99",

@@ -5,7 +5,7 @@
  * sums, one float32 product, round half to even.
  *
  * Tables of weights have one of two layouts:
- *   rows     [out][in]                       in padded to 4; for plain C and microcontrollers
+ *   rows     [out][in]                       in padded to 4, from 64 on to 16; for plain C and microcontrollers
  *   packed   [out / block][in / 4][block][4] in padded to 4, out to 16, block 128 (the last one what is left over);
  *            for vector units. float32: [out / 64][in][64], out padded to 16
  * Padding is zero, so that sums do not change.

@@ -79,15 +79,15 @@ def pruned(policy: Policy) -> Policy:
 def trained_with_qat(style: str) -> Policy:
     """The policy of a small agent after a few updates with fake quantisation."""
     environment = spec(5, 3)
-    if style == "relu":
-        off_policy = make_off_policy("sac", environment, [0], qat=True, hidden="[24,20]")
-        draw = batches(environment, [0], 32)
-        for _ in range(5):
-            off_policy.update(draw())
-        return off_policy.policy(0)
-    on_policy = make_on_policy("trpo", environment, [0], qat=True)
-    on_policy.update(rollouts(environment, [0], 64, 2)(on_policy))
-    return on_policy.policy(0)
+    if style == "tanh":
+        on_policy = make_on_policy("trpo", environment, [0], qat=True)
+        on_policy.update(rollouts(environment, [0], 64, 2)(on_policy))
+        return on_policy.policy(0)
+    agent = make_off_policy("sac", environment, [0], qat=True, hidden="[24,20]")
+    draw = batches(environment, [0], 32)
+    for _ in range(5):
+        agent.update(draw())
+    return agent.policy(0)
 
 
 def compressed(method: str, style: str) -> tuple[Policy, bytes]:

@@ -45,7 +45,11 @@ class TestAgainstAPlainLoop:
             w = generator.integers(-128, 128, (outputs, inputs)).astype(np.int8)
             bias = generator.integers(-(2**30), 2**30, outputs).astype(np.int32)
             expected = bias + w.astype(np.int64) @ x.astype(np.int64)
-            packed = layouts.int8_packed(w) if library.is_packed() else layouts.int8_rows(w)
+            if library.is_packed():
+                packed = layouts.int8_packed(w)
+            else:
+                packed = layouts.int8_rows(w)
+                x = np.pad(x, (0, layouts.row_length(inputs) - inputs))
             assert (call(library, x, packed, bias, outputs) == expected).all(), (inputs, outputs)
 
     def test_float_sums_are_close(self, kernel: str, layout: str, skip: bool, tmp_path: Path) -> None:
@@ -81,6 +85,8 @@ class TestLayouts:
         assert (w[:64] == packed[: 64 * 3].reshape(3, 64).T).all()
         assert (w[64:] == packed[64 * 3 :].reshape(3, 16)[:, :6].T).all()
 
-    def test_rows_are_padded_to_groups(self) -> None:
-        w = np.ones((3, 5), np.int8)
-        assert layouts.int8_rows(w).reshape(3, 8).sum(1).tolist() == [5, 5, 5]
+    @pytest.mark.parametrize(("inputs", "length"), [(5, 8), (20, 20), (63, 64), (64, 64), (65, 80), (376, 384)])
+    def test_rows_are_padded_to_groups_and_long_ones_to_vectors(self, inputs: int, length: int) -> None:
+        w = np.ones((3, inputs), np.int8)
+        assert layouts.row_length(inputs) == length
+        assert layouts.int8_rows(w).reshape(3, length).sum(1).tolist() == [inputs] * 3

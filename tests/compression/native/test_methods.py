@@ -74,13 +74,8 @@ def test_a_policy_of_stable_baselines3_is_written_as_c(tmp_path: Path) -> None:
     from stable_baselines3 import PPO
 
     PPO("MlpPolicy", make_env("Hopper-v4"), device="cpu", seed=0).save(tmp_path / "ppo.zip")
-    statistics: dict[str, Any] = {
-        "mean": np.linspace(-1, 1, 11),
-        "var": np.linspace(0.5, 2, 11),
-        "epsilon": 1e-8,
-        "clip_obs": 5.0,
-    }
-    np.savez(tmp_path / "s.npz", **statistics)
+    mean, var = np.linspace(-1, 1, 11), np.linspace(0.5, 2, 11)
+    np.savez(tmp_path / "s.npz", mean=mean, var=var, epsilon=1e-8, clip_obs=5.0)
     spec = spec_of("Hopper-v4")
     policy = read_foreign(Request(tmp_path / "ppo.zip", spec, statistics=str(tmp_path / "s.npz"))).policy
     obs = observations(policy, 300)
