@@ -26,8 +26,8 @@ GROUPS = {
         "registry",
     ],
     "compression": [
-        "files int8",
-        "equalize onnx_export pruning qat sb3",
+        "files int8 lowbit",
+        "equalize onnx_export pruning qat sb3 lsq",
         "runtime",
         "ptdq",
         "ptsq distill",
