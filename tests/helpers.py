@@ -59,10 +59,14 @@ ON_POLICY = ("trpo", "ppo")
 POLICIES = DATA / "policies"
 
 
-def make_agent(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = False, **changes: Any) -> ActorCritic:
-    """An agent as conf/ configures it, but for the changes."""
+FEW_BITS = "compress.weight_bits=3 compress.activation_bits=4 compress.input_bits=6"
+
+
+def make_agent(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool | str = False, **changes: Any) -> ActorCritic:
+    """An agent as conf/ configures it, but for the changes; with settings of quantisation-aware training or without."""
     overrides = [f"+algo={algo}", *(f"algo.{key}={value}" for key, value in changes.items())]
-    settings = make_plan(overrides + ["+compress=qat"] * qat).jobs[0].settings
+    quantized = ["+compress=qat", *(qat.split() if isinstance(qat, str) else [])] if qat else []
+    settings = make_plan(overrides + quantized).jobs[0].settings
     return build_agent(settings.algo, settings.compress, of, seeds, torch.device("cpu"))
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from rlc.config.compress import PruneSettings
+from rlc.config.compress import BIT_SETTINGS, PruneSettings, QuantizedSettings
 from rlc.config.job import Job
 from rlc.config.settings import Settings
 
@@ -26,9 +26,13 @@ IDENTITY_EXCLUDED = {
 # Settings that do not change what is trained.
 NOT_TRAINING = frozenset({"eval"})
 LABEL_HASH_LENGTH = 6
+UNSET = object()
 # Settings that have another name now than when the first study was committed, by their section: they are hashed, and
 # found in older records, under the old one.
 FIRST_NAMES = {"eval": {"evaluations": "along"}}
+# Settings that are younger than the first study, by their section, with the value that all runs before them had, with
+# which they are not hashed.
+YOUNGER = {"compress": dict.fromkeys(BIT_SETTINGS, 8)}
 
 
 def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
@@ -37,6 +41,9 @@ def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
     for section, names in FIRST_NAMES.items():
         if section in data:
             data[section] = {names.get(name, name): value for name, value in data[section].items()}
+    for section, before in YOUNGER.items():
+        if section in data:
+            data[section] = {key: value for key, value in data[section].items() if value != before.get(key, UNSET)}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
@@ -60,8 +67,10 @@ def label(job: Job) -> str:
     compress = job.settings.compress
     name = job.settings.label
     changes: dict[str, Any] = {"env": job.settings.env, "protocol": job.settings.protocol}
-    if isinstance(compress, PruneSettings):  # its ratio stands in the name
-        changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})
+    if isinstance(compress, QuantizedSettings):  # its bits and its ratio stand in the name
+        named = (*BIT_SETTINGS, "ratio") if isinstance(compress, PruneSettings) else BIT_SETTINGS
+        update = {key: getattr(compress, key) for key in named}
+        changes["compress"] = job.defaults.compress.model_copy(update=update)
     own = identity(job.asked)
     same = own == identity(job.defaults.model_copy(update=changes))
     return name if same else f"{name}~{own[:LABEL_HASH_LENGTH]}"

@@ -11,7 +11,7 @@ from rlc.config.job import warn_without_compiler
 from rlc.config.plan import make_plan
 from rlc.pipeline.job import check_runs, run_job
 from rlc.runs.run import Run
-from tests.helpers import batches, crash_at, job, make_agent, rollouts, spec, weights
+from tests.helpers import FEW_BITS, batches, crash_at, job, make_agent, rollouts, spec, weights
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
 from trainers.errors import UserError
 from trainers.ppo import PPO
@@ -25,18 +25,19 @@ SLOW = [("ddpg", True, "float32"), ("td3", False, "bfloat16"), ("sac", False, "f
 CASES = [
     ("ddpg", False, "float32"),
     ("td3", True, "float32"),
+    ("sac", FEW_BITS, "float32"),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
 ]
 
 
-def small_agent(algo: str, seeds: list[int], qat: bool, dtype: torch.dtype) -> Any:
+def small_agent(algo: str, seeds: list[int], qat: bool | str, dtype: torch.dtype) -> Any:
     agent = make_agent(algo, spec(), seeds, qat, hidden="[16]", **SETTINGS.get((algo, qat), {}))
     agent.set_matmul_dtype(dtype)
     return agent
 
 
 @pytest.mark.parametrize(("algo", "qat", "dtype"), CASES)
-def test_a_compiled_update_is_the_update(algo: str, qat: bool, dtype: str) -> None:
+def test_a_compiled_update_is_the_update(algo: str, qat: bool | str, dtype: str) -> None:
     """But for rounding; and what surrounds it, the random streams and the count of updates, is the same."""
     of, seeds, products = spec(), [0, 4], getattr(torch, dtype)
     eager, pack, alone = (small_agent(algo, s, qat, products) for s in (seeds, seeds, [4]))
