@@ -1,16 +1,16 @@
 """Quantisation-aware training below eight bits, with step sizes that are learned (LSQ, arXiv 1902.08153).
 
 With the largest absolute weight at the end of the grid, as at eight bits, few of its levels are used. Here the step s
-of a grid is exp(p) times a statistic, and p is trained like a weight:
+of a grid is exp(k p) times where it begins, and p, which begins at 0, is trained like a weight:
 
-- weights: s = exp(p) mean|w|, of each output channel. It begins at 2 mean|w| / sqrt(largest level), the paper's
-  start (section 2.1). That the mean follows the weights keeps the grid right while standardisation moves.
-- activations: s = exp(p) times the step that reaches the running range's end, so that nothing is clipped at first.
+- weights: s = exp(k p) 2 mean|w| / sqrt(largest level), of each output channel: the paper's start (section 2.1). That
+  the mean follows the weights keeps the grid right while standardisation moves.
+- activations: s = exp(k p) times the step that reaches the running range's end, so that nothing is clipped at first.
   Behind a ReLU the grid begins at 0, elsewhere it is symmetric. Grids of eight bits keep their running range.
 
-The paper trains s itself and divides its gradient by sqrt(n * largest level), so that its steps are as small beside s
-as those of a weight beside the weight. The gradient by p is s times the one by s, which does the same, keeps s positive
-and is a true derivative, which the natural gradient of TRPO needs.
+The paper trains s itself and divides its gradient by sqrt(n * largest level), so that a step changes s by as large a
+share as a weight. Adam does not see the size of gradients: here k does it, about one over a typical weight. Besides, s
+stays positive, and the gradient is a true derivative, which the natural gradient of TRPO needs.
 """
 
 import math
@@ -26,6 +26,8 @@ from trainers.nn.stacked import StackedLinear, StackedMLP
 
 # Activations whose values are never negative.
 UNSIGNED = ("relu",)
+# k above.
+STEP_SPEED = 10.0
 
 
 class LearnedStepQuantize(torch.autograd.Function):
@@ -86,8 +88,7 @@ class LowBitQATLinear(QATLinear):
         self.zero_point = 2 ** (input_bits - 1) if signed else 0
         rows, outputs, _ = linear.weight.shape
         if weight_bits < 8:
-            start = math.log(2 / math.sqrt(largest))
-            self.log_weight_step = nn.Parameter(linear.weight.new_full((rows, outputs, 1), start))
+            self.log_weight_step = nn.Parameter(linear.weight.new_zeros(rows, outputs, 1))
         if input_bits < 8:
             self.log_input_step = nn.Parameter(linear.weight.new_zeros(rows, 1, 1))
 
@@ -100,7 +101,8 @@ class LowBitQATLinear(QATLinear):
         """Step of each output channel of folded weights [N, out, in], [N, out, 1]."""
         if self.weight_bits == 8:
             return weight_scale(weight, self.levels)
-        return self.log_weight_step.exp() * weight.detach().abs().mean(-1, keepdim=True).clamp(min=SMALLEST_SCALE)
+        start = 2 / math.sqrt(self.levels) * weight.detach().abs().mean(-1, keepdim=True)
+        return (STEP_SPEED * self.log_weight_step).exp() * start.clamp(min=SMALLEST_SCALE)
 
     def quantized_bias(self, bias: Tensor, weight: Tensor) -> Tensor:
         """Biases as multiples of the step of the sum they are added to, which is coarse at few bits."""
@@ -120,7 +122,7 @@ class LowBitQATLinear(QATLinear):
             return super().input_grid()
         end = torch.maximum(self.running_hi, -self.running_lo)
         step = (end / (self.activation_levels - self.zero_point)).clamp(min=SMALLEST_SCALE)
-        step = self.log_input_step.exp() * step
+        step = (STEP_SPEED * self.log_input_step).exp() * step
         return step, torch.full_like(step, self.zero_point)
 
     def deployed(self, row: int, weight: Tensor, bias: Tensor) -> LowBitLinear:

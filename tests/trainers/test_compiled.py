@@ -49,7 +49,9 @@ def test_a_compiled_update_is_the_update(algo: str, qat: bool | str, dtype: str)
         assert eager.updates == pack.updates
     for name, tensor in alone.state(0).items():
         assert torch.equal(tensor, pack.state(1)[name])
-        torch.testing.assert_close(tensor, eager.state(1)[name], rtol=1e-3, atol=1e-4 if dtype == "float32" else 5e-3)
+        # At few bits a rounding that falls the other way is a large one.
+        atol = 5e-3 if dtype == "bfloat16" or isinstance(qat, str) else 1e-4
+        torch.testing.assert_close(tensor, eager.state(1)[name], rtol=1e-3, atol=atol)
     assert torch.equal(eager.update_streams[1].get_state(), alone.update_streams[0].get_state())
 
 
