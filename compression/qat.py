@@ -19,9 +19,9 @@ from compression.int8 import (
     weight_levels,
     weight_scale,
 )
-from trainers.nn.stacked import Acting, StackedLinear, StackedMLP, stacked_affine
+from trainers.nn.stacked import StackedLinear, StackedMLP, stacked_affine
 from trainers.policy import Standardize
-from trainers.tensors import FloatArray, as_numpy
+from trainers.tensors import ArrayFn, FloatArray, as_numpy
 
 
 class StraightThroughQuantize(torch.autograd.Function):
@@ -133,7 +133,7 @@ class QATLinear(StackedLinear):
         return bias
 
     @torch.no_grad()
-    def frozen(self) -> Acting:
+    def numpy_fn(self) -> ArrayFn:
         """As StackedLinear's; the weights are quantised once."""
         folded, folded_bias = self._folded()
         weight = as_numpy(self.quantized_weight(folded).mT)

@@ -19,7 +19,7 @@ from rlc.pipeline import build
 from rlc.pipeline.protocol import export_policy
 from rlc.pipeline.smallest import Search, write_search
 from rlc.runs.find import artifact_of
-from trainers.envs import make as envs
+from trainers.envs.make import make_env, spec_of
 from trainers.errors import UserError
 from trainers.policy import Policy, split_at_linears
 
@@ -44,12 +44,12 @@ def compress(arguments: list[str]) -> None:
     target = Path(values.get("to") or source.with_name(f"{source.stem}-{name}"))
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another to=<folder>")
-    make_env = functools.partial(envs.make_env, policy.spec.env_id)
+    factory = functools.partial(make_env, policy.spec.env_id)
     settings = decide_range(request.compress)
 
     def score(act: OnnxPolicy) -> Returns:
         how = {"episodes": request.eval.episodes, "seed": request.eval.seed}
-        return evaluate(act, make_env, policy.spec, **how)
+        return evaluate(act, factory, policy.spec, **how)
 
     before = score(OnnxPolicy(onnx_bytes(policy)))
     smaller = policy
@@ -125,7 +125,7 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
     statistics = values.get("statistics")
     policy = read_sb3(
         source,
-        envs.spec_of(env_id),
+        spec_of(env_id),
         activation=values.get("activation"),
         statistics=Path(statistics) if statistics else None,
     )
@@ -139,10 +139,10 @@ def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
     narrow = Policy(policy.spec, [*before, *prune(core, compress.ratio, importance), *after])
     if compress.finetune == "none":
         return narrow
-    make_env = functools.partial(envs.make_env, policy.spec.env_id)
+    factory = functools.partial(make_env, policy.spec.env_id)
     transform = build.qat_transform(compress, raw=not before)
     how = compress.distill.model_dump()
-    return distill(narrow, policy, make_env, seed=seed, transform=transform, **how)
+    return distill(narrow, policy, factory, seed=seed, transform=transform, **how)
 
 
 if __name__ == "__main__":

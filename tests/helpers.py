@@ -19,7 +19,6 @@ from rlc.config.compose import default_settings
 from rlc.config.job import Job
 from rlc.config.plan import make_plan
 from rlc.config.settings import parse_settings
-from rlc.pipeline import training as fit_module
 from rlc.pipeline.build import build_agent
 from rlc.pipeline.monitor import TrainingMonitor
 from rlc.runs.identity import training_identity, with_names_of_now
@@ -27,13 +26,17 @@ from rlc.runs.run import Run
 from trainers.actor_critic import ActorCritic
 from trainers.data.replay import Batch
 from trainers.data.rollout import Rollout
+from trainers.ddpg import DDPG
 from trainers.envs.spec import EnvSpec
-from trainers.sac import SAC
+from trainers.on_policy import GaussianActorCritic
+from trainers.sac import SAC, SACSettings
+from trainers.td3 import TD3
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
 
 SAC_SETTINGS: dict[str, Any] = {
+    "name": "sac",
     "hidden": [32, 32],
     "activation": "relu",
     "actor_lr": 1e-3,
@@ -41,7 +44,14 @@ SAC_SETTINGS: dict[str, Any] = {
     "alpha": 0.2,
     "initial_alpha": 1.0,
     "alpha_lr": 3e-4,
+    "gamma": 0.99,
     "tau": 0.005,
+    "reward_scale": 1.0,
+    "batch_size": 256,
+    "buffer_size": 1000,
+    "learning_starts": 0,
+    "updates_per_step": 1,
+    "num_envs": 1,
 }
 
 
@@ -51,11 +61,13 @@ def spec(obs_dim: int = 5, act_dim: int = 3, bound: float = 0.4) -> EnvSpec:
 
 def make_sac(of: EnvSpec, seeds: Sequence[int], qat: bool = False, device: str = "cpu", **changes: Any) -> SAC:
     transform = functools.partial(prepare_qat, standardize_input=True, reduce_range=False) if qat else None
-    return SAC(of, seeds, torch.device(device), transform_actor=transform, **(SAC_SETTINGS | changes))
+    settings = SACSettings.model_validate(SAC_SETTINGS | changes)
+    return SAC(of, seeds, settings, torch.device(device), transform_actor=transform)
 
 
 ALGORITHMS = ("trpo", "ppo", "ddpg", "td3", "sac")
 ON_POLICY = ("trpo", "ppo")
+OffPolicy = DDPG | TD3 | SAC
 POLICIES = DATA / "policies"
 
 
@@ -68,6 +80,22 @@ def make_agent(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool | str = F
     quantized = ["+compress=qat", *(qat.split() if isinstance(qat, str) else [])] if qat else []
     settings = make_plan(overrides + quantized).jobs[0].settings
     return build_agent(settings.algo, settings.compress, of, seeds, torch.device("cpu"))
+
+
+def make_off_policy(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool | str = False, **changes: Any) -> OffPolicy:
+    """As `make_agent`, of an algorithm that learns from batches."""
+    agent = make_agent(algo, of, seeds, qat, **changes)
+    assert isinstance(agent, OffPolicy)
+    return agent
+
+
+def make_on_policy(
+    algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool | str = False, **changes: Any
+) -> GaussianActorCritic:
+    """As `make_agent`, of an algorithm that learns from rollouts."""
+    agent = make_agent(algo, of, seeds, qat, **changes)
+    assert isinstance(agent, GaussianActorCritic)
+    return agent
 
 
 def rollouts(of: EnvSpec, seeds: Sequence[int], steps: int, num_envs: int) -> Callable[[ActorCritic], Rollout]:
@@ -183,7 +211,7 @@ def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Crash
         report(self, now, figures)
 
-    monkeypatch.setattr(fit_module.TrainingMonitor, "report", crashing)
+    monkeypatch.setattr(TrainingMonitor, "report", crashing)
 
 
 SMALL = {

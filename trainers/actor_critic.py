@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from trainers.envs.spec import EnvSpec
+from trainers.nn.actor_fn import ActorFn, CudaDelayedActor, DelayedActor
+from trainers.nn.flat_storage import Stacked
 from trainers.nn.optimizer import FlatAdam
-from trainers.nn.stacked import Acting, Stacked, StackedMLP
+from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
 from trainers.rng import RngStream, numpy_stream, stacked_normal, torch_stream
-from trainers.tensors import FloatArray, Snapshot, as_numpy, copy_to_device_, maybe_pin, strip_prefix
+from trainers.settings import AlgoSettings
+from trainers.tensors import FloatArray, Snapshot, as_numpy, copy_to_device_, strip_prefix
 
 ActorTransform = Callable[[StackedMLP], None]
 
@@ -24,12 +27,13 @@ class NoiseBuffer:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.tensors = list(tensors)
-        self.at = 0
+        self.pos = 0
 
     def next(self) -> Tensor:
         """The next noise of the update."""
-        self.at += 1
-        return self.tensors[self.at - 1]
+        noise = self.tensors[self.pos]
+        self.pos += 1
+        return noise
 
     def resample(self, streams: Sequence[torch.Generator]) -> None:
         """Draw anew into the same tensors, in the order of `next`."""
@@ -37,58 +41,18 @@ class NoiseBuffer:
             copy_to_device_(tensor, stacked_normal(streams, *tensor.shape[1:]))
 
 
-class DelayedActor:
-    """Copies of an actor on the CPU; acting uses the last but one, so that nothing waits for an update just begun."""
-
-    def __init__(self, actor: StackedMLP) -> None:
-        self.copies = [copy.deepcopy(actor).cpu().requires_grad_(False) for _ in range(2)]
-        self.published = 0
-        device = actor.flat.device
-        self.events = [torch.cuda.Event() for _ in range(2)] if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self.pairs: list[list[tuple[Tensor, Tensor]]] = []
-        for one in self.copies:
-            tensors = [*one.parameters(), *one.buffers()]
-            for tensor in tensors:
-                # Copies from a GPU only pass the host by into memory that is pinned and contiguous.
-                tensor.data = maybe_pin(tensor.data.contiguous(), device)
-            self.pairs.append(list(zip(tensors, [*actor.parameters(), *actor.buffers()], strict=True)))
-
-    @torch.no_grad()
-    def publish(self) -> None:
-        """Copy the actor of now, without waiting for it."""
-        for kept, now in self.pairs[self._acting]:
-            kept.copy_(now, non_blocking=True)
-        if self.events is not None:
-            self.events[self._acting].record()
-        self.published += 1
-
-    def frozen(self) -> Acting:
-        """The actor of the last `publish` but one as a NumPy function."""
-        if self.events is not None:
-            self.events[self._acting].synchronize()
-        return self.copies[self._acting].frozen()
-
-    def state(self, i: int) -> dict[str, Tensor]:
-        """The parameters and buffers of seed number i that acting uses."""
-        return {name: tensor[i].clone() for name, tensor in self.copies[self._acting].state_dict().items()}
-
-    @torch.no_grad()
-    def load_state(self, i: int, state: dict[str, Tensor]) -> None:
-        """Put back what `state` gave, when the actor has its own state back."""
-        self.published = 0
-        for kept, now in self.pairs[1]:
-            kept.copy_(now)
-        for name, tensor in self.copies[0].state_dict().items():
-            tensor[i] = state[name]
-
-    @property
-    def _acting(self) -> int:
-        return self.published % 2
-
-
 class ActorCritic(ABC):
-    """An agent of S independent seeds trained in lockstep."""
+    """An agent of S independent seeds trained in lockstep.
 
+    Args:
+        spec: Shapes and action bounds of the environment.
+        seeds: One number per seed, from which all its random streams follow.
+        settings: Those of the algorithm, checked.
+        device: Where networks and batches are.
+    """
+
+    SETTINGS: ClassVar[type[AlgoSettings]]
+    """The class that checks the settings of the algorithm; their defaults and meanings stand in conf/algo/."""
     METRICS: ClassVar[tuple[str, ...]]
     """Names of what `update` returns."""
     COMPILES: ClassVar[bool] = False
@@ -96,69 +60,55 @@ class ActorCritic(ABC):
     (off-policy `update`, on-policy `minibatch_step`)."""
     NOISE_DRAWS: ClassVar[int] = 0
     """How many times an update draws normal noise of the shape of its actions."""
+    settings: AlgoSettings
     actor: StackedMLP
     networks: dict[str, nn.Module]
     """Everything trained or followed, by name: networks, temperatures, statistics. Rows are seeds, or seeds x twins."""
     optimizers: dict[str, FlatAdam]
     """The optimiser of each network that has one, under the network's name."""
 
-    def __init__(self, spec: EnvSpec, seeds: Sequence[int], device: torch.device) -> None:
+    def __init__(self, spec: EnvSpec, seeds: Sequence[int], settings: AlgoSettings, device: torch.device) -> None:
         self.spec = spec
         self.seeds = list(seeds)
+        self.settings = settings
         self.device = device
         self.action_center, self.action_scale = spec.action_center_and_scale(device)
-        self._bounds = as_numpy(self.action_center), as_numpy(self.action_scale)
-        self._frozen: tuple[int, Acting] | None = None
+        self._action_center = as_numpy(self.action_center)
+        self._action_scale = as_numpy(self.action_scale)
+        self._actor_fn: ActorFn | None = None
         self.updates = 0
         self.update_period = 1
-        """Update number n does what update number n + update_kinds does."""
+        """Update number n does what update number n + update_period does."""
         self.noise_buffer: NoiseBuffer | None = None
         self.delayed_actor: DelayedActor | None = None
         self.warmup_streams = [numpy_stream(RngStream.WARMUP, seed) for seed in seeds]
         self.explore_streams = [torch_stream(RngStream.EXPLORE, seed) for seed in seeds]
         self.update_streams = [torch_stream(RngStream.UPDATE, seed) for seed in seeds]
 
-    def set_matmul_dtype(self, dtype: torch.dtype) -> None:
-        """Train with products of float32 or bfloat16; the weights are float32, and acting is."""
-        for network in self.networks.values():
-            if isinstance(network, StackedMLP):
-                network.dtype = dtype
-
-    def seed_view(self, i: int) -> Self:
-        """The networks and optimisers of seed number i as an agent to trace updates of, on the same storage."""
-        alone = copy.copy(self)
-        alone.networks = {}
-        alone.optimizers = {}
-        for name, network in self.networks.items():
-            if not isinstance(network, Stacked):
-                continue
-            part = network.rows_view(self._rows(name, i))
-            alone.networks[name] = part
-            setattr(alone, name, part)
-            if name in self.optimizers:
-                alone.optimizers[name] = self.optimizers[name].rows_view(part, self._rows(name, i))
-        return alone
-
     @abstractmethod
     def act(self, obs: FloatArray) -> FloatArray:
         """Exploring actions [S, E, act_dim] in environment units for observations [S, E, obs_dim]."""
 
-    def acting(self) -> Acting:
-        """The actor of now as a NumPy function of observations [S, E, obs_dim]."""
-        if self.delayed_actor is not None:
-            return self.delayed_actor.frozen()
-        version = self.acting_version()
-        if self._frozen is None or self._frozen[0] != version:
-            self._frozen = version, self.frozen_actor()
-        return self._frozen[1]
+    @abstractmethod
+    def policy(self, i: int) -> Policy:
+        """The deterministic policy of seed number i, cut out as plain layers on the CPU."""
 
-    def acting_version(self) -> int:
-        """Changes where `frozen_actor` must be called anew."""
-        return 0 if self.actor.frozen_follows() else self.updates
+    def actor_output(self, obs: FloatArray) -> FloatArray:
+        """Outputs [S, E, n] of the actor that acts, for observations [S, E, obs_dim]."""
+        if self.delayed_actor is not None:
+            return self.delayed_actor(obs)
+        if self._actor_fn is None:
+            self._actor_fn = self.make_actor_fn()
+        return self._actor_fn(obs, self.updates)
+
+    def make_actor_fn(self) -> ActorFn:
+        """The actor as a NumPy function of observations as the environments give them."""
+        return ActorFn(self.actor)
 
     def enable_policy_lag(self) -> None:
         """From now on act with the actor of the last `publish` but one."""
-        self.delayed_actor = DelayedActor(self.actor)
+        delayed_actor = CudaDelayedActor if self.device.type == "cuda" else DelayedActor
+        self.delayed_actor = delayed_actor(self.actor)
 
     def publish(self) -> None:
         """Hand over the actor of now to acting, where that lags behind."""
@@ -174,42 +124,60 @@ class ActorCritic(ABC):
             return self.noise_buffer.next()
         return stacked_normal(self.update_streams, *action.shape[1:]).to(self.device)
 
-    def frozen_actor(self) -> Acting:
-        """The actor with its weights of now as a NumPy function."""
-        return self.actor.frozen()
-
     def unscale_action(self, unit_action: FloatArray) -> FloatArray:
         """Actions [..., act_dim] in half ranges of the bounds, scaled and moved to the bounds."""
-        center, scale = self._bounds
-        return unit_action * scale + center
-
-    @abstractmethod
-    def policy(self, i: int) -> Policy:
-        """The deterministic policy of seed number i, cut out as plain layers on the CPU."""
+        return unit_action * self._action_scale + self._action_center
 
     def random_actions(self, num_envs: int) -> FloatArray:
-        """Uniform actions over the bounds, [S, E, act_dim]."""
+        """Uniform actions over the bounds, [S, num_envs, act_dim]."""
         low = self.spec.action_low
         high = self.spec.action_high
         shape = (num_envs, self.spec.act_dim)
         return np.stack([g.uniform(low, high, shape) for g in self.warmup_streams]).astype(np.float32)
 
+    def set_matmul_dtype(self, dtype: torch.dtype) -> None:
+        """Train with products of float32 or bfloat16; the weights are float32, and acting is."""
+        for network in self.networks.values():
+            if isinstance(network, StackedMLP):
+                network.dtype = dtype
+
+    def seed_view(self, i: int) -> Self:
+        """The networks and optimisers of seed number i as an agent to trace updates of, on the same storage."""
+        view = copy.copy(self)
+        view.networks = {}
+        view.optimizers = {}
+        for name, network in self.networks.items():
+            if not isinstance(network, Stacked):
+                continue
+            rows = self._rows(name, i)
+            network_view = network.rows_view(rows)
+            view.networks[name] = network_view
+            setattr(view, name, network_view)
+            if name in self.optimizers:
+                view.optimizers[name] = self.optimizers[name].rows_view(network_view, rows)
+        return view
+
     def state(self, i: int) -> dict[str, Tensor]:
         """Parameters and buffers of seed number i by name, without the seed axis, on the CPU."""
-        return {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in self._state_views(i).items()
-        }
+        state: dict[str, Tensor] = {}
+        for name, tensor in self._state_views(i).items():
+            state[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return state
 
     @torch.no_grad()
     def load_state(self, i: int, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state` gave. Raises KeyError or RuntimeError for names or shapes of another agent."""
+        """Put back what `state` gave.
+
+        Raises:
+            KeyError: For names of another agent.
+            RuntimeError: For shapes of another agent.
+        """
         views = self._state_views(i)
         if views.keys() != tensors.keys():
             raise KeyError(f"tensors of another agent: {sorted(views.keys() ^ tensors.keys())}")
-        self._frozen = None
         for name, view in views.items():
             view.copy_(tensors[name])
+        self._actor_fn = None
 
     def snapshot(self, i: int) -> Snapshot:
         """All of seed number i that training goes on from: its state, optimisers and random streams."""
@@ -220,7 +188,8 @@ class ActorCritic(ABC):
         tensors["stream.explore"] = self.explore_streams[i].get_state()
         tensors["stream.update"] = self.update_streams[i].get_state()
         if self.delayed_actor is not None:
-            tensors |= {f"lagging.{name}": tensor for name, tensor in self.delayed_actor.state(i).items()}
+            for name, tensor in self.delayed_actor.state(i).items():
+                tensors[f"lagging.{name}"] = tensor
         return Snapshot(tensors, {"updates": self.updates, "warmup": self.warmup_streams[i].bit_generator.state})
 
     def restore(self, i: int, snapshot: Snapshot) -> None:
@@ -231,20 +200,23 @@ class ActorCritic(ABC):
             optimizer.load_state(self._rows(network, i), strip_prefix(f"optimizer.{network}.", tensors))
         self.explore_streams[i].set_state(tensors["stream.explore"])
         self.update_streams[i].set_state(tensors["stream.update"])
-        self.updates = snapshot.plain["updates"]
+        self.warmup_streams[i].bit_generator.state = snapshot.metadata["warmup"]
+        self.updates = snapshot.metadata["updates"]
         if self.delayed_actor is not None:
             self.delayed_actor.load_state(i, strip_prefix("lagging.", tensors))
-        self.warmup_streams[i].bit_generator.state = snapshot.plain["warmup"]
 
     def _rows(self, network: str, i: int) -> slice:
-        copies = len(next(iter(self.networks[network].state_dict().values()))) // len(self.seeds)
+        """The rows of seed number i in the tensors of a network: one, or one per twin."""
+        first_tensor = next(iter(self.networks[network].state_dict().values()))
+        copies = len(first_tensor) // len(self.seeds)
         return slice(i * copies, (i + 1) * copies)
 
     def _state_views(self, i: int) -> dict[str, Tensor]:
+        """Views of all that `state` copies; without the axis of rows where seed number i has one."""
         views: dict[str, Tensor] = {}
         for network_name, network in self.networks.items():
-            mine = self._rows(network_name, i)
+            seed_rows = self._rows(network_name, i)
             for name, tensor in network.state_dict().items():
-                rows = tensor[mine]
+                rows = tensor[seed_rows]
                 views[f"{network_name}.{name}"] = rows if len(rows) > 1 else rows[0]
         return views

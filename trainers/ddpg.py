@@ -1,6 +1,7 @@
 """Deep Deterministic Policy Gradient, https://arxiv.org/abs/1509.02971 (Gaussian instead of correlated noise)."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,39 +14,50 @@ from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
 from trainers.nn.targets import make_target, polyak_update
 from trainers.policy import Policy, Rescale
-from trainers.rng import RngStream, stacked_normal, torch_stream
+from trainers.rng import init_streams, stacked_normal
+from trainers.settings import NotNegative, OffPolicySettings
 from trainers.tensors import FloatArray
+
+
+class DDPGSettings(OffPolicySettings):
+    """Settings of DDPG; the values stand in conf/algo/ddpg.yaml."""
+
+    name: Literal["ddpg"]
+    exploration_noise: NotNegative
 
 
 class DDPG(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/ddpg.yaml."""
 
+    SETTINGS = DDPGSettings
     METRICS = ("losses/critic", "losses/actor", "losses/q_mean")
     COMPILES = True
+    settings: DDPGSettings
 
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: DDPGSettings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        actor_lr: float,
-        critic_lr: float,
-        exploration_noise: float,
-        tau: float,
         transform_actor: ActorTransform | None = None,
     ) -> None:
-        super().__init__(spec, seeds, device)
-        self.exploration_noise = exploration_noise
-        self.tau = tau
-        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
-        self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init).to(device)
-        self.critic = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, init).to(device)
+        super().__init__(spec, seeds, settings, device)
+
+        # networks
+        hidden = settings.hidden
+        streams = init_streams(seeds)
+        self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], settings.activation, streams).to(device)
+        self.critic = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], settings.activation, streams).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
-        self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critic": FlatAdam(self.critic, critic_lr)}
+
+        # optimisers put the networks on flat storage, which targets copy
+        self.optimizers = {
+            "actor": FlatAdam(self.actor, settings.actor_lr),
+            "critic": FlatAdam(self.critic, settings.critic_lr),
+        }
         self.target_actor = make_target(self.actor)
         self.target_critic = make_target(self.critic)
         self.networks = {
@@ -56,13 +68,21 @@ class DDPG(ActorCritic):
         }
 
     def act(self, obs: FloatArray) -> FloatArray:
-        unit_action = np.tanh(self.acting()(obs))
+        """Actions [S, E, act_dim] with Gaussian noise, clipped to the bounds, for observations [S, E, obs_dim]."""
+        unit_action = np.tanh(self.actor_output(obs))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
-        unit_action = np.clip(unit_action + self.exploration_noise * noise, -1, 1)
+        unit_action = np.clip(unit_action + self.settings.exploration_noise * noise, -1, 1)
         return self.unscale_action(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Algorithm 1 of the paper, gradient steps: critic, actor, targets."""
+        """Gradient steps of critic and actor (Algorithm 1 of the paper), and of the targets.
+
+        Args:
+            batch: Transitions [S, B, ...].
+
+        Returns:
+            `METRICS` [S], as they were before the steps.
+        """
         self.updates += 1
         unit_action = (batch.action - self.action_center) / self.action_scale
 
@@ -83,8 +103,8 @@ class DDPG(ActorCritic):
         self.optimizers["actor"].minimize(actor_loss.sum())
 
         # targets
-        polyak_update(self.target_critic, self.critic, self.tau)
-        polyak_update(self.target_actor, self.actor, self.tau)
+        polyak_update(self.target_critic, self.critic, self.settings.tau)
+        polyak_update(self.target_actor, self.actor, self.settings.tau)
         return {
             "losses/critic": critic_loss.detach(),
             "losses/actor": actor_loss.detach(),

@@ -5,13 +5,12 @@ A loop goes on from `steps` steps when its agent, environments and replay memory
 
 import math
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from trainers.actor_critic import NoiseBuffer
-from trainers.data.replay import Batch, ReplayBuffer
+from trainers.data.replay import ReplayBuffer
 from trainers.data.rollout import Rollout, collect
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
@@ -21,29 +20,32 @@ from trainers.tensors import FloatArray
 class OffPolicyAgent(Protocol):
     """What the off-policy loop asks of an agent."""
 
-    NOISE_DRAWS: ClassVar[int]
-    device: torch.device
-    updates: int
-    update_period: int
-    update_streams: list[torch.Generator]
-    noise_buffer: NoiseBuffer | None
+    def act(self, obs: FloatArray) -> FloatArray:
+        """Exploring actions [S, E, act_dim] for observations [S, E, obs_dim]."""
+        ...
 
-    def act(self, obs: FloatArray) -> FloatArray: ...
-    def update(self, batch: Batch) -> dict[str, Tensor]: ...
-    def publish(self) -> None: ...
+    def publish(self) -> None:
+        """Hand over the actor of now to acting, where that lags behind."""
 
 
 class OnPolicyAgent(Protocol):
     """What the on-policy loop asks of an agent."""
 
-    def anneal(self, steps: int) -> None: ...
-    def act(self, obs: FloatArray) -> FloatArray: ...
-    def update(self, rollout: Rollout) -> dict[str, Tensor]: ...
+    def anneal(self, steps: int) -> None:
+        """Set what changes along the training, before the update after its first `steps` steps."""
+
+    def act(self, obs: FloatArray) -> FloatArray:
+        """Exploring actions [S, E, act_dim] for observations [S, E, obs_dim]."""
+        ...
+
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Learn from a rollout [S, T, E, ...]; metrics [S] by name."""
+        ...
 
 
 def off_policy_loop(
     agent: OffPolicyAgent,
-    update: Callable[[Batch], dict[str, Tensor]],
+    update: Callable[[], dict[str, Tensor]],
     envs: SyncSeedEnvs | SubprocSeedEnvs,
     replay: ReplayBuffer,
     warmup: Callable[[], FloatArray],
@@ -51,7 +53,6 @@ def off_policy_loop(
     steps: int,
     total_steps: int,
     learning_starts: int,
-    batch_size: int,
     updates_per_step: int,
     overlap: bool,
     yield_every: int,
@@ -61,16 +62,28 @@ def off_policy_loop(
     With `overlap` environments step while the updates run: those do not see the newest transition yet, and an agent
     that was told to lag behind acts as of one step's updates before. Both lags are fixed, so that a run repeats.
 
-    `update` is the agent's or a recording of it. Yields (steps per seed so far, newest figures of the updates; empty
-    before the first) about every `yield_every` steps and at the end. Steps are environment steps of one seed, over
-    its E environments.
+    Args:
+        agent: Acts, and publishes what it has learned.
+        update: Samples a batch and learns from it; metrics [S] by name.
+        envs: E environments for each of S seeds.
+        replay: Takes every transition.
+        warmup: Gives actions [S, E, act_dim] before learning begins.
+        steps: Where the loop goes on from: environment steps of one seed, over its E environments, as all steps here.
+        total_steps: Where it ends.
+        learning_starts: Steps before learning begins.
+        updates_per_step: Updates per environment step.
+        overlap: Whether to step while updates run.
+        yield_every: About how many steps lie between two yields.
+
+    Yields:
+        Steps so far, and the newest metrics of the updates; those are empty before the first one.
     """
     num_envs = envs.shape[1]
-    figures: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
 
     def learn() -> None:
         for _ in range(num_envs * updates_per_step):
-            figures.update(update(replay.sample(batch_size)))
+            metrics.update(update())
         agent.publish()
 
     if steps == 0:
@@ -89,7 +102,7 @@ def off_policy_loop(
             learn()
         if steps - yielded >= yield_every or steps >= total_steps:
             yielded = steps
-            yield steps, figures
+            yield steps, metrics
 
 
 def on_policy_loop(
@@ -107,7 +120,16 @@ def on_policy_loop(
     All environments of a seed take the same number of steps in a rollout. Where that does not come out even, the last
     one takes a few more than `total_steps`, less than one per environment.
 
-    Yields (steps per seed so far, figures of the last update) after every update.
+    Args:
+        agent: Acts and learns.
+        envs: E environments for each of S seeds.
+        device: Where rollouts are put.
+        steps: Where the loop goes on from: environment steps of one seed, over its E environments, as all steps here.
+        total_steps: Where it ends.
+        rollout_steps: Steps of a rollout.
+
+    Yields:
+        Steps so far, and the metrics of the last update, after every update.
     """
     if steps == 0:
         envs.reset()
@@ -118,6 +140,6 @@ def on_policy_loop(
         steps_per_env = math.ceil(size / num_envs)
         rollout = collect(agent.act, envs, steps_per_env, device)
         agent.anneal(steps)
-        figures = agent.update(rollout)
+        metrics = agent.update(rollout)
         steps += steps_per_env * num_envs
-        yield steps, figures
+        yield steps, metrics

@@ -1,5 +1,6 @@
 """What TRPO and PPO share: a Gaussian actor on normalised observations, a critic of scaled returns, advantages."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -9,11 +10,13 @@ from torch import Tensor
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.rollout import Rollout, gae
 from trainers.envs.spec import EnvSpec
+from trainers.nn.actor_fn import ActorFn
 from trainers.nn.normalizer import RunningStatistics
-from trainers.nn.stacked import Acting, GaussianMLP, StackedLinear, StackedMLP, orthogonal_
+from trainers.nn.stacked import GaussianMLP, StackedMLP, orthogonal_
 from trainers.policy import Clamp, Policy, Rescale, Standardize
-from trainers.rng import RngStream, stacked_normal, torch_stream
-from trainers.tensors import FloatArray, as_numpy
+from trainers.rng import init_streams, stacked_normal
+from trainers.settings import OnPolicySettings
+from trainers.tensors import ArrayFn, FloatArray, as_numpy
 
 OBSERVATION_LIMIT = 10.0
 
@@ -26,29 +29,25 @@ class GaussianActorCritic(ActorCritic):
     that acted is the old policy of the next update.
     """
 
+    settings: OnPolicySettings
     actor: GaussianMLP
 
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: OnPolicySettings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        initial_log_std: float,
-        gamma: float,
-        gae_lambda: float,
         transform_actor: ActorTransform | None,
     ) -> None:
-        super().__init__(spec, seeds, device)
-        self.gamma = gamma
-        self.gae_lambda = gae_lambda
-        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
-        self.actor = GaussianMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init, initial_log_std)
-        self.critic = StackedMLP([spec.obs_dim, *hidden, 1], activation, init)
-        orthogonal_(self.actor, init, head_gain=0.01)
-        orthogonal_(self.critic, init, head_gain=1.0)
+        super().__init__(spec, seeds, settings, device)
+        streams = init_streams(seeds)
+        actor_sizes = [spec.obs_dim, *settings.hidden, spec.act_dim]
+        self.actor = GaussianMLP(actor_sizes, settings.activation, streams, settings.initial_log_std)
+        self.critic = StackedMLP([spec.obs_dim, *settings.hidden, 1], settings.activation, streams)
+        orthogonal_(self.actor, streams, head_gain=0.01)
+        orthogonal_(self.critic, streams, head_gain=1.0)
         if transform_actor is not None:
             transform_actor(self.actor)
         self.observations = RunningStatistics(len(seeds), spec.obs_dim)
@@ -62,45 +61,53 @@ class GaussianActorCritic(ActorCritic):
         self.step: Callable[..., Sequence[Tensor]] = self.minibatch_step
         """`minibatch_step`, or its compiled twin."""
 
+    @abstractmethod
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Learn from a rollout [S, T, E, ...] of the policy as it is; `METRICS` [S]."""
+
     def anneal(self, steps: int) -> None:
         """Set what changes along the training at hand, before the update after its first `steps` steps."""
 
     def minibatch_step(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
-        """A step of gradient descent on parts [S, B, ...] of a rollout, for algorithms that can be compiled."""
+        """A step of gradient descent on parts [S, B, ...] of a rollout, for algorithms that can be compiled.
+
+        Raises:
+            NotImplementedError: For all others.
+        """
         raise NotImplementedError
 
     def act(self, obs: FloatArray) -> FloatArray:
-        """Actions as drawn; the environment is given their clip to the bounds."""
-        mean = self.acting()(obs)
+        """Actions [S, E, act_dim] as drawn; the environment is given their clip to the bounds."""
+        mean = self.actor_output(obs)
+        std = np.exp(as_numpy(self.actor.log_std))
         noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
-        return self.unscale_action(mean + np.exp(as_numpy(self.actor.log_std)) * noise)
+        return self.unscale_action(mean + std * noise)
 
-    def acting_version(self) -> int:
-        """The statistics of observations are copied."""
-        return self.updates
-
-    def frozen_actor(self) -> Acting:
+    def make_actor_fn(self) -> ActorFn:
         """The mean of the Gaussian, for raw observations."""
-        network = self.actor.frozen()
+        return ActorFn(self.actor, self._make_input_fn)
+
+    def _make_input_fn(self) -> ArrayFn:
+        """Network input for raw observations, by the statistics of now."""
         center = as_numpy(self.observations.mean.float())
         inverse_std = as_numpy(1 / self.observations.std())
 
-        def mean(obs: FloatArray) -> FloatArray:
-            x = (obs - center) * inverse_std
-            return network(np.minimum(np.maximum(x, -OBSERVATION_LIMIT), OBSERVATION_LIMIT))
+        def normalize(obs: FloatArray) -> FloatArray:
+            x: FloatArray = (obs - center) * inverse_std
+            return np.minimum(np.maximum(x, -OBSERVATION_LIMIT), OBSERVATION_LIMIT)
 
-        return mean
+        return normalize
 
     def policy(self, i: int) -> Policy:
         """The mean action, clipped to the bounds, with the observation statistics of now."""
         limit = torch.tensor(OBSERVATION_LIMIT)
-        inputs = [Standardize(self.observations.mean[i, 0], self.observations.std()[i, 0]), Clamp(-limit, limit)]
+        standardize = Standardize(self.observations.mean[i, 0], self.observations.std()[i, 0])
         stages = self.actor.extract(i, outputs=self.spec.act_dim)
         low = torch.tensor(self.spec.action_low)
         high = torch.tensor(self.spec.action_high)
         # Scaled before it is clipped: ONNX Runtime takes an int8 layer behind which a clip is scaled back to float.
         outputs = [Rescale(self.action_center, self.action_scale), Clamp(low, high)]
-        return Policy(self.spec, [*inputs, *stages, *outputs])
+        return Policy(self.spec, [standardize, Clamp(-limit, limit), *stages, *outputs])
 
     def normalized(self, obs: Tensor) -> Tensor:
         """Network input for raw observations [S, n, obs_dim]."""
@@ -112,7 +119,14 @@ class GaussianActorCritic(ActorCritic):
 
     @torch.no_grad()
     def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Advantages and returns (advantage plus value), [S, T E] each, in units of reward."""
+        """Generalised advantage estimates, and returns by them: advantage plus value.
+
+        Args:
+            rollout: [S, T, E, ...].
+
+        Returns:
+            Advantages and returns [S, T E], in units of reward.
+        """
         scale = self.returns.std()
 
         def value(obs: Tensor) -> Tensor:
@@ -126,8 +140,8 @@ class GaussianActorCritic(ActorCritic):
             value(rollout.next_obs),
             rollout.terminated,
             rollout.done,
-            self.gamma,
-            self.gae_lambda,
+            self.settings.gamma,
+            self.settings.gae_lambda,
         )
         return advantage.flatten(1), (advantage + values).flatten(1)
 
@@ -151,8 +165,7 @@ class GaussianActorCritic(ActorCritic):
         _, returns = self.advantages(rollout)
         before = self.returns.std()
         self.returns.update(returns.unsqueeze(-1))
-        head = self.critic.layers[-1]
-        assert isinstance(head, StackedLinear)
+        head = self.critic.linears[-1]
         for parameter in (head.weight, head.bias):
             parameter.mul_(before / self.returns.std())
         self.observations.update(rollout.obs.flatten(1, 2))
@@ -173,8 +186,24 @@ def standardized(x: Tensor) -> Tensor:
 def minibatches(
     tensors: Sequence[Tensor], batch_size: int, streams: Sequence[torch.Generator]
 ) -> Iterator[tuple[Tensor, ...]]:
-    """One pass over tensors [S, n, ...] in parts [S, batch_size, ...], each seed in an order of its own stream."""
+    """One pass over data in parts, each seed in an order of its own stream.
+
+    Args:
+        tensors: The data, [S, n, ...] each.
+        batch_size: Of a part; the last one takes what is left.
+        streams: One per seed.
+
+    Returns:
+        The parts [S, batch_size, ...] of all tensors, one minibatch after another.
+    """
     n = tensors[0].shape[1]
-    order = torch.cat([torch.randperm(n, generator=g) + s * n for s, g in enumerate(streams)]).to(tensors[0].device)
-    shuffled = [x.flatten(0, 1).index_select(0, order).view_as(x) for x in tensors]
-    return zip(*(torch.split(x, batch_size, 1) for x in shuffled), strict=True)
+    orders: list[Tensor] = []
+    for s, stream in enumerate(streams):
+        orders.append(torch.randperm(n, generator=stream) + s * n)
+    order = torch.cat(orders).to(tensors[0].device)
+
+    parts: list[Sequence[Tensor]] = []
+    for tensor in tensors:
+        shuffled = tensor.flatten(0, 1).index_select(0, order).view_as(tensor)
+        parts.append(torch.split(shuffled, batch_size, 1))
+    return zip(*parts, strict=True)

@@ -20,6 +20,7 @@ class Standardize(nn.Module):
         self.register_buffer("inverse_std", 1 / std.detach().cpu().float())
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., n] -> [..., n]."""
         return (x - self.mean) * self.inverse_std
 
 
@@ -35,6 +36,7 @@ class Clamp(nn.Module):
         self.register_buffer("high", high.detach().cpu().clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., n] -> [..., n]."""
         return torch.clamp(x, self.low, self.high)
 
 
@@ -50,6 +52,7 @@ class Rescale(nn.Module):
         self.register_buffer("scale", scale.detach().cpu().clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., act_dim] -> [..., act_dim]."""
         return x * self.scale + self.center
 
 
@@ -78,7 +81,15 @@ def input_standardized(policy: Policy, mean: Tensor, std: Tensor) -> Policy:
     """The same function with its input standardised first and the inverse folded into the first layer.
 
     W x + b = (W diag(std)) ((x - mean) / std) + (b + W mean), so a quantiser placed behind the new stage sees
-    inputs of one scale. `mean`, `std`: [obs_dim]. Raises ValueError where the first stage is not linear.
+    inputs of one scale.
+
+    Args:
+        policy: Begins with a linear layer on raw observations.
+        mean: Of the observations, [obs_dim].
+        std: Their standard deviation, [obs_dim].
+
+    Raises:
+        ValueError: Where the first stage is not linear.
     """
     first, *rest = policy
     if not isinstance(first, nn.Linear):

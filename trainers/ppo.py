@@ -1,7 +1,7 @@
 """Proximal Policy Optimization, https://arxiv.org/abs/1707.06347 (clipped surrogate)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,11 +12,28 @@ from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import entropy, log_probability
 from trainers.nn.optimizer import FlatAdam, clip_row_norms, differentiate
 from trainers.on_policy import GaussianActorCritic, explained_variance, minibatches, standardized
+from trainers.settings import Count, NotNegative, OnPolicySettings, Rate
+
+
+class PPOSettings(OnPolicySettings):
+    """Settings of PPO; the values stand in conf/algo/ppo.yaml."""
+
+    name: Literal["ppo"]
+    lr: Rate
+    lr_decay_steps: Count | None
+    epochs: Count
+    clip: Rate
+    entropy_coef: NotNegative
+    value_coef: NotNegative
+    max_grad_norm: Rate
+    recompute_advantages: bool
+    target_kl: Rate | None
 
 
 class PPO(GaussianActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/ppo.yaml."""
 
+    SETTINGS = PPOSettings
     METRICS = (
         "losses/actor",
         "losses/critic",
@@ -28,63 +45,40 @@ class PPO(GaussianActorCritic):
         "losses/log_std",
     )
     COMPILES = True
+    settings: PPOSettings
 
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: PPOSettings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        initial_log_std: float,
-        gamma: float,
-        gae_lambda: float,
-        lr: float,
-        lr_decay_steps: int | None,
-        epochs: int,
-        batch_size: int,
-        clip: float,
-        entropy_coef: float,
-        value_coef: float,
-        max_grad_norm: float,
-        recompute_advantages: bool,
-        target_kl: float | None,
         transform_actor: ActorTransform | None = None,
     ) -> None:
-        super().__init__(
-            spec,
-            seeds,
-            device,
-            hidden=hidden,
-            activation=activation,
-            initial_log_std=initial_log_std,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            transform_actor=transform_actor,
-        )
-        self.lr = lr
-        self.lr_decay_steps = lr_decay_steps
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.clip = clip
-        self.entropy_coef = entropy_coef
-        self.value_coef = value_coef
-        self.max_grad_norm = max_grad_norm
-        self.recompute_advantages = recompute_advantages
-        self.target_kl = target_kl
-        self.optimizers = {"actor": FlatAdam(self.actor, lr), "critic": FlatAdam(self.critic, lr)}
+        super().__init__(spec, seeds, settings, device, transform_actor=transform_actor)
+        self.optimizers = {"actor": FlatAdam(self.actor, settings.lr), "critic": FlatAdam(self.critic, settings.lr)}
 
     def anneal(self, steps: int) -> None:
         """Learning rate after `steps` steps of the training at hand: linearly to 0 over `lr_decay_steps`."""
-        if self.lr_decay_steps is not None:
-            for optimizer in self.optimizers.values():
-                optimizer.lr.fill_(self.lr * (1 - steps / self.lr_decay_steps))
+        decay_steps = self.settings.lr_decay_steps
+        if decay_steps is None:
+            return
+        for optimizer in self.optimizers.values():
+            optimizer.lr.fill_(self.settings.lr * (1 - steps / decay_steps))
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Algorithm 1 of the paper, the optimisation of one rollout."""
+        """Epochs of minibatch steps on one rollout (Algorithm 1 of the paper).
+
+        Args:
+            rollout: Of the policy as it is, [S, T, E, ...].
+
+        Returns:
+            `METRICS` [S]: means over the minibatches that a seed learned from.
+        """
+        settings = self.settings
         self.updates += 1
-        followed = self.initialize_statistics(rollout)
+        is_first = self.initialize_statistics(rollout)
         obs = self.normalized(rollout.obs.flatten(1, 2))
         action = self.scale_action(rollout.action)
         with torch.no_grad():
@@ -94,22 +88,22 @@ class PPO(GaussianActorCritic):
         learning: list[Tensor] = []
 
         # actor and critic
-        for epoch in range(self.epochs):
-            if epoch == 0 or self.recompute_advantages:
+        for epoch in range(settings.epochs):
+            if epoch == 0 or settings.recompute_advantages:
                 advantage, returns = self.advantages(rollout)
                 target = returns / self.returns.std().squeeze(-1)
             if epoch == 0:
                 explained = explained_variance(advantage, returns)
             data = (obs, action, old_log_prob, advantage, target)
-            for minibatch in minibatches(data, self.batch_size, self.update_streams):
-                if self.target_kl is not None and not active.any():
+            for minibatch in minibatches(data, settings.batch_size, self.update_streams):
+                if settings.target_kl is not None and not active.any():
                     break
                 learning.append(active)
                 *terms, active = self.step(*minibatch, active)
                 steps.append(Terms(*terms))
 
         # statistics
-        if not followed:
+        if not is_first:
             self.update_statistics(rollout)
         return mean_terms(steps, learning) | {
             "losses/kl_stopped": (~active).float(),
@@ -118,19 +112,30 @@ class PPO(GaussianActorCritic):
         }
 
     def minibatch_step(self, *minibatch: Tensor) -> tuple[Tensor, ...]:
-        """One step of both optimisers on a minibatch [S, B, ...] for the seeds that are active [S].
+        """One step of both optimisers, for the seeds that are active.
 
-        Returns the terms of the loss as they were before, without gradients, and which seeds are active still.
+        Args:
+            minibatch: Observations, actions, old log-probabilities, advantages and targets [S, B, ...]; then which
+                seeds are active, [S].
+
+        Returns:
+            The terms of the loss [S] as they were before, without gradients; then which seeds are active still.
         """
+        settings = self.settings
         *data, active = minibatch
         terms = self._losses(*data)
-        if self.target_kl is not None:
-            active = active & (terms.approx_kl <= 1.5 * self.target_kl)
-        losses = self.value_coef * terms.critic - terms.surrogate - self.entropy_coef * terms.entropy
+        if settings.target_kl is not None:
+            active = active & (terms.approx_kl <= 1.5 * settings.target_kl)
+
+        # gradients of actor and critic, clipped together
+        losses = settings.value_coef * terms.critic - terms.surrogate - settings.entropy_coef * terms.entropy
         differentiate(losses.sum(), self.optimizers.values())
-        clip_row_norms([o.gradient for o in self.optimizers.values()], self.max_grad_norm)
+        gradients = [optimizer.gradient for optimizer in self.optimizers.values()]
+        clip_row_norms(gradients, settings.max_grad_norm)
+
+        # steps
         for optimizer in self.optimizers.values():
-            optimizer.step(active if self.target_kl is not None else None)
+            optimizer.step(active if settings.target_kl is not None else None)
         return *(term.detach() for term in terms), active
 
     def _losses(self, obs: Tensor, action: Tensor, old_log_prob: Tensor, advantage: Tensor, target: Tensor) -> "Terms":
@@ -138,11 +143,11 @@ class PPO(GaussianActorCritic):
         log_ratio = log_probability(self.actor(obs), self.actor.log_std, action) - old_log_prob
         ratio = log_ratio.exp()
         return Terms(
-            surrogate=clipped_surrogate(ratio, standardized(advantage), self.clip).mean(-1),
+            surrogate=clipped_surrogate(ratio, standardized(advantage), self.settings.clip).mean(-1),
             entropy=entropy(self.actor.log_std).squeeze(-1),
             critic=0.5 * (self.critic(obs).squeeze(-1) - target).square().mean(-1),
             approx_kl=approximate_kl(log_ratio.detach()),
-            clip_fraction=((ratio.detach() - 1).abs() > self.clip).float().mean(-1),
+            clip_fraction=((ratio.detach() - 1).abs() > self.settings.clip).float().mean(-1),
         )
 
 
@@ -157,10 +162,18 @@ class Terms(NamedTuple):
 
 
 def mean_terms(steps: Sequence[Terms], learning: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Means [S] over the minibatches of an update before which each seed was active: `learning`, [S] for each."""
-    columns = Terms(*(torch.stack(column) for column in zip(*steps, strict=True)))
-    counted = torch.stack(list(learning)).float()
-    weight = counted / counted.sum(0)
+    """Means over the minibatches of an update that each seed learned from.
+
+    Args:
+        steps: The terms of each minibatch, [S] each.
+        learning: Whether each seed was active before each minibatch, [S] each.
+
+    Returns:
+        Means [S] by the names of `PPO.METRICS`.
+    """
+    columns = Terms(*map(torch.stack, zip(*steps, strict=True)))
+    is_counted = torch.stack(list(learning)).float()
+    weight = is_counted / is_counted.sum(0)
     return {
         "losses/actor": -(weight * columns.surrogate).sum(0),
         "losses/critic": (weight * columns.critic).sum(0),

@@ -7,4 +7,10 @@ from trainers.sac import SAC
 from trainers.td3 import TD3
 from trainers.trpo import TRPO
 
-AGENTS: dict[str, type[ActorCritic]] = {"trpo": TRPO, "ppo": PPO, "ddpg": DDPG, "td3": TD3, "sac": SAC}
+AGENTS: dict[str, type[ActorCritic]] = {
+    "trpo": TRPO,
+    "ppo": PPO,
+    "ddpg": DDPG,
+    "td3": TD3,
+    "sac": SAC,
+}

@@ -32,11 +32,19 @@ def numpy_stream(stream: RngStream, seed: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence((seed, int(stream))))
 
 
-def torch_stream(stream: RngStream, seed: int) -> torch.Generator:
-    """A CPU generator: its numbers are the same whatever device the networks are on."""
+CPU = torch.device("cpu")
+
+
+def torch_stream(stream: RngStream, seed: int, device: torch.device = CPU) -> torch.Generator:
+    """A generator; one of the CPU draws the same numbers whatever device the networks are on."""
     # torch's CPU generator keeps 32 bits of its seed: hash first, or near seeds would collide.
     hashed = int(np.random.SeedSequence((seed, int(stream))).generate_state(1)[0])
-    return torch.Generator().manual_seed(hashed)
+    return torch.Generator(device).manual_seed(hashed)
+
+
+def init_streams(seeds: Sequence[int]) -> list[torch.Generator]:
+    """The generator of each seed that its initial weights are drawn from, one network after another."""
+    return [torch_stream(RngStream.INIT, seed) for seed in seeds]
 
 
 def stacked_normal(generators: Sequence[torch.Generator], *shape: int) -> torch.Tensor:

@@ -12,53 +12,66 @@ from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.replay import Batch
 from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import squashed_gaussian
+from trainers.nn.flat_storage import StackedScalar
 from trainers.nn.optimizer import FlatAdam
-from trainers.nn.stacked import StackedMLP, StackedScalar
-from trainers.nn.targets import make_target, polyak_update, twin_q_input
+from trainers.nn.stacked import StackedMLP
+from trainers.nn.targets import make_target, polyak_update, twin_q_input, twin_streams
 from trainers.policy import Policy, Rescale
-from trainers.rng import RngStream, stacked_normal, torch_stream
+from trainers.rng import init_streams, stacked_normal
+from trainers.settings import OffPolicySettings, Rate
 from trainers.tensors import FloatArray
 
 LOG_STD_MIN = -20.0
 LOG_STD_MAX = 2.0
 
 
+class SACSettings(OffPolicySettings):
+    """Settings of SAC; the values stand in conf/algo/sac.yaml."""
+
+    name: Literal["sac"]
+    alpha: Rate | Literal["auto"]
+    initial_alpha: Rate
+    alpha_lr: Rate
+
+
 class SAC(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/sac.yaml."""
 
+    SETTINGS = SACSettings
     METRICS = ("losses/critic", "losses/actor", "losses/alpha", "losses/entropy", "losses/q_mean")
     COMPILES = True
     NOISE_DRAWS = 2
+    settings: SACSettings
 
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: SACSettings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        actor_lr: float,
-        critic_lr: float,
-        alpha: float | Literal["auto"],
-        alpha_lr: float,
-        initial_alpha: float,
-        tau: float,
         transform_actor: ActorTransform | None = None,
     ) -> None:
-        super().__init__(spec, seeds, device)
-        self.tau = tau
-        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
-        twice = [g for g in init for _ in range(2)]
-        self.actor = StackedMLP([spec.obs_dim, *hidden, 2 * spec.act_dim], activation, init).to(device)
-        self.critics = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, twice).to(device)
+        super().__init__(spec, seeds, settings, device)
+
+        # networks
+        hidden = settings.hidden
+        streams = init_streams(seeds)
+        self.actor = StackedMLP([spec.obs_dim, *hidden, 2 * spec.act_dim], settings.activation, streams).to(device)
+        critic_sizes = [spec.obs_dim + spec.act_dim, *hidden, 1]
+        self.critics = StackedMLP(critic_sizes, settings.activation, twin_streams(streams)).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
-        start = initial_alpha if alpha == "auto" else alpha
-        self.log_alpha = StackedScalar(len(seeds), math.log(start)).to(device)
-        self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critics": FlatAdam(self.critics, critic_lr)}
-        if alpha == "auto":
-            self.optimizers["log_alpha"] = FlatAdam(self.log_alpha, alpha_lr)
+        alpha = settings.initial_alpha if settings.alpha == "auto" else settings.alpha
+        self.log_alpha = StackedScalar(len(seeds), math.log(alpha)).to(device)
+
+        # optimisers put the networks on flat storage, which targets copy
+        self.optimizers = {
+            "actor": FlatAdam(self.actor, settings.actor_lr),
+            "critics": FlatAdam(self.critics, settings.critic_lr),
+        }
+        if settings.alpha == "auto":
+            self.optimizers["log_alpha"] = FlatAdam(self.log_alpha, settings.alpha_lr)
         else:
             self.log_alpha.flatten()
         self.target_critics = make_target(self.critics)
@@ -68,26 +81,36 @@ class SAC(ActorCritic):
             "target_critics": self.target_critics,
             "log_alpha": self.log_alpha,
         }
+
         # Entropy is that of actions in half ranges, as behind the published returns. In environment units one alpha
         # would mean another trade-off in each: on Humanoid (+-0.4) a bonus lower by 0.2 * 15.6 = 3 at every step.
         self.entropy_unit = torch.ones_like(self.action_scale)
         self.target_entropy = -float(spec.act_dim)
 
     def act(self, obs: FloatArray) -> FloatArray:
-        mean, log_std = np.split(self.acting()(obs), 2, axis=-1)
+        """Actions [S, E, act_dim] drawn from the squashed Gaussian, for observations [S, E, obs_dim]."""
+        mean, log_std = np.split(self.actor_output(obs), 2, axis=-1)
+        std = np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
         noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
-        unit_action = np.tanh(mean + np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX)) * noise)
-        return self.unscale_action(unit_action)
+        return self.unscale_action(np.tanh(mean + std * noise))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Algorithm 1 of the paper, gradient steps: critics, actor, temperature, targets."""
+        """Gradient steps of critics, actor and temperature (Algorithm 1 of the paper), and of the targets.
+
+        Args:
+            batch: Transitions [S, B, ...].
+
+        Returns:
+            `METRICS` [S], as they were before the steps.
+        """
         self.updates += 1
         alpha = self.log_alpha.value.detach().exp()
         unit_action = (batch.action - self.action_center) / self.action_scale
 
         # critics
         with torch.no_grad():
-            next_action, next_log_prob = self._sample(self.actor(batch.next_obs), self.update_noise(batch.action))
+            next_out = self.actor(batch.next_obs)
+            next_action, next_log_prob = self._sample(next_out, self.update_noise(batch.action))
             next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
             target = batch.reward + batch.discount * (next_q - alpha * next_log_prob)
 
@@ -111,7 +134,7 @@ class SAC(ActorCritic):
             self.optimizers["log_alpha"].step_down([alpha_loss])
 
         # targets
-        polyak_update(self.target_critics, self.critics, self.tau)
+        polyak_update(self.target_critics, self.critics, self.settings.tau)
         return {
             "losses/critic": critic_loss.detach(),
             "losses/actor": actor_loss.detach(),

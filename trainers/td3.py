@@ -1,6 +1,7 @@
 """Twin Delayed Deep Deterministic policy gradient, https://arxiv.org/abs/1802.09477"""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,50 +12,58 @@ from trainers.data.replay import Batch
 from trainers.envs.spec import EnvSpec
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
-from trainers.nn.targets import make_target, polyak_update, twin_q_input
+from trainers.nn.targets import make_target, polyak_update, twin_q_input, twin_streams
 from trainers.policy import Policy, Rescale
-from trainers.rng import RngStream, stacked_normal, torch_stream
+from trainers.rng import init_streams, stacked_normal
+from trainers.settings import Count, NotNegative, OffPolicySettings
 from trainers.tensors import FloatArray
+
+
+class TD3Settings(OffPolicySettings):
+    """Settings of TD3; the values stand in conf/algo/td3.yaml."""
+
+    name: Literal["td3"]
+    exploration_noise: NotNegative
+    target_noise: NotNegative
+    target_noise_clip: NotNegative
+    policy_delay: Count
 
 
 class TD3(ActorCritic):
     """Networks, optimisers and random streams of S seeds; the settings are explained in conf/algo/td3.yaml."""
 
+    SETTINGS = TD3Settings
     METRICS = ("losses/critic", "losses/actor", "losses/q_mean")
     COMPILES = True
     NOISE_DRAWS = 1
+    settings: TD3Settings
 
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: TD3Settings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        actor_lr: float,
-        critic_lr: float,
-        exploration_noise: float,
-        target_noise: float,
-        target_noise_clip: float,
-        policy_delay: int,
-        tau: float,
         transform_actor: ActorTransform | None = None,
     ) -> None:
-        super().__init__(spec, seeds, device)
-        self.exploration_noise = exploration_noise
-        self.tau = tau
-        self.policy_delay = policy_delay
-        self.target_noise = target_noise
-        self.target_noise_clip = target_noise_clip
-        self.update_period = policy_delay
-        init = [torch_stream(RngStream.INIT, seed) for seed in seeds]
-        twice = [g for g in init for _ in range(2)]
-        self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], activation, init).to(device)
-        self.critics = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], activation, twice).to(device)
+        super().__init__(spec, seeds, settings, device)
+        self.update_period = settings.policy_delay
+
+        # networks
+        hidden = settings.hidden
+        streams = init_streams(seeds)
+        self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], settings.activation, streams).to(device)
+        critic_sizes = [spec.obs_dim + spec.act_dim, *hidden, 1]
+        self.critics = StackedMLP(critic_sizes, settings.activation, twin_streams(streams)).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
-        self.optimizers = {"actor": FlatAdam(self.actor, actor_lr), "critics": FlatAdam(self.critics, critic_lr)}
+
+        # optimisers put the networks on flat storage, which targets copy
+        self.optimizers = {
+            "actor": FlatAdam(self.actor, settings.actor_lr),
+            "critics": FlatAdam(self.critics, settings.critic_lr),
+        }
         self.target_actor = make_target(self.actor)
         self.target_critics = make_target(self.critics)
         self.networks = {
@@ -65,31 +74,39 @@ class TD3(ActorCritic):
         }
 
     def act(self, obs: FloatArray) -> FloatArray:
-        unit_action = np.tanh(self.acting()(obs))
+        """Actions [S, E, act_dim] with Gaussian noise, clipped to the bounds, for observations [S, E, obs_dim]."""
+        unit_action = np.tanh(self.actor_output(obs))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
-        unit_action = np.clip(unit_action + self.exploration_noise * noise, -1, 1)
+        unit_action = np.clip(unit_action + self.settings.exploration_noise * noise, -1, 1)
         return self.unscale_action(unit_action)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Algorithm 1 of the paper, gradient steps: critics; every `policy_delay` times actor and targets."""
+        """Gradient steps of the critics; every `policy_delay` times of actor and targets (Algorithm 1 of the paper).
+
+        Args:
+            batch: Transitions [S, B, ...].
+
+        Returns:
+            `METRICS` [S], as they were before the steps; that of the actor where it took one.
+        """
         self.updates += 1
         unit_action = (batch.action - self.action_center) / self.action_scale
 
         # critics
         with torch.no_grad():
-            noise = (self.target_noise * self.update_noise(batch.action)).clamp(
-                -self.target_noise_clip, self.target_noise_clip
-            )
-            next_action = (torch.tanh(self.target_actor(batch.next_obs)) + noise).clamp(-1, 1)
+            limit = self.settings.target_noise_clip
+            noise = self.settings.target_noise * self.update_noise(batch.action)
+            next_action = torch.tanh(self.target_actor(batch.next_obs)) + noise.clamp(-limit, limit)
+            next_action = next_action.clamp(-1, 1)
             next_q = self._q(self.target_critics, batch.next_obs, next_action).amin(1)
             target = batch.reward + batch.discount * next_q
 
         q = self._q(self.critics, batch.obs, unit_action)
         critic_loss = 0.5 * (q - target.unsqueeze(1)).square().mean(-1).sum(1)
         self.optimizers["critics"].minimize(critic_loss.sum())
-        figures = {"losses/critic": critic_loss.detach(), "losses/q_mean": q.detach().mean((1, 2))}
-        if self.updates % self.policy_delay:
-            return figures
+        metrics = {"losses/critic": critic_loss.detach(), "losses/q_mean": q.detach().mean((1, 2))}
+        if self.updates % self.settings.policy_delay:
+            return metrics
 
         # actor
         action = torch.tanh(self.actor(batch.obs, update_ranges=True))
@@ -98,9 +115,9 @@ class TD3(ActorCritic):
         self.optimizers["actor"].minimize(actor_loss.sum())
 
         # targets
-        polyak_update(self.target_critics, self.critics, self.tau)
-        polyak_update(self.target_actor, self.actor, self.tau)
-        return figures | {"losses/actor": actor_loss.detach()}
+        polyak_update(self.target_critics, self.critics, self.settings.tau)
+        polyak_update(self.target_actor, self.actor, self.settings.tau)
+        return metrics | {"losses/actor": actor_loss.detach()}
 
     def policy(self, i: int) -> Policy:
         """The actor without noise."""

@@ -1,25 +1,42 @@
 """Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477 (with GAE, https://arxiv.org/abs/1506.02438)."""
 
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from trainers.actor_critic import ActorTransform
 from trainers.data.rollout import Rollout
 from trainers.envs.spec import EnvSpec
 from trainers.nn.distributions import entropy, kl_divergence, log_probability
+from trainers.nn.flat_storage import Stacked
 from trainers.nn.optimizer import FlatAdam, row_gradient
-from trainers.nn.stacked import Stacked
 from trainers.on_policy import GaussianActorCritic, explained_variance, minibatches, standardized
+from trainers.settings import Count, NotNegative, OnPolicySettings, Rate
 
 # A conjugate gradient whose squared residual is below this has arrived.
 RESIDUAL_TOLERANCE = 1e-10
 
 
+class TRPOSettings(OnPolicySettings):
+    """Settings of TRPO; the values stand in conf/algo/trpo.yaml."""
+
+    name: Literal["trpo"]
+    critic_lr: Rate
+    critic_epochs: Count
+    max_kl: Rate
+    cg_iterations: Count
+    cg_damping: NotNegative
+    line_search_steps: Count
+    line_search_decay: Annotated[float, Field(gt=0, lt=1)]
+
+
 class TRPO(GaussianActorCritic):
     """Networks, optimiser and random streams of S seeds; the settings are explained in conf/algo/trpo.yaml."""
 
+    SETTINGS = TRPOSettings
     METRICS = (
         "losses/actor",
         "losses/critic",
@@ -30,54 +47,35 @@ class TRPO(GaussianActorCritic):
         "losses/log_std",
     )
     COMPILES = True
+    settings: TRPOSettings
 
     def __init__(
         self,
         spec: EnvSpec,
         seeds: Sequence[int],
+        settings: TRPOSettings,
         device: torch.device,
         *,
-        hidden: Sequence[int],
-        activation: str,
-        initial_log_std: float,
-        gamma: float,
-        gae_lambda: float,
-        critic_lr: float,
-        critic_epochs: int,
-        batch_size: int,
-        max_kl: float,
-        cg_iterations: int,
-        cg_damping: float,
-        line_search_steps: int,
-        line_search_decay: float,
         transform_actor: ActorTransform | None = None,
     ) -> None:
-        super().__init__(
-            spec,
-            seeds,
-            device,
-            hidden=hidden,
-            activation=activation,
-            initial_log_std=initial_log_std,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            transform_actor=transform_actor,
-        )
-        self.critic_epochs = critic_epochs
-        self.batch_size = batch_size
-        self.max_kl = max_kl
-        self.cg_iterations = cg_iterations
-        self.cg_damping = cg_damping
-        self.line_search_steps = line_search_steps
-        self.line_search_decay = line_search_decay
+        super().__init__(spec, seeds, settings, device, transform_actor=transform_actor)
+        # The natural gradient works on flat storage, and differentiates twice.
         self.actor.flatten()
         self.actor.fused = False
-        self.optimizers = {"critic": FlatAdam(self.critic, critic_lr)}
+        self.optimizers = {"critic": FlatAdam(self.critic, settings.critic_lr)}
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Appendix C of the paper: natural gradient, step to the edge of the trust region, line search, value fit."""
+        """Natural gradient, step to the edge of the trust region, line search (appendix C of the paper); value fit.
+
+        Args:
+            rollout: Of the policy as it is, [S, T, E, ...].
+
+        Returns:
+            `METRICS` [S].
+        """
+        settings = self.settings
         self.updates += 1
-        followed = self.initialize_statistics(rollout)
+        is_first = self.initialize_statistics(rollout)
         obs = self.normalized(rollout.obs.flatten(1, 2))
         action = self.scale_action(rollout.action)
         advantage, returns = self.advantages(rollout)
@@ -97,22 +95,22 @@ class TRPO(GaussianActorCritic):
 
         # actor
         gradient = row_gradient(surrogate().sum(), self.actor)
-        product = fisher_vector_product(kl().sum(), self.actor, self.cg_damping)
-        direction = conjugate_gradient(product, gradient, self.cg_iterations)
+        product = fisher_vector_product(kl().sum(), self.actor, settings.cg_damping)
+        direction = conjugate_gradient(product, gradient, settings.cg_iterations)
         curvature = (direction * product(direction)).sum(1, keepdim=True)
-        step = direction * (2 * self.max_kl / curvature.clamp(min=1e-12)).sqrt()
+        step = direction * (2 * settings.max_kl / curvature.clamp(min=1e-12)).sqrt()
         del product  # its graph must be gone before parameters change in place
         size, improvement, divergence = self._line_search(step, surrogate, kl)
 
         # critic
         target = returns / self.returns.std().squeeze(-1)
         critic_losses: list[Tensor] = []
-        for _ in range(self.critic_epochs):
-            for minibatch in minibatches((obs, target), self.batch_size, self.update_streams):
+        for _ in range(settings.critic_epochs):
+            for minibatch in minibatches((obs, target), settings.batch_size, self.update_streams):
                 critic_losses += self.step(*minibatch)
 
         # statistics
-        if not followed:
+        if not is_first:
             self.update_statistics(rollout)
         return {
             "losses/actor": -improvement,
@@ -137,22 +135,30 @@ class TRPO(GaussianActorCritic):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Move each seed by the largest of step * decay^k that improves its surrogate within its trust region.
 
-        A seed without one stays where it was. Returns, [S] each: the fraction taken, gain in surrogate, KL.
+        A seed without one stays where it was.
+
+        Args:
+            step: To the edge of the trust region, in the layout of the actor's flat storage [S, P].
+            surrogate: The surrogate [S] of the actor as it is.
+            kl: Its mean KL [S] from the old policy.
+
+        Returns:
+            The fraction of the step taken, the gain in surrogate and the KL, [S] each.
         """
         flat = self.actor.flat
-        start = self.actor.flat.clone()
+        start = flat.clone()
         before = surrogate()
         fraction = torch.zeros_like(before)
         gain = torch.zeros_like(before)
         divergence = torch.zeros_like(before)
-        for k in range(self.line_search_steps):
+        for k in range(self.settings.line_search_steps):
             searching = fraction == 0
-            tried = self.line_search_decay**k
-            flat.copy_(torch.where(searching.unsqueeze(1), start + tried * step, flat))
+            trial = self.settings.line_search_decay**k
+            flat.copy_(torch.where(searching.unsqueeze(1), start + trial * step, flat))
             trial_gain = surrogate() - before
             trial_kl = kl()
-            good = searching & (trial_gain > 0) & (trial_kl <= self.max_kl)
-            fraction = torch.where(good, tried, fraction)
+            good = searching & (trial_gain > 0) & (trial_kl <= self.settings.max_kl)
+            fraction = torch.where(good, trial, fraction)
             gain = torch.where(good, trial_gain, gain)
             divergence = torch.where(good, trial_kl, divergence)
             if good.eq(searching).all():

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rlc.config.settings import WandbSettings
-from rlc.config.types import Count, Name, Rate, Seed, Strict, parse_model
+from rlc.config.types import Name, Seed, parse_model
+from trainers.settings import Count, Rate, Strict
 
 
 class EnergySettings(Strict):

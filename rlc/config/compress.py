@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from compression.lowbit import Bits
-from rlc.config.types import BoolOrAuto, Count, CountOrZero, Rate, Strict
+from rlc.config.types import BoolOrAuto
+from trainers.settings import Count, CountOrZero, Rate, Strict
 
 BitWidth = Literal[8, 6, 4, 3, 2]
 BIT_SETTINGS = ("weight_bits", "activation_bits", "input_bits")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from compression.int8 import needs_reduced_range
-from rlc.config.algorithms import OffPolicySettings
 from rlc.config.compress import CompressSettings
 from rlc.config.settings import Settings
 from trainers.errors import UserError
 from trainers.registry import AGENTS
+from trainers.settings import OffPolicySettings
 
 REDUCE_RANGE = "compress.reduce_range"
 # With fewer off-policy updates, or on-policy environment steps, the compiler takes longer than it saves.

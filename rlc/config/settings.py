@@ -2,9 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from rlc.config.algorithms import AlgoSettings, OffPolicySettings, PPOSettings
 from rlc.config.compress import (
     DERIVED_METHODS,
     PAPER_METHODS,
@@ -13,7 +12,10 @@ from rlc.config.compress import (
     PruneSettings,
     QATSettings,
 )
-from rlc.config.types import BoolOrAuto, Count, CountOrZero, Name, Seed, Strict, parse_model
+from rlc.config.types import BoolOrAuto, Name, Seed, parse_model
+from trainers.ppo import PPOSettings
+from trainers.registry import AGENTS
+from trainers.settings import AlgoSettings, Count, CountOrZero, OffPolicySettings, Strict
 
 
 class EnvSettings(Strict):
@@ -43,7 +45,7 @@ class WandbSettings(Strict):
 class Settings(Strict):
     """All settings of one job, as resolved from conf/ and the command line."""
 
-    algo: AlgoSettings
+    algo: SerializeAsAny[AlgoSettings]
     compress: CompressSettings
     env: EnvSettings
     study: Name
@@ -61,6 +63,15 @@ class Settings(Strict):
     fail_fast: bool
     eval: EvalSettings
     wandb: WandbSettings
+
+    @field_validator("algo", mode="plain")
+    @classmethod
+    def _parse_algo(cls, data: Any) -> AlgoSettings:
+        """The settings of an algorithm as its own class checks them."""
+        name = data.get("name") if isinstance(data, dict) else data
+        if not isinstance(name, str) or name not in AGENTS:
+            raise ValueError(f"algo.name={name}: unknown; allowed: {', '.join(AGENTS)}")
+        return AGENTS[name].SETTINGS.model_validate(data)
 
     @model_validator(mode="before")
     @classmethod
@@ -101,8 +112,8 @@ class Settings(Strict):
                         f"algo.lr_decay_steps={algo.lr_decay_steps}: with {key}={value} the learning rate would be 0 "
                         f"before the end; allowed: {value} or more, null"
                     )
-        if self.compile is True and self.device != "cpu":
-            raise ValueError(f"compile=true: it is for device=cpu, not {self.device}; allowed there: false, auto")
+        if self.compile is True and self.device != "cpu" and not isinstance(algo, OffPolicySettings):
+            raise ValueError(f"compile=true: {algo.name} is compiled on device=cpu only; allowed here: false, auto")
         if self.protocol == "paper":
             self._check_published()
         return self

@@ -1,33 +1,16 @@
-"""Types of settings, and one-line messages for what does not fit them."""
+"""Types of settings beside those of the trainers, and one-line messages for what does not fit them."""
 
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from trainers.errors import UserError
 
-
-def _integral(value: Any) -> Any:
-    """1e6 is a step count too."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Count = Annotated[int, BeforeValidator(_integral), Field(ge=1)]
-CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Strict(BaseModel):
-    """Settings that refuse unknown keys, convert nothing and never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 # `auto` is what this machine needs or can do: `rlc.config.decide` replaces it before a job runs.

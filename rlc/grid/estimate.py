@@ -3,12 +3,12 @@
 import functools
 from collections.abc import Sequence
 
-from rlc.config.algorithms import OffPolicySettings
 from rlc.config.settings import Settings
 from rlc.datafiles import read
 from rlc.runs.find import find_baseline
 from rlc.runs.run import Run
 from trainers.envs.make import spec_of
+from trainers.settings import OffPolicySettings
 
 # Measured on two environments: a run that is made from a trained one takes so long, its evaluations for the most part.
 DERIVED_SECONDS = 8.0

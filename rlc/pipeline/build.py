@@ -12,7 +12,6 @@ from compression.pruning import replace_layers
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.qat import prepare_qat
-from rlc.config.algorithms import AlgoSettings, OffPolicySettings
 from rlc.config.compress import CompressSettings, PruneSettings, PTDQSettings, PTSQSettings, QATSettings
 from rlc.config.settings import Settings
 from rlc.config.types import decided
@@ -26,6 +25,7 @@ from trainers.errors import UserError
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
 from trainers.registry import AGENTS
+from trainers.settings import AlgoSettings, OffPolicySettings
 from trainers.tensors import FloatArray
 from trainers.torch_compat import has_bf16_products
 
@@ -66,9 +66,8 @@ def build_agent(
         if quantize is not None:
             quantize(actor)
 
-    own = algo.model_dump(exclude=set(algo.LOOP))
     make: Callable[..., ActorCritic] = AGENTS[algo.name]
-    return make(spec, seeds, device, **own, transform_actor=transform)
+    return make(spec, seeds, algo, device, transform_actor=transform)
 
 
 def build_envs(settings: Settings, spec: EnvSpec, seeds: Sequence[int]) -> SyncSeedEnvs | SubprocSeedEnvs:

@@ -17,7 +17,6 @@ from compression.onnx_export import onnx_bytes
 from compression.paper import prepare_qat_as_published, quantize_dynamic_as_published, quantize_static_as_published
 from compression.runtime import OnnxPolicy
 from measure.returns import Act, Returns, evaluate
-from rlc.config.algorithms import AlgoSettings, OffPolicySettings, SACSettings
 from rlc.config.compress import CompressSettings
 from rlc.config.settings import Settings
 from rlc.pipeline import build
@@ -25,11 +24,14 @@ from rlc.pipeline.tracking import Tracker
 from rlc.pipeline.training import fit
 from rlc.runs.run import Run
 from trainers.data.rollout import collect_observations
-from trainers.envs import make as envs
+from trainers.envs.make import make_env as make_plain_env
+from trainers.envs.make import spec_of
 from trainers.envs.seed_envs import Env
 from trainers.nn.stacked import make_linear
 from trainers.on_policy import OBSERVATION_LIMIT
 from trainers.policy import Policy, Rescale, Standardize
+from trainers.sac import SACSettings
+from trainers.settings import AlgoSettings, OffPolicySettings
 
 SEED = 102
 CALIBRATION_STEPS = 10_000
@@ -39,7 +41,7 @@ QAT_INITIAL_ALPHA = 1.0
 
 def make_env(algorithm: str, env_id: str) -> Env:
     """An environment seeded once, for all its episodes. PPO's learns its observation statistics anew in it."""
-    env = envs.make_env(env_id)
+    env = make_plain_env(env_id)
     if algorithm == "ppo":
         env = gym.wrappers.NormalizeObservation(gym.wrappers.ClipAction(env))
         clip = functools.partial(np.clip, a_min=-OBSERVATION_LIMIT, a_max=OBSERVATION_LIMIT)
@@ -110,7 +112,7 @@ def evaluate_policy(act: Act, settings: Settings) -> Returns:
     """As `fit.evaluate_policy`, on one stream of start states."""
     env_id = settings.env.id
     factory = functools.partial(make_env, settings.algo.name, env_id)
-    return evaluate(act, factory, envs.spec_of(env_id), episodes=settings.eval.episodes, seed=None)
+    return evaluate(act, factory, spec_of(env_id), episodes=settings.eval.episodes, seed=None)
 
 
 def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tuple[Policy, dict[str, Any]]:
@@ -120,7 +122,7 @@ def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tup
     """
     algo = second_training(run.settings.algo)
     settings = run.settings.model_copy(update={"algo": algo})
-    spec = envs.spec_of(settings.env.id)
+    spec = spec_of(settings.env.id)
     heads = 2 if isinstance(algo, SACSettings) else 1
     quantize = functools.partial(prepare_qat_as_published, heads=heads)
     agent = build.build_agent(algo, settings.compress, spec, [run.seed], torch.device("cpu"), quantize=quantize)

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from rlc.config.algorithms import OffPolicySettings
 from rlc.config.settings import Settings
 from rlc.messages import warn
 from rlc.pipeline import build
@@ -20,16 +19,19 @@ from rlc.pipeline.tracking import Tracker
 from rlc.runs.checkpoint import Checkpoints, Saved
 from rlc.runs.run import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, Run
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
-from trainers.acceleration.cuda_graphs import CudaGraphUpdate
+from trainers.acceleration.cuda_graphs import CudaGraphUpdate, UpdateDraws
 from trainers.actor_critic import ActorCritic
-from trainers.data.replay import Batch, ReplayBuffer
+from trainers.data.device_replay import DeviceReplayBuffer
+from trainers.data.replay import ReplayBuffer
 from trainers.envs.make import spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
-from trainers.loops import OffPolicyAgent, OnPolicyAgent, off_policy_loop, on_policy_loop
+from trainers.loops import OnPolicyAgent, off_policy_loop, on_policy_loop
 from trainers.on_policy import GaussianActorCritic
+from trainers.settings import OffPolicySettings
 from trainers.tensors import Snapshot, strip_prefix
 
+Part = ActorCritic | SyncSeedEnvs | SubprocSeedEnvs | ReplayBuffer | UpdateDraws
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
 # Parameters of glibc's mallopt.
@@ -98,7 +100,7 @@ def fit(
         if one is not None:
             past = training.restore(i, one, checkpoints[i])
             run.log(f"goes on from the checkpoint of step {one.step}")
-            before = one.snapshot.plain.get("compile", settings.compile)
+            before = one.snapshot.metadata.get("compile", settings.compile)
             if before != settings.compile:
                 text = f"its checkpoint was made with compile={before}: from here on it rounds otherwise".lower()
                 run.log(text)
@@ -143,10 +145,16 @@ class Training:
             agent.enable_policy_lag()
         algo = settings.algo
         self.replay: ReplayBuffer | None = None
+        self.graph_update: CudaGraphUpdate | None = None
         if isinstance(algo, OffPolicySettings):
             capacity = min(algo.buffer_size, settings.total_steps)
             shape = (agent.spec, agent.seeds, algo.num_envs)
-            self.replay = ReplayBuffer(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
+            on_gpu = agent.device.type == "cuda"
+            make_replay = DeviceReplayBuffer if on_gpu else ReplayBuffer
+            self.replay = make_replay(*shape, capacity, algo.gamma, agent.device, algo.reward_scale)
+            if isinstance(self.replay, DeviceReplayBuffer):
+                with_compiler = bool(settings.compile)
+                self.graph_update = CudaGraphUpdate(agent, self.replay, algo.batch_size, with_compiler=with_compiler)
 
     def beginnings(self) -> list[dict[str, str]]:
         """Fingerprints of what each seed begins with."""
@@ -168,14 +176,13 @@ class Training:
         if isinstance(algo, OffPolicySettings):
             assert self.replay is not None
             return off_policy_loop(
-                cast(OffPolicyAgent, agent),
-                self._update(),
+                agent,
+                self._update(algo.batch_size),
                 self.envs,
                 self.replay,
                 lambda: agent.random_actions(algo.num_envs) if random_warmup else agent.act(self.envs.obs),
                 **span,
                 learning_starts=algo.learning_starts,
-                batch_size=algo.batch_size,
                 updates_per_step=algo.updates_per_step,
                 overlap=settings.overlap,
                 yield_every=YIELD_EVERY,
@@ -186,11 +193,14 @@ class Training:
             agent.step = CompiledStep(agent, type(agent).minibatch_step)
         return on_policy_loop(cast(OnPolicyAgent, agent), self.envs, agent.device, **span, rollout_steps=rollout_steps)
 
-    def _update(self) -> Callable[[Batch], dict[str, Tensor]]:
-        learner = cast(OffPolicyAgent, self.agent)
-        if self.settings.compile:
-            return CompiledUpdate(self.agent)
-        return CudaGraphUpdate(learner) if learner.device.type == "cuda" else learner.update
+    def _update(self, batch_size: int) -> Callable[[], dict[str, Tensor]]:
+        """Samples a batch and learns from it."""
+        replay = self.replay
+        if self.graph_update is not None:
+            return self.graph_update
+        assert replay is not None
+        update = CompiledUpdate(self.agent) if self.settings.compile else self.agent.update  # type: ignore[attr-defined]
+        return lambda: update(replay.sample(batch_size))
 
     def save(self, i: int, checkpoints: Checkpoints, progress: dict[str, Any]) -> None:
         """Write a checkpoint of seed number i."""
@@ -199,7 +209,7 @@ class Training:
         for name, part in self._parts().items():
             snapshot = part.snapshot(i)
             tensors |= {f"{name}.{key}": tensor for key, tensor in snapshot.tensors.items()}
-            plain[name] = snapshot.plain
+            plain[name] = snapshot.metadata
         checkpoints.save(progress["step"], Snapshot(tensors, plain), self.replay, i)
 
     def restore(self, i: int, saved: Saved, checkpoints: Checkpoints) -> dict[str, Any]:
@@ -212,7 +222,10 @@ class Training:
         progress: dict[str, Any] = plain["progress"]
         return progress
 
-    def _parts(self) -> dict[str, ActorCritic | SyncSeedEnvs | SubprocSeedEnvs | ReplayBuffer]:
-        parts: dict[str, ActorCritic | SyncSeedEnvs | SubprocSeedEnvs | ReplayBuffer] = {}
-        parts |= {"agent": self.agent, "envs": self.envs}
-        return parts if self.replay is None else parts | {"replay": self.replay}
+    def _parts(self) -> dict[str, Part]:
+        parts: dict[str, Part] = {"agent": self.agent, "envs": self.envs}
+        if self.replay is not None:
+            parts["replay"] = self.replay
+        if self.graph_update is not None:
+            parts["draws"] = self.graph_update.draws
+        return parts

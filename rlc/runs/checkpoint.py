@@ -47,7 +47,7 @@ class Checkpoints:
         tensors = dict(snapshot.tensors)
         if replay is not None:
             tensors[TAIL] = torch.from_numpy(self._write_segments(replay, i))
-        state = safetensors.torch.save(tensors, {"plain": json.dumps(snapshot.plain)})
+        state = safetensors.torch.save(tensors, {"plain": json.dumps(snapshot.metadata)})
         write_atomic(self.folder / _state_name(step), state)
         manifest = {"step": step, "state": sha256(state), "segments": self._segments}
         write_atomic(self.folder / _manifest_name(step), json.dumps(manifest, indent=1).encode())
@@ -117,8 +117,8 @@ class Checkpoints:
                 raise ValueError(f"the hash of {name} is not the one in its manifest")
         path = self.folder / _state_name(step)
         with safetensors.safe_open(path, "pt") as file:
-            plain = json.loads(file.metadata()["plain"])
-        return Saved(step, Snapshot(safetensors.torch.load_file(path), plain), manifest["segments"])
+            metadata = json.loads(file.metadata()["plain"])
+        return Saved(step, Snapshot(safetensors.torch.load_file(path), metadata), manifest["segments"])
 
 
 def _state_name(step: int) -> str:

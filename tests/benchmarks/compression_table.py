@@ -34,7 +34,7 @@ from rlc.config.settings import parse_request
 from rlc.pipeline import paper
 from rlc.pipeline.protocol import export_policy
 from trainers.data.rollout import collect_observations
-from trainers.envs import make as envs
+from trainers.envs.make import make_env, time_limit
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
 
@@ -98,8 +98,8 @@ class Bench:
         self.policy = load_policy(folder)
         self.algorithm: str = json.loads((folder / "policy.json").read_text())["algorithm"]
         self.spec = self.policy.spec
-        self.make_env = functools.partial(envs.make_env, self.spec.env_id)
-        self.limit = envs.time_limit(self.spec.env_id)
+        self.make_env = functools.partial(make_env, self.spec.env_id)
+        self.limit = time_limit(self.spec.env_id)
         self.episodes = 100 if self.spec.env_id.split("-")[0] in ("Hopper", "Ant", "Humanoid", "Walker2d") else 20
         fp32 = OnnxPolicy(onnx_bytes(self.policy))
         self.states = collect_observations(fp32, self.make_env, self.spec, 10**6, STATES)

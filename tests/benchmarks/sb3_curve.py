@@ -11,6 +11,7 @@ scales rewards instead).
 
 import argparse
 import csv
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,11 @@ def build(algo: str, env_id: str, seed: int, steps: int) -> Any:
         return on_policy(TRPO, env_id, seed, steps, 4, n_steps=256, batch_size=128, learning_rate=1e-3, **cg)
     if algo == "sac":
         return off_policy(SAC, env_id, seed, learning_rate=1e-3, ent_coef=0.2, learning_starts=10_000)
-    lr = 1e-3 if algo == "ddpg" and env_id.startswith(("HalfCheetah", "Hopper")) else 3e-4
-    size = gym.make(env_id).action_space.shape
+    rate = 1e-3 if algo == "ddpg" and env_id.startswith(("HalfCheetah", "Hopper")) else 3e-4
+    size = math.prod(gym.make(env_id).action_space.shape or ())
     noise = NormalActionNoise(np.zeros(size), np.full(size, 0.1))
     cls = {"ddpg": DDPG, "td3": TD3}[algo]
-    return off_policy(cls, env_id, seed, learning_rate=lr, learning_starts=25_000, action_noise=noise)
+    return off_policy(cls, env_id, seed, learning_rate=rate, learning_starts=25_000, action_noise=noise)
 
 
 def main() -> None:

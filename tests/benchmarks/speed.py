@@ -15,6 +15,7 @@ import argparse
 import csv
 import importlib
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -86,7 +87,7 @@ def stable_baselines(algo: str, env_id: str, begin: int, total: int, package: st
         settings = {"batch_size": 256, "learning_starts": WARMUP, "buffer_size": total, "policy_kwargs": policy}
         settings |= {"train_freq": 1, "gradient_steps": 1}
         if algo != "sac":
-            size = env.action_space.shape
+            size = math.prod(env.action_space.shape or ())
             settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, 0.1))
     if package != "sbx":
         settings["device"] = "cpu"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from compression.onnx_export import onnx_bytes
 from compression.ptdq import DynamicQuantLinear, quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy, optimized_operators, weight_bytes
-from tests.helpers import batches, make_agent, make_sac, rollouts, spec
+from tests.helpers import batches, make_on_policy, make_sac, rollouts, spec
 from trainers.envs.spec import EnvSpec
 from trainers.nn.stacked import make_linear
 from trainers.policy import Policy, Rescale, Standardize, input_standardized
@@ -128,7 +129,7 @@ def test_ptdq_needs_alike_ranges() -> None:
     expected = policy(torch.from_numpy(obs))
 
     def error(twin: Policy) -> float:
-        return (twin(torch.from_numpy(obs)) - expected).square().mean().sqrt().item()
+        return float((twin(torch.from_numpy(obs)) - expected).square().mean().sqrt())
 
     raw = [DynamicQuantLinear(stage, WEIGHT_LEVELS) if isinstance(stage, nn.Linear) else stage for stage in policy]
     alike, _ = quantize_dynamic_policy(policy, obs, reduce_range=False)
@@ -139,7 +140,7 @@ def test_ptdq_needs_alike_ranges() -> None:
 @pytest.mark.parametrize("reduce_range", [False, True])
 def test_ptsq_file_is_int8_and_agrees_with_its_torch_twin(fp32: Policy, calibration: str, reduce_range: bool) -> None:
     obs = observations(600)
-    settings = {"calibration": calibration, "percentile": 99.99, "reduce_range": reduce_range}
+    settings: dict[str, Any] = {"calibration": calibration, "percentile": 99.99, "reduce_range": reduce_range}
     twin, model = quantize_static_policy(fp32, obs, **settings)
     int8 = [t for t in initializers(model) if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2]
     assert [tuple(t.dims) for t in int8] == [(17, 64), (64, 64), (64, 6)]
@@ -166,7 +167,7 @@ def test_ptsq_ranges_are_those_of_the_calibration(fp32: Policy) -> None:
         ("wide", np.concatenate([observations(), 10 * SCALE[None] * np.ones((1, 17), np.float32)]), "minmax"),
         ("cut", np.concatenate([observations(), 10 * SCALE[None] * np.ones((1, 17), np.float32)]), "percentile"),
     ):
-        settings = {"calibration": calibration, "percentile": 99.0, "reduce_range": False}
+        settings: dict[str, Any] = {"calibration": calibration, "percentile": 99.0, "reduce_range": False}
         twin, _ = quantize_static_policy(fp32, obs, **settings)
         scales[name] = next(s for s in twin if isinstance(s, StaticQuantLinear)).input_scale.item()
     assert scales["cut"] < scales["narrow"] < scales["wide"]
@@ -180,7 +181,7 @@ def test_standardised_input_is_the_same_function(fp32: Policy) -> None:
         input_standardized(input_standardized(fp32, mean, std), mean, std)
 
 
-def save(folder: Path, policy: Policy, model: bytes | None = None) -> dict[str, object]:
+def save(folder: Path, policy: Policy, model: bytes | None = None) -> dict[str, Any]:
     return save_artifact(
         folder, policy, model or onnx_bytes(policy), observations(), algorithm="sac", compression={"method": "qat"}
     )
@@ -199,7 +200,7 @@ def test_artifact_is_complete_and_can_be_built_again(qat: Policy, tmp_path: Path
     golden = contract["golden"]
     runner = OnnxPolicy(folder / "policy.onnx")
     for obs, action in zip(golden["observations"], golden["actions"], strict=True):
-        np.testing.assert_allclose(runner(np.float32(obs)), action, atol=0.4 * golden["tolerance"])
+        np.testing.assert_allclose(runner(np.array(obs, np.float32)), action, atol=0.4 * golden["tolerance"])
     obs = torch.from_numpy(observations())
     again = load_policy(folder)
     assert torch.equal(again(obs), qat(obs))
@@ -223,6 +224,7 @@ def load_policy_with_changed_weights(policy: Policy) -> Policy:
     stages = list(policy)
     layer = next(i for i, s in enumerate(stages) if isinstance(s, StaticQuantLinear))
     old = stages[layer]
+    assert isinstance(old, StaticQuantLinear)
     weight = old.weight_int8 * old.weight_scale.unsqueeze(1)
     bias = old.bias_int32 * old.weight_scale * old.input_scale
     stages[layer] = static_quant_linear(1.1 * weight, bias, old.input_scale, old.input_zero_point, WEIGHT_LEVELS)
@@ -263,7 +265,7 @@ def test_vnni_decides_on_x86_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_clipped_output_runs_on_integers_in_any_bounds(low: tuple[float, ...], high: tuple[float, ...]) -> None:
     """ONNX Runtime takes a layer in front of a clip that is scaled afterwards back to float."""
     of = EnvSpec("Test-v0", 5, 2, low, high)
-    agent = make_agent("ppo", of, [0], qat=True, hidden="[16]")
+    agent = make_on_policy("ppo", of, [0], qat=True, hidden="[16]")
     draw = rollouts(of, [0], 64, 2)
     agent.update(draw(agent))
     policy = agent.policy(0)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from compression.onnx_export import onnx_bytes
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy
-from measure.returns import evaluate, random_policy, zero_policy
+from measure.returns import Act, evaluate, random_policy, zero_policy
 from rlc.pipeline.build import build_agent
 from rlc.runs.find import stored_settings
 from tests.helpers import POLICIES
@@ -40,7 +41,7 @@ def test_a_policy_is_far_better_than_random_and_zero_actions(folder: Path) -> No
     env_id = load_policy(folder).spec.env_id
     spec = spec_of(env_id)
 
-    def score(act: object) -> float:
+    def score(act: Act) -> float:
         return evaluate(act, lambda: make_env(env_id), spec, episodes=3, seed=0).mean
 
     best = score(OnnxPolicy(folder / ONNX_FILE))
@@ -76,7 +77,7 @@ def test_int8_keeps_the_actions(folder: Path) -> None:
 
     calibration, states = visited(0, 2048), torch.from_numpy(visited(1, 1000))
     action_range = torch.tensor(spec.action_high) - torch.tensor(spec.action_low)
-    minmax = {"calibration": "minmax", "percentile": 99.999}
+    minmax: dict[str, Any] = {"calibration": "minmax", "percentile": 99.999}
     for int8, _ in (
         quantize_dynamic_policy(fp32, calibration, reduce_range=False),
         quantize_static_policy(fp32, calibration, reduce_range=False, **minmax),

@@ -16,6 +16,7 @@ from compression.onnx_export import onnx_bytes
 from compression.pruning import Importance, PruningError, network_size, prune, replace_layers, sparsify
 from compression.qat import prepare_qat
 from compression.runtime import OnnxPolicy
+from rlc.config.compress import PruneSettings
 from rlc.config.plan import make_plan
 from rlc.pipeline.derive import actor_layers
 from rlc.pipeline.job import run_job
@@ -44,7 +45,9 @@ def test_widths_are_exact_at_every_ratio_of_the_paper(importance: Importance) ->
         pruned = prune(layers, 0.05 * k, importance)
         size = network_size(pruned)
         assert size.widths == (width, int(64 * (20 - k)) // 20)
-        assert (pruned[0].in_features, size.outputs) == (17, 12)
+        first = pruned[0]
+        assert isinstance(first, nn.Linear)
+        assert (first.in_features, size.outputs) == (17, 12)
         assert size.macs == 17 * width + width * size.widths[1] + size.widths[1] * 12
         assert size.parameters == size.macs + width + size.widths[1] + 12
     assert network_size(layers).widths == (256, 64)
@@ -54,13 +57,17 @@ def test_widths_are_exact_at_every_ratio_of_the_paper(importance: Importance) ->
 @pytest.mark.parametrize(("norm", "importance"), [(1, L1), (2, L2)])
 def test_the_units_of_the_smallest_norm_go_and_nothing_else_changes(norm: int, importance: Importance) -> None:
     first, activation, last = mlp(5, 20, 3)
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
     worth = first.weight.abs().pow(norm).sum(1) + last.weight.abs().pow(norm).sum(0)
     kept = worth.argsort(descending=True)[:14].sort().values
-    pruned = prune([first, activation, last], 0.3, importance)
-    assert torch.equal(pruned[0].weight, first.weight[kept])
-    assert torch.equal(pruned[0].bias, first.bias[kept])
-    assert torch.equal(pruned[2].weight, last.weight[:, kept])
-    assert torch.equal(pruned[2].bias, last.bias)
+    narrow_first, _, narrow_last = prune([first, activation, last], 0.3, importance)
+    assert isinstance(narrow_first, nn.Linear)
+    assert isinstance(narrow_last, nn.Linear)
+    assert torch.equal(narrow_first.weight, first.weight[kept])
+    assert torch.equal(narrow_first.bias, first.bias[kept])
+    assert torch.equal(narrow_last.weight, last.weight[:, kept])
+    assert torch.equal(narrow_last.bias, last.bias)
 
 
 @pytest.mark.parametrize("ratio", [1.0, -0.1, 1.5])
@@ -71,7 +78,9 @@ def test_ratios_outside_are_refused(ratio: float) -> None:
 
 def test_ratio_0_leaves_all_units() -> None:
     layers = mlp(4, 8, 2)
-    assert all(torch.equal(a.weight, b.weight) for a, b in zip(prune(layers, 0, L2)[::2], layers[::2], strict=True))
+    kept = nn.Sequential(*prune(layers, 0, L2))
+    x = torch.randn(5, 4)
+    assert torch.equal(kept(x), nn.Sequential(*layers)(x))
 
 
 def test_a_layer_without_units_and_networks_that_cannot_be_pruned_are_refused() -> None:
@@ -90,7 +99,7 @@ def test_group_sparse_training_makes_pruning_cheaper() -> None:
     sparse = sparsify(layers, x, L2, reg=1e-3, **how)
 
     def error(of: list[nn.Module]) -> float:
-        return (nn.Sequential(*of)(x) - nn.Sequential(*layers)(x)).square().mean().item()
+        return float((nn.Sequential(*of)(x) - nn.Sequential(*layers)(x)).square().mean())
 
     assert error(prune(sparse, 0.4, L2)) < 0.3 * error(prune(layers, 0.4, L2))
 
@@ -102,9 +111,9 @@ def test_a_pruned_actor_goes_back_into_its_agent(algo: str) -> None:
     layers = actor_layers(agent)
     assert network_size(layers).outputs == (6 if algo == "sac" else 3)
     pruned = prune(layers, 0.25, L2)
-    replace_layers(agent.networks["actor"], pruned)
+    replace_layers(agent.actor, pruned)
     x = torch.randn(1, 7, 5)
-    torch.testing.assert_close(agent.networks["actor"](x)[0], nn.Sequential(*pruned)(x[0]))
+    torch.testing.assert_close(agent.actor(x)[0], nn.Sequential(*pruned)(x[0]))
 
 
 @pytest.mark.parametrize("algo", ["sac", "ppo"])
@@ -113,13 +122,13 @@ def test_distillation_brings_another_policy_to_the_actions_of_the_teacher(algo: 
     of = spec_of("Hopper-v4")
     agent = make_agent(algo, of, [0], hidden="[32,32]")
     with torch.no_grad():
-        agent.networks["actor"].flat *= 2
+        agent.actor.flat *= 2
     teacher, student = agent.policy(0), make_agent(algo, of, [1], hidden="[16,16]").policy(0)
     seen = collect_observations(OnnxPolicy(onnx_bytes(teacher)), lambda: make_env("Hopper-v4"), of, 5, 500)
     obs = torch.from_numpy(seen)
 
     def error(policy: Policy) -> float:
-        return (policy(obs) - teacher(obs)).square().mean().sqrt().item()
+        return float((policy(obs) - teacher(obs)).square().mean().sqrt())
 
     transform = functools.partial(prepare_qat, standardize_input=algo == "sac", reduce_range=False) if qat else None
     how: dict[str, Any] = {"rounds": 1, "states": 500, "steps": 600, "batch_size": 64, "lr": 3e-3}
@@ -159,12 +168,14 @@ def test_pruned_runs_end_to_end(algo: str, how: str, tmp_path: Path, monkeypatch
     assert result is not None
     assert (result["widths_before"], result["widths_after"]) == ([16, 16], [8, 8])
     assert result["parameters_after"] < result["parameters_before"]
-    assert result["finetune"] == job.settings.compress.finetune
+    compress = job.settings.compress
+    assert isinstance(compress, PruneSettings)
+    assert result["finetune"] == compress.finetune
     assert (result["finetune_seconds"] > 0) == (result["finetune"] != "none")
     assert result["return_before_finetune_mean"] > 0
     contract = json.loads((run.artifact / "policy.json").read_text())
     kind = {"qat": "static_quant_linear", "ptsq": "static_quant_linear", "ptdq": "dynamic_quant_linear"}
-    assert contract["stages"].count(kind.get(job.settings.compress.quantization, "linear")) == 3
+    assert contract["stages"].count(kind.get(compress.quantization, "linear")) == 3
     assert result["fp32_return_mean"] is not None
 
 

@@ -67,7 +67,7 @@ def test_standardisation_keeps_inputs_of_mixed_scale() -> None:
     offset = torch.tensor([5.0, 0.0, 0.03, -2.0])
     for network in (plain, standardized, raw):
         # Every input matters equally in its own units.
-        network.layers[0].weight.data /= scale
+        network.linears[0].weight.data /= scale
     x = torch.randn(2, 512, 4, generator=torch.Generator().manual_seed(0)) * scale + offset
     errors = []
     for network in (standardized, raw):
@@ -113,7 +113,9 @@ def test_acting_policy_and_targets_leave_ranges_alone() -> None:
     agent.policy(0)(100 * draw().obs[0])
     assert all(torch.equal(before[name], buffer) for name, buffer in agent.actor.named_buffers())
     agent.update(draw())
-    assert (agent.actor.layers[0].batches == 2).all()  # once per update, though the actor ran twice
+    first = agent.actor.layers[0]
+    assert isinstance(first, QATLinear)
+    assert first.batches.eq(2).all()  # once per update, though the actor ran twice
 
 
 def test_critics_stay_float() -> None:
@@ -125,9 +127,9 @@ def test_critics_stay_float() -> None:
 def test_optimiser_holds_the_quantised_parameters() -> None:
     of = spec()
     agent, draw = make_sac(of, [0], qat=True), batches(of, [0], 64)
-    before = agent.actor.layers[0].weight.clone()
+    before = agent.actor.linears[0].weight.clone()
     agent.update(draw())
-    assert not torch.equal(agent.actor.layers[0].weight, before)
+    assert not torch.equal(agent.actor.linears[0].weight, before)
 
 
 def test_cut_policy_computes_what_was_trained() -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from measure.energy import (
     POWERCAP,
     STEPS_PER_WINDOW,
     BatteryMeter,
+    Energy,
     MeterUnavailable,
     measure_energy,
     open_meter,
@@ -57,8 +59,8 @@ class World:
         return {"cpu": 0.75 * used, "dram": 0.25 * used, "total": used}
 
 
-def measured(world: World, **changes: float):  # type: ignore[no-untyped-def]
-    settings = {"window_s": 2.0, "max_window_s": 60.0, "rounds": 3} | changes
+def measured(world: World, **changes: float) -> dict[str, Energy]:
+    settings: dict[str, Any] = {"window_s": 2.0, "max_window_s": 60.0, "rounds": 3} | changes
     calls = {"fp32": world.call, "int8": world.call}
     return measure_energy(calls, STATES, world, clock=world.clock, sleep=world.sleep, **settings)
 
@@ -103,11 +105,11 @@ def test_a_counter_that_is_too_coarse_is_given_up() -> None:
         ({}, {}),
     ],
 )
-def test_the_total_is_that_of_the_processor(measurement: dict[str, object], expected: dict[str, float]) -> None:
+def test_the_total_is_that_of_the_processor(measurement: dict[str, Any], expected: dict[str, float]) -> None:
     """Zeus's own total is that of the GPUs, which do not run the policy."""
     from zeus.monitor.energy import Measurement
 
-    whole = Measurement(time=1.0, **({"gpu_energy": {}} | measurement))  # type: ignore[arg-type]
+    whole = Measurement(time=1.0, **({"gpu_energy": {}} | measurement))
     assert parse_zeus(whole) == pytest.approx(expected)
 
 

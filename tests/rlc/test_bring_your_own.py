@@ -58,8 +58,10 @@ def test_observation_statistics_stand_in_front(tmp_path: Path) -> None:
     model, path, env_id = saved("ppo", tmp_path)
     normalizer = VecNormalize(DummyVecEnv([lambda: make_env(env_id)]), clip_obs=2.0)
     generator = np.random.default_rng(0)
-    normalizer.obs_rms.update(generator.normal(5, 3, (1000, 11)))
-    stats = {"mean": normalizer.obs_rms.mean, "var": normalizer.obs_rms.var}
+    statistics = normalizer.obs_rms
+    assert not isinstance(statistics, dict)
+    statistics.update(generator.normal(5, 3, (1000, 11)))
+    stats = {"mean": statistics.mean, "var": statistics.var}
     np.savez(tmp_path / "s.npz", **stats, epsilon=normalizer.epsilon, clip_obs=normalizer.clip_obs)
     obs = generator.normal(5, 9, (200, 11))
     expected, _ = model.predict(normalizer.normalize_obs(obs), deterministic=True)

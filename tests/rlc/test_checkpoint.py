@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from rlc.pipeline.job import run_job
 from rlc.runs.checkpoint import KEPT, Checkpoints
 from rlc.runs.run import Run
-from tests.helpers import ALGORITHMS, FEW_BITS, SPEC, Count, crash_at, job, make_agent, rollouts, spec, weights
+from tests.helpers import ALGORITHMS, FEW_BITS, SPEC, Count, crash_at, job, make_on_policy, rollouts, spec, weights
 from trainers.data.replay import ReplayBuffer
 from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
@@ -28,7 +29,7 @@ def _empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def through_json(snapshot: Snapshot) -> Snapshot:
-    return Snapshot(snapshot.tensors, json.loads(json.dumps(snapshot.plain)))
+    return Snapshot(snapshot.tensors, json.loads(json.dumps(snapshot.metadata)))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_restored_environments_go_on_to_the_bit(env_id: str, steps: int) -> None
 
 def test_an_environment_that_does_not_repeat_itself_is_refused() -> None:
     class Moody(Count):
-        def _obs(self) -> np.ndarray:
+        def _obs(self) -> Any:
             return super()._obs() + np.random.rand()
 
     envs, other = (SyncSeedEnvs(Moody, SPEC, [0], 1) for _ in range(2))
@@ -75,7 +76,7 @@ def test_an_environment_that_does_not_repeat_itself_is_refused() -> None:
 @pytest.mark.parametrize("algo", ["trpo", "ppo"])
 def test_a_restored_on_policy_agent_goes_on_to_the_bit(algo: str) -> None:
     of = spec()
-    agent, other = (make_agent(algo, of, [1, 2], qat=True, hidden="[8]") for _ in range(2))
+    agent, other = (make_on_policy(algo, of, [1, 2], qat=True, hidden="[8]") for _ in range(2))
     draw, again = rollouts(of, [1, 2], 64, 2), rollouts(of, [1, 2], 64, 2)
     for _ in range(2):
         agent.update(draw(agent))
@@ -158,12 +159,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     tmp_path: Path, damage: str, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints = saved_twice(tmp_path, 10_000)
-    assert checkpoints.newest().step == 3
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest.step == 3
     path = tmp_path / damage
     path.write_bytes(path.read_bytes()[:20]) if how == "torn" else path.unlink()
     saved = checkpoints.newest()
+    assert saved is not None
     assert saved.step == 2
-    assert saved.snapshot.plain == {"n": 2}
+    assert saved.snapshot.metadata == {"n": 2}
     said = "" if (damage, how) == ("manifest-3.json", "gone") else "manifest-3.json: damaged checkpoint left out"
     assert said in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob("manifest-*")] == ["manifest-2.json"]

@@ -3,14 +3,14 @@
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import pytest
 from omegaconf import OmegaConf
 
-from rlc.config.algorithms import PPOSettings
 from rlc.config.compose import CONF
-from rlc.config.compress import PruneSettings
+from rlc.config.compress import FP32Settings, PruneSettings
 from rlc.config.job import Job
 from rlc.config.plan import make_plan
 from rlc.grid.estimate import estimate
@@ -20,6 +20,8 @@ from rlc.reporting.study import ALGORITHMS
 from rlc.runs.identity import label, training_identity
 from rlc.runs.run import Run
 from trainers.errors import UserError
+from trainers.ppo import PPOSettings
+from trainers.settings import OffPolicySettings
 
 ERRORS = {
     "": "algo: none given; add +algo=<name> with one of: ddpg, ppo, sac, td3, trpo",
@@ -101,7 +103,7 @@ ERRORS = {
 }
 
 
-def broken_environment() -> None:
+def broken_environment(**_: Any) -> gym.Env[Any, Any]:
     raise RuntimeError("no such\nrobot")
 
 
@@ -172,8 +174,9 @@ def test_the_quickstart_is_a_multirun_of_its_own_and_can_be_narrowed() -> None:
 def test_a_preset_wins_over_the_defaults_of_a_group_wherever_it_stands() -> None:
     for arguments in ("+experiment=quickstart +algo=sac", "+algo=sac +experiment=quickstart"):
         plan = make_plan(arguments.split())
-        assert {job.settings.algo.learning_starts for job in plan.jobs} == {5000}
         for job in plan.jobs:
+            assert isinstance(job.settings.algo, OffPolicySettings)
+            assert job.settings.algo.learning_starts == 5000
             assert job.overrides.index("+experiment=quickstart") > job.overrides.index("+algo=sac")
 
 
@@ -191,6 +194,8 @@ def test_a_run_is_found_on_a_machine_that_decides_otherwise(method: str, monkeyp
     def run_where(saturates: bool) -> Run:
         monkeypatch.setattr("rlc.config.decide.needs_reduced_range", lambda: saturates)
         (job,) = make_plan(["+algo=sac", f"+compress={method}"]).jobs
+        assert not isinstance(job.settings.compress, FP32Settings)
+        assert not isinstance(job.asked.compress, FP32Settings)
         assert job.settings.compress.reduce_range is saturates
         assert job.asked.compress.reduce_range == "auto"
         return Run(job, 0)
@@ -271,7 +276,9 @@ def test_settings_that_depend_on_the_environment_are_defaults(arguments: str, ke
 
 def test_what_is_given_wins_over_what_depends_on_the_environment() -> None:
     (job,) = make_plan(["+algo=ddpg", "algo.actor_lr=1e-4"]).jobs
-    assert (job.settings.algo.actor_lr, job.settings.algo.critic_lr) == (1e-4, 1e-3)
+    algo = job.settings.algo
+    assert isinstance(algo, OffPolicySettings)
+    assert (algo.actor_lr, algo.critic_lr) == (1e-4, 1e-3)
     assert label(job) != "fp32"
 
 

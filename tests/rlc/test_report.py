@@ -13,6 +13,7 @@ import pytest
 
 from measure.statistics import Interval, improvement, mean_interval
 from rlc.config.plan import make_plan
+from rlc.datafiles import read
 from rlc.report import report
 from rlc.reporting import findings as rules
 from rlc.reporting import published
@@ -126,13 +127,13 @@ def test_a_baseline_without_skill_has_no_ratio(add: Add, score: float) -> None:
 
 
 def test_the_papers_own_data_break_its_rule_in_more_than_half_of_the_cells() -> None:
-    tasks = [Task(row["algo"], f"{row['env']}-v4") for row in published.read("paper/table2.csv")]
+    tasks = [Task(row["algo"], f"{row['env']}-v4") for row in read("paper/table2.csv")]
     pairs = [(own_choice(task, norm), published.listed_ratio(task, norm)) for task in tasks for norm in (1, 2)]
     checked = [(own, f"{listed:.0%}") for own, listed in pairs if own is not None and listed is not None]
     assert len(checked) == 48  # PPO on HalfCheetah is another run's
     assert sum(own != listed for own, listed in checked) == 28
-    assert len(published.read("paper/figures2_3_pruning.csv")) == 25 * 2 * 15
-    assert {float(row["ratio"]) for row in published.read("paper/figures2_3_pruning.csv")} == {0, *published.RATIOS}
+    assert len(read("paper/figures2_3_pruning.csv")) == 25 * 2 * 15
+    assert {float(row["ratio"]) for row in read("paper/figures2_3_pruning.csv")} == {0, *published.RATIOS}
 
 
 def test_the_paper_stands_beside_its_own_version_only(add: Add) -> None:
@@ -250,14 +251,17 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.rows, self.links, self.images, self.open = 0, [], [], []
+        self.rows = 0
+        self.links: list[str] = []
+        self.images: list[str] = []
+        self.open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         self.rows += tag == "tr"
-        self.links += [given["href"]] if tag == "a" else []
-        self.images += [given["src"]] if tag == "img" else []
+        self.links += [given["href"] or ""] if tag == "a" else []
+        self.images += [given["src"] or ""] if tag == "img" else []
         if tag not in ("meta", "img"):
             self.open.append(tag)
 

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compression.artifact import save_artifact
 from compression.runtime import OnnxPolicy, optimized_operators
 from rlc.config.plan import make_plan
-from rlc.pipeline import build, protocol
+from rlc.pipeline import protocol
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.helpers import wandb_holds
 from trainers.envs.make import spec_of
+from trainers.registry import AGENTS
 
 QUICK = "+algo=sac env=hopper total_steps=400 algo.learning_starts=200 algo.hidden=[32,32] algo.batch_size=32"
 FEW = "eval.episodes=2 eval.evaluations=2"
@@ -202,7 +204,7 @@ def test_a_failing_export_costs_neither_the_training_nor_another_run(
 ) -> None:
     """Two seeds in lockstep: the export of one fails. The next try exports what was trained."""
     monkeypatch.chdir(tmp_path)
-    real = protocol.save_artifact
+    real = save_artifact
 
     def fail_for_seed_0(folder: Path, *args: Any, **kwargs: Any) -> Any:
         if "seed0" in str(folder):
@@ -331,7 +333,7 @@ def test_any_environment_with_box_spaces(tmp_path: Path, monkeypatch: pytest.Mon
     run = Run(job, 0)
     assert run.path.parts[2] == "Pendulum-v1"
     act = OnnxPolicy(run.artifact / "policy.onnx")
-    actions = np.stack([act(np.float32(obs)) for obs in np.random.default_rng(0).normal(size=(50, 3)) * 5])
+    actions = np.stack([act(obs.astype(np.float32)) for obs in np.random.default_rng(0).normal(size=(50, 3)) * 5])
     assert np.abs(actions).max() <= 2
     contract = json.loads((run.artifact / "policy.json").read_text())
     assert contract["environment"]["action"]["high"] == [2.0]
@@ -347,7 +349,7 @@ def test_the_registries_know_every_choice_of_conf() -> None:
     from rlc.config.compose import choices
     from rlc.config.compress import DERIVED_METHODS
 
-    assert set(choices("algo")) == set(build.AGENTS)
+    assert set(choices("algo")) == set(AGENTS)
     assert set(DERIVED_METHODS) <= set(choices("compress"))
     for name in choices("env"):
         assert spec_of(make_plan(["+algo=sac", f"env={name}"]).jobs[0].settings.env.id).act_dim > 0

@@ -16,7 +16,7 @@ from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
 from trainers.errors import UserError
 from trainers.ppo import PPO
 
-SETTINGS = {
+SETTINGS: dict[tuple[str, bool | str], dict[str, Any]] = {
     ("sac", True): {"alpha": "auto"},
     ("ppo", True): {"lr_decay_steps": 1_000_000},
     ("ppo", False): {"target_kl": 1e-3},

@@ -15,7 +15,7 @@ def stacked(rows: int, sizes: tuple[int, ...] = (4, 16, 3)) -> StackedMLP:
 
 
 def plain(network: StackedMLP, row: int) -> nn.Sequential:
-    outputs = network.layers[-1].weight.shape[1]
+    outputs = network.linears[-1].weight.shape[1]
     return nn.Sequential(*network.extract(row, outputs)).requires_grad_(True)
 
 
@@ -68,9 +68,9 @@ def gradients(network: StackedMLP, x: torch.Tensor) -> torch.Tensor:
 
 def test_initial_weights_belong_to_the_generator_not_the_place() -> None:
     alone = StackedMLP((4, 16, 3), "relu", [torch.Generator().manual_seed(2)])
-    assert torch.equal(alone.layers[0].weight[0], stacked(3).layers[0].weight[2])
-    assert alone.layers[0].weight.abs().max() <= 0.5
-    assert not torch.equal(stacked(2).layers[1].bias[0], stacked(2).layers[1].bias[1])
+    assert torch.equal(alone.linears[0].weight[0], stacked(3).linears[0].weight[2])
+    assert alone.linears[0].weight.abs().max() <= 0.5
+    assert not torch.equal(stacked(2).linears[1].bias[0], stacked(2).linears[1].bias[1])
 
 
 def test_flat_adam_equals_separate_torch_adams() -> None:
@@ -109,16 +109,16 @@ def test_flat_rows_are_padded_and_shared_with_the_parameters() -> None:
 
 def test_polyak_moves_parameters_and_copies_buffers() -> None:
     online = stacked(2)
-    online.layers[0].register_buffer("running_hi", torch.zeros(2, 1, 1))
+    online.register_buffer("running_hi", torch.zeros(2, 1, 1))
     online.flatten()
     target = make_target(online)
     start = target.flat.clone()
     online.flat.add_(1.0)
-    online.layers[0].running_hi.fill_(7.0)
+    online.get_buffer("running_hi").fill_(7.0)
     polyak_update(target, online, tau=0.25)
     used = 131
     torch.testing.assert_close(target.flat[:, :used], start[:, :used] + 0.25)
-    assert torch.equal(target.layers[0].running_hi, torch.full((2, 1, 1), 7.0))
+    assert torch.equal(target.get_buffer("running_hi"), torch.full((2, 1, 1), 7.0))
     assert not any(p.requires_grad for p in target.parameters())
 
 
@@ -126,7 +126,7 @@ def test_polyak_refuses_networks_with_different_buffers() -> None:
     online = stacked(2)
     online.flatten()
     target = make_target(online)
-    online.layers[0].register_buffer("running_hi", torch.zeros(2, 1, 1))
+    online.register_buffer("running_hi", torch.zeros(2, 1, 1))
     with pytest.raises(ValueError, match="longer than"):
         polyak_update(target, online, 0.5)
 
@@ -170,10 +170,10 @@ def test_a_restored_optimiser_goes_on_to_the_bit() -> None:
 def test_orthogonal_layers() -> None:
     network = stacked(2, (4, 16, 16, 3))
     orthogonal_(network, [torch.Generator().manual_seed(n) for n in range(2)], head_gain=0.01)
-    middle, head = network.layers[1].weight.data, network.layers[2].weight.data
+    middle, head = network.linears[1].weight.data, network.linears[2].weight.data
     torch.testing.assert_close(middle @ middle.mT, 2 * torch.eye(16).expand(2, 16, 16), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(head @ head.mT, 1e-4 * torch.eye(3).expand(2, 3, 3), rtol=1e-4, atol=1e-7)
-    assert all((layer.bias == 0).all() for layer in network.layers)
+    assert all((layer.bias == 0).all() for layer in network.linears)
     assert not torch.equal(middle[0], middle[1])
 
 
@@ -184,9 +184,9 @@ def test_acting_on_a_few_observations_gives_the_same_bits_alone_and_in_a_pack(
 ) -> None:
     x = torch.randn(3, rows, sizes[0], generator=torch.Generator().manual_seed(0))
     for pack in (2, 3):
-        together, alone = stacked(pack, sizes).frozen()(x[:pack].numpy()), stacked(1, sizes).frozen()(x[:1].numpy())
+        together, alone = stacked(pack, sizes).numpy_fn()(x[:pack].numpy()), stacked(1, sizes).numpy_fn()(x[:1].numpy())
         assert np.array_equal(together[0], alone[0])
-    torch.testing.assert_close(torch.from_numpy(stacked(3, sizes).frozen()(x.numpy())), stacked(3, sizes)(x))
+    torch.testing.assert_close(torch.from_numpy(stacked(3, sizes).numpy_fn()(x.numpy())), stacked(3, sizes)(x))
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

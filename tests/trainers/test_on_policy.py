@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from rlc.pipeline import build
-from tests.helpers import FEW_BITS, ON_POLICY, SPEC, Count, make_agent, rollouts, spec
+from tests.helpers import FEW_BITS, ON_POLICY, SPEC, Count, make_on_policy, rollouts, spec
 from trainers.data.rollout import Rollout, collect, gae
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.loops import on_policy_loop
 from trainers.nn.distributions import entropy, kl_divergence, log_probability
+from trainers.nn.flat_storage import row_views, storage_layout
 from trainers.nn.normalizer import RunningStatistics
 from trainers.nn.optimizer import row_gradient
-from trainers.nn.stacked import GaussianMLP, row_views, storage_layout
+from trainers.nn.stacked import GaussianMLP
 from trainers.on_policy import minibatches
 from trainers.ppo import PPO, Terms, clipped_surrogate, mean_terms
+from trainers.registry import AGENTS
 from trainers.trpo import TRPO, conjugate_gradient, fisher_vector_product
 
 
@@ -72,7 +73,7 @@ def test_an_endless_task_with_a_time_limit_is_worth_its_discounted_sum(rewards: 
     [(40, [10, 10, 10, 10]), (44, [10, 10, 10, 14]), (46, [10, 10, 10, 10, 6]), (4, [4]), (43, [10, 10, 10, 14])],
 )
 def test_the_last_rollout_takes_the_rest(total: int, sizes: list[int]) -> None:
-    seen = []
+    seen: list[int] = []
 
     class Watcher:
         def anneal(self, steps: int) -> None:
@@ -174,7 +175,7 @@ class KL:
     """Mean KL of a small actor from where it is, as a function of its flat parameters."""
 
     def __init__(self, qat: bool | str) -> None:
-        agent = make_agent("trpo", spec(4, 2), [0, 1], qat, hidden="[6]")
+        agent = make_on_policy("trpo", spec(4, 2), [0, 1], qat, hidden="[6]")
         assert isinstance(agent, TRPO)
         self.actor: GaussianMLP = agent.actor
         self.obs = torch.randn(2, 40, 4, generator=torch.Generator().manual_seed(0))
@@ -272,8 +273,8 @@ class WatchedTRPO(TRPO):
 @pytest.mark.parametrize("qat", [False, True, FEW_BITS])
 def test_trpo_stays_within_its_trust_region_and_improves(qat: bool | str, monkeypatch: pytest.MonkeyPatch) -> None:
     of, seeds = spec(4, 2), [0, 1]
-    monkeypatch.setitem(build.AGENTS, "trpo", WatchedTRPO)
-    agent = make_agent("trpo", of, seeds, qat, hidden="[16]", critic_epochs=1)
+    monkeypatch.setitem(AGENTS, "trpo", WatchedTRPO)
+    agent = make_on_policy("trpo", of, seeds, qat, hidden="[16]", critic_epochs=1)
     assert isinstance(agent, WatchedTRPO)
     draw = rollouts(of, seeds, 128, 4)
     agent.update(draw(agent))
@@ -289,7 +290,7 @@ def test_trpo_stays_within_its_trust_region_and_improves(qat: bool | str, monkey
 
 
 def test_a_line_search_without_success_leaves_the_policy() -> None:
-    agent = make_agent("trpo", spec(4, 2), [0, 1], hidden="[8]")
+    agent = make_on_policy("trpo", spec(4, 2), [0, 1], hidden="[8]")
     assert isinstance(agent, TRPO)
     before = agent.actor.flat.clone()
     good = torch.tensor([True, False])
@@ -323,7 +324,7 @@ def plain_network(agent: Any, name: str) -> nn.Sequential:
 def test_ppo_equals_a_plain_implementation() -> None:
     """One rollout, two epochs, with torch modules, one optimiser and torch's own clipping."""
     of = spec(4, 2)
-    agent = make_agent(
+    agent = make_on_policy(
         "ppo", of, [3], hidden="[8,8]", epochs=2, batch_size=32, entropy_coef=0.01, lr_decay_steps="null"
     )
     assert isinstance(agent, PPO)
@@ -384,13 +385,14 @@ def test_ppo_equals_a_plain_implementation() -> None:
 @pytest.mark.parametrize("algo", ON_POLICY)
 def test_the_scale_of_returns_moves_without_moving_the_values(algo: str) -> None:
     of = spec(4, 2)
-    agent = make_agent(algo, of, [0, 1], hidden="[8]")
+    agent = make_on_policy(algo, of, [0, 1], hidden="[8]")
     draw = rollouts(of, [0, 1], 64, 2)
     agent.update(draw(agent))
     obs = torch.randn(2, 9, 4)
 
     def values() -> torch.Tensor:
-        return agent.returns.std() * agent.critic(obs)
+        value: torch.Tensor = agent.returns.std() * agent.critic(obs)
+        return value
 
     before, scale = values(), agent.returns.std().clone()
     rollout = draw(agent)
@@ -401,7 +403,7 @@ def test_the_scale_of_returns_moves_without_moving_the_values(algo: str) -> None
 
 def test_a_seed_that_has_moved_too_far_stops_and_the_other_goes_on() -> None:
     of, seeds = spec(4, 2), [0, 1]
-    free, stopping = (make_agent("ppo", of, seeds, hidden="[8]", lr=3e-2, target_kl=kl) for kl in ("null", 1e-3))
+    free, stopping = (make_on_policy("ppo", of, seeds, hidden="[8]", lr=3e-2, target_kl=kl) for kl in ("null", 1e-3))
     for agent in (free, stopping):
         draw = rollouts(of, seeds, 64, 4)
         figures = agent.update(draw(agent))
@@ -417,8 +419,8 @@ def test_a_seed_that_has_moved_too_far_stops_and_the_other_goes_on() -> None:
 def test_a_stopped_seed_changes_no_more_and_the_other_learns_as_if_alone() -> None:
     """Of the two only one moves too far; random streams go on as if nobody had stopped."""
     of, seeds = spec(4, 2), [0, 1]
-    pack = make_agent("ppo", of, seeds, hidden="[8]", target_kl=1e-3)
-    alone = make_agent("ppo", of, [1], hidden="[8]", target_kl=1e-3)
+    pack = make_on_policy("ppo", of, seeds, hidden="[8]", target_kl=1e-3)
+    alone = make_on_policy("ppo", of, [1], hidden="[8]", target_kl=1e-3)
     for optimizer in pack.optimizers.values():
         assert optimizer.steps.eq(0).all()
     rollout = rollouts(of, seeds, 64, 4)(pack)
@@ -432,7 +434,7 @@ def test_a_stopped_seed_changes_no_more_and_the_other_learns_as_if_alone() -> No
 
 def test_the_learning_rate_of_ppo_falls_linearly() -> None:
     of = spec(4, 2)
-    agent = make_agent("ppo", of, [0], hidden="[8]", lr=1e-3, lr_decay_steps=2_000_000)
+    agent = make_on_policy("ppo", of, [0], hidden="[8]", lr=1e-3, lr_decay_steps=2_000_000)
     rates = []
     for steps in (0, 500_000, 1_000_000, 1_500_000):
         agent.anneal(steps)
@@ -442,7 +444,7 @@ def test_the_learning_rate_of_ppo_falls_linearly() -> None:
 
 def test_the_learning_rate_of_ppo_counts_the_steps_of_the_training_at_hand() -> None:
     """Not those that the agent saw in a training before."""
-    agent = make_agent("ppo", SPEC, [0], hidden="[8]", lr=1e-3, lr_decay_steps=1_000_000)
+    agent = make_on_policy("ppo", SPEC, [0], hidden="[8]", lr=1e-3, lr_decay_steps=1_000_000)
     agent.observations.count.fill_(10**6)
     envs = SyncSeedEnvs(Count, SPEC, [0], 2)
     for _ in on_policy_loop(agent, envs, torch.device("cpu"), steps=0, total_steps=40, rollout_steps=20):
@@ -451,20 +453,31 @@ def test_the_learning_rate_of_ppo_counts_the_steps_of_the_training_at_hand() -> 
 
 
 @pytest.mark.parametrize("algo", ON_POLICY)
-def test_an_agent_that_is_trained_further_keeps_its_statistics_for_its_first_update(algo: str) -> None:
+def test_an_agent_that_is_trained_further_keeps_its_statistics_for_its_first_update(
+    algo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     of = spec(4, 2)
-    trained = make_agent(algo, of, [0], hidden="[8]")
+    trained = make_on_policy(algo, of, [0], hidden="[8]")
     draw = rollouts(of, [0], 64, 2)
     trained.update(draw(trained))
-    further = make_agent(algo, of, [0], hidden="[8]")
+    further = make_on_policy(algo, of, [0], hidden="[8]")
     further.load_state(0, trained.state(0))
-    followed = []
-    follow, advantages = further.update_statistics, further.advantages
-    further.advantages = lambda rollout: followed.append("update") or advantages(rollout)
-    further.update_statistics = lambda rollout: followed.append("follow") or follow(rollout)
+    calls: list[str] = []
+
+    def record(name: str) -> None:
+        method = getattr(further, name)
+
+        def recorded(rollout: Rollout) -> Any:
+            calls.append(name)
+            return method(rollout)
+
+        monkeypatch.setattr(further, name, recorded)
+
+    record("advantages")
+    record("update_statistics")
     further.update(draw(further))
-    assert followed.index("follow") > followed.index("update")
-    assert followed.count("follow") == 1
+    assert calls.index("update_statistics") > calls.index("advantages")
+    assert calls.count("update_statistics") == 1
 
 
 def test_what_ppo_logs_is_the_mean_over_the_minibatches_a_seed_learned_from() -> None:
@@ -480,7 +493,7 @@ def test_what_ppo_logs_is_the_mean_over_the_minibatches_a_seed_learned_from() ->
 @pytest.mark.parametrize("algo", ON_POLICY)
 def test_the_explained_variance_is_that_of_the_values_of_the_rollout(algo: str) -> None:
     of = spec(4, 2)
-    agent = make_agent(algo, of, [0, 1], hidden="[8]")
+    agent = make_on_policy(algo, of, [0, 1], hidden="[8]")
     draw = rollouts(of, [0, 1], 64, 2)
     agent.update(draw(agent))
     rollout = draw(agent)
@@ -498,7 +511,7 @@ def test_the_explained_variance_is_that_of_the_values_of_the_rollout(algo: str) 
 def test_the_policy_that_acts_is_the_policy_that_is_cut_out(algo: str, qat: bool | str) -> None:
     """But for the noise; observation statistics, limits and action scale are all inside."""
     of, seeds = spec(4, 2), [2, 3]
-    agent = make_agent(algo, of, seeds, qat, hidden="[16]")
+    agent = make_on_policy(algo, of, seeds, qat, hidden="[16]")
     draw = rollouts(of, seeds, 64, 2)
     agent.update(draw(agent))
     agent.actor.log_std.data.fill_(-math.inf)
@@ -516,7 +529,11 @@ def test_a_seed_alone_and_in_lockstep_agree_to_the_bit(algo: str, obs_dim: int, 
     of = spec(obs_dim, act_dim)
 
     def train(seeds: list[int]) -> dict[str, torch.Tensor]:
-        agent = make_agent(algo, of, seeds, qat, target_kl=0.01) if algo == "ppo" else make_agent(algo, of, seeds, qat)
+        agent = (
+            make_on_policy(algo, of, seeds, qat, target_kl=0.01)
+            if algo == "ppo"
+            else make_on_policy(algo, of, seeds, qat)
+        )
         draw = rollouts(of, seeds, 65, 5)
         for _ in range(4):
             agent.update(draw(agent))

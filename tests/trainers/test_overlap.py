@@ -1,4 +1,4 @@
-"""What a GPU needs, on the CPU: environments in workers, updates that are recorded, acting that lags behind."""
+"""What a GPU needs, on the CPU: environments in workers, acting that lags behind."""
 
 import functools
 from pathlib import Path
@@ -10,14 +10,13 @@ import torch
 
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.helpers import SMALL, SPEC, Count, batches, crash_at, job, make_agent, spec, weights
-from trainers.acceleration.cuda_graphs import WARM_UP, CudaGraphUpdate
-from trainers.actor_critic import DelayedActor
-from trainers.data.replay import Batch, ReplayBuffer
+from tests.helpers import SMALL, SPEC, Count, crash_at, job, weights
+from trainers.data.replay import ReplayBuffer
 from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
 from trainers.loops import off_policy_loop
+from trainers.nn.actor_fn import DelayedActor
 from trainers.nn.stacked import StackedMLP
 from trainers.tensors import FloatArray
 
@@ -72,40 +71,14 @@ def test_what_goes_wrong_in_a_worker_is_raised_here(way: str, error: type[Except
     envs.close()
 
 
-@pytest.mark.parametrize("algo", ["ddpg", "td3", "sac"])
-@pytest.mark.parametrize("qat", [False, True])
-def test_a_recorded_update_is_the_update(algo: str, qat: bool) -> None:
-    """Played from the tensors it was recorded on; a recording on the CPU is the function itself."""
-    of, seeds, played = spec(), [0, 4], 0
-    plain, recorded = (make_agent(algo, of, seeds, qat, hidden="[16]") for _ in range(2))
-
-    def record(function: Any) -> Any:
-        def play() -> Any:
-            nonlocal played
-            played += 1
-            return function()
-
-        return play
-
-    update, one, other = CudaGraphUpdate(recorded, record), batches(of, seeds, 32), batches(of, seeds, 32)
-    for _ in range(12):
-        expected, figures = plain.update(one()), update(other())
-        assert plain.updates == recorded.updates
-        assert all(torch.equal(expected[name], figures[name]) for name in expected)
-    assert played == 12 - WARM_UP * (2 if algo == "td3" else 1)
-    for i in range(2):
-        first, second = plain.state(i), recorded.state(i)
-        assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 def test_acting_uses_the_actor_published_last_but_one() -> None:
     actor = StackedMLP((2, 1), "relu", [torch.Generator()])
     actor.flatten()
     actor.flat.zero_()
     delayed_actor, seen = DelayedActor(actor), []
     for n in range(1, 5):
-        seen.append(delayed_actor.frozen()(np.zeros((1, 1, 2), np.float32)).item())
-        actor.layers[0].bias.data.fill_(n)
+        seen.append(delayed_actor(np.zeros((1, 1, 2), np.float32)).item())
+        actor.linears[0].bias.data.fill_(n)
         delayed_actor.publish()
     assert seen == [0, 0, 1, 2]
 
@@ -120,7 +93,7 @@ class Recorder:
         self.log.append("act")
         return np.zeros((1, 1, 1), np.float32)
 
-    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def update(self) -> dict[str, torch.Tensor]:
         self.log.append(f"update after {self.replay.num_added}")
         return {}
 
@@ -132,7 +105,7 @@ class Recorder:
 def test_updates_that_overlap_do_not_see_the_step_in_flight(overlap: bool) -> None:
     envs, replay = SyncSeedEnvs(Count, SPEC, [0], 1), ReplayBuffer(SPEC, [0], 1, 10, 0.9, torch.device("cpu"))
     agent: Any = Recorder(replay)
-    numbers = {"steps": 0, "total_steps": 4, "learning_starts": 2, "batch_size": 1, "updates_per_step": 1}
+    numbers = {"steps": 0, "total_steps": 4, "learning_starts": 2, "updates_per_step": 1}
     warmup = lambda: np.zeros((1, 1, 1), np.float32)  # noqa: E731
     list(off_policy_loop(agent, agent.update, envs, replay, warmup, **numbers, overlap=overlap, yield_every=1))
     first, second = (2, 3) if overlap else (3, 4)

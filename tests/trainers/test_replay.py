@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.helpers import SPEC, Count
-from trainers.data.replay import ReplayBuffer
+from trainers.data.device_replay import DeviceReplayBuffer
+from trainers.data.replay import Batch, ReplayBuffer
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.spec import EnvSpec
 from trainers.rng import RngStream, env_seed, numpy_stream
@@ -29,7 +30,22 @@ def test_sampled_transitions_are_true(steps: int, num_envs: int) -> None:
     """Whatever is sampled, also after the ring wrapped, is a transition of Count with its true successor."""
     replay = ReplayBuffer(SPEC, [3, 4], num_envs, 20 * num_envs, gamma=0.9, device=torch.device("cpu"))
     play(replay, [3, 4], num_envs, steps)
-    batch = replay.sample(2000)
+    check_transitions(replay.sample(2000), steps)
+
+
+@pytest.mark.parametrize(("steps", "num_envs"), [(4, 1), (30, 1), (100, 1), (33, 3)])
+def test_transitions_sampled_on_the_device_are_true(steps: int, num_envs: int) -> None:
+    replay = DeviceReplayBuffer(SPEC, [3, 4], num_envs, 20 * num_envs, gamma=0.9, device=torch.device("cpu"))
+    play(replay, [3, 4], num_envs, steps)
+    drawn = torch.empty((2, 2000), dtype=torch.int64).random_(generator=torch.Generator().manual_seed(0))
+    batch = replay.sample_drawn(drawn)
+    check_transitions(batch, steps)
+    if num_envs == 1:
+        assert len(batch.reward[0].unique()) == min(steps, 20)
+
+
+def check_transitions(batch: Batch, steps: int) -> None:
+    """Every one is a transition of Count with its true successor, and from 30 steps on some were truncated."""
     episode, step = batch.obs[..., 0], batch.obs[..., 1]
     even = episode % 2 == 0
     terminated = even & (step == 2)
@@ -51,7 +67,9 @@ def test_samples_uniformly_over_the_newest_transitions() -> None:
     assert len(rewards) == 20
     assert counts.min() > 850
     assert counts.max() < 1150
-    assert rewards.max() < 10 * envs.envs[0][0].env.episode + 6
+    env = envs.envs[0][0].env
+    assert isinstance(env, Count)
+    assert rewards.max() < 10 * env.episode + 6
 
 
 def test_a_seed_samples_the_same_alone_and_in_a_pack() -> None:

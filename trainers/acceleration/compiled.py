@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from trainers.actor_critic import ActorCritic, NoiseBuffer
 from trainers.data.replay import Batch
-from trainers.nn.stacked import Stacked
+from trainers.nn.flat_storage import Stacked
 from trainers.torch_compat import FUSED_ADAM, inductor_compile
 
 aten = torch.ops.aten
@@ -26,21 +26,33 @@ class CompiledStep:
 
     def __init__(self, agent: ActorCritic, step: Callable[..., Tensors]) -> None:
         self.step = step
-        self.seed_views = [agent.seed_view(i) for i in range(len(agent.seeds))]
-        self.tensors = [tensors_of(one) for one in self.seed_views]
-        self.played: dict[tuple[torch.Size, ...], Callable[..., Tensors]] = {}
+        self.seed_views: list[ActorCritic] = []
+        self.tensors: list[list[Tensor]] = []
+        for i in range(len(agent.seeds)):
+            seed_view = agent.seed_view(i)
+            self.seed_views.append(seed_view)
+            self.tensors.append(tensors_of(seed_view))
+        self.compiled_steps: dict[tuple[torch.Size, ...], Callable[..., Tensors]] = {}
+        """By the shapes of the inputs."""
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensors:
-        rows = list(zip(*(torch.split(x, 1) for x in inputs), strict=True))
+        """Results [S, ...] for inputs [S, ...]; new shapes are compiled first."""
+        seed_inputs = list(zip(*(torch.split(x, 1) for x in inputs), strict=True))
         shapes = tuple(x.shape for x in inputs)
-        if shapes not in self.played:
-            self.played[shapes] = compiled(
-                lambda *row: tuple(self.step(self.seed_views[0], *row)), rows[0], self.tensors[0]
-            )
-        play = self.played[shapes]
-        results = [play(*row, *tensors) for row, tensors in zip(rows, self.tensors, strict=True)]
-        return results[0] if len(results) == 1 else [torch.cat(parts) for parts in zip(*results, strict=True)]
+        if shapes not in self.compiled_steps:
+            self.compiled_steps[shapes] = compiled(self._first_step, seed_inputs[0], self.tensors[0])
+        step = self.compiled_steps[shapes]
+        results: list[Tensors] = []
+        for row, tensors in zip(seed_inputs, self.tensors, strict=True):
+            results.append(step(*row, *tensors))
+        if len(results) == 1:
+            return results[0]
+        return list(map(torch.cat, zip(*results, strict=True)))
+
+    def _first_step(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The step of the first seed, which is compiled for all."""
+        return tuple(self.step(self.seed_views[0], *inputs))
 
 
 class CompiledUpdate:
@@ -52,19 +64,20 @@ class CompiledUpdate:
         self.names: list[list[str]] = [[] for _ in range(agent.update_period)]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """As `update` of the agent."""
         kind = (self.agent.updates + 1) % self.agent.update_period
         noise = [self.agent.update_noise(batch.action) for _ in range(self.agent.NOISE_DRAWS)]
-        figures = self.steps[kind](*batch, *noise)
+        metrics = self.steps[kind](*batch, *noise)
         self.agent.updates += 1
-        return dict(zip(self.names[kind], figures, strict=True))
+        return dict(zip(self.names[kind], metrics, strict=True))
 
-    def _step(self, alone: Any, *inputs: Tensor) -> Tensors:
+    def _step(self, seed_view: Any, *inputs: Tensor) -> Tensors:
         batch = Batch(*inputs[: len(Batch._fields)])
-        alone.updates = self.agent.updates
-        alone.noise_buffer = NoiseBuffer(inputs[len(batch) :])
-        figures: dict[str, Tensor] = alone.update(batch)
-        self.names[alone.updates % alone.update_period] = list(figures)
-        return list(figures.values())
+        seed_view.updates = self.agent.updates
+        seed_view.noise_buffer = NoiseBuffer(inputs[len(batch) :])
+        metrics: dict[str, Tensor] = seed_view.update(batch)
+        self.names[seed_view.updates % seed_view.update_period] = list(metrics)
+        return list(metrics.values())
 
 
 def tensors_of(agent: ActorCritic) -> list[Tensor]:
@@ -79,9 +92,18 @@ def tensors_of(agent: ActorCritic) -> list[Tensor]:
 
 
 def compiled(function: Callable[..., Tensors], inputs: Tensors, tensors: Tensors) -> Callable[..., Tensors]:
-    """`function` of `inputs`, which works on `tensors` where they lie, as a function of `inputs` and `tensors`.
+    """A function of tensors, compiled.
 
-    Raises RuntimeError where it reads any other tensor: the value of now would be built in.
+    Args:
+        function: Takes tensors of the shapes of `inputs`, and works on `tensors` where they are.
+        inputs: Examples, which it is traced with.
+        tensors: All others that it reads or writes.
+
+    Returns:
+        The same as a function of inputs and tensors.
+
+    Raises:
+        RuntimeError: Where it reads any other tensor: the value of now would be built in.
     """
     from torch.fx.experimental.proxy_tensor import make_fx  # takes seconds
 
@@ -91,26 +113,27 @@ def compiled(function: Callable[..., Tensors], inputs: Tensors, tensors: Tensors
     # To trace it is to do it.
     for tensor, value in zip(tensors, before, strict=True):
         tensor.copy_(value)
-    play: Callable[..., Tensors] = inductor_compile(_lifted(graph, tensors), [*inputs, *tensors])
-    return play
+    compiled_function: Callable[..., Tensors] = inductor_compile(_lifted(graph, tensors), [*inputs, *tensors])
+    return compiled_function
 
 
 def _lifted(graph: GraphModule, tensors: Tensors) -> GraphModule:
     """The graph with `tensors` as further inputs."""
     nodes = graph.graph
     last = nodes.find_nodes(op="placeholder")[-1]
-    homes = {}
+    placeholders = {}
+    """By the address of the storage that each one stands for."""
     for i, tensor in reversed(list(enumerate(tensors))):
         with nodes.inserting_after(last):
-            homes[tensor.untyped_storage().data_ptr()] = nodes.placeholder(f"tensor_{i}")
+            placeholders[tensor.untyped_storage().data_ptr()] = nodes.placeholder(f"tensor_{i}")
     for node in nodes.find_nodes(op="get_attr"):
         view = getattr(graph, node.target)
-        home = homes.get(view.untyped_storage().data_ptr())
-        if home is None:
+        placeholder = placeholders.get(view.untyped_storage().data_ptr())
+        if placeholder is None:
             raise RuntimeError(f"the update reads a tensor of shape {tuple(view.shape)} that is no part of the agent")
         with nodes.inserting_before(node):
-            place = (list(view.shape), list(view.stride()), view.storage_offset())
-            node.replace_all_uses_with(nodes.call_function(aten.as_strided.default, (home, *place)))
+            layout = (list(view.shape), list(view.stride()), view.storage_offset())
+            node.replace_all_uses_with(nodes.call_function(aten.as_strided.default, (placeholder, *layout)))
         nodes.erase_node(node)
     return GraphModule(nn.Module(), nodes)
 
@@ -133,7 +156,8 @@ def adam(
     for parameter, gradient, m, v, step in zip(parameters, gradients, exp_avgs, exp_avg_sqs, steps, strict=True):
         m.lerp_(gradient, 1 - beta1)
         v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        correction1, correction2 = (-torch.expm1(step * math.log(beta)) for beta in (beta1, beta2))
+        correction1 = -torch.expm1(step * math.log(beta1))
+        correction2 = -torch.expm1(step * math.log(beta2))
         # as_strided: TorchInductor would work a scalar out anew for every 16 numbers.
         size = (lr / correction1).float().as_strided((), ())
         scale = correction2.rsqrt().as_strided((), ())

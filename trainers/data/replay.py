@@ -1,4 +1,4 @@
-"""Replay memory of all seeds; every observation is stored once."""
+"""Replay buffer of all seeds; every observation is stored once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,6 +30,18 @@ class ReplayBuffer:
     Two exceptions: behind a termination the next observation is never used (discount 0), and at a truncation
     the true final observation lies in a side table. The ring has one row more than transitions, because the
     newest next observation already lies in it.
+
+    Args:
+        spec: Shapes of observations and actions.
+        seeds: One number per seed.
+        num_envs: Environments per seed.
+        capacity: Transitions per seed, a multiple of `num_envs`.
+        gamma: Discount.
+        device: Where the transitions are.
+        reward_scale: Factor of rewards as they are stored.
+
+    Raises:
+        ValueError: Where the capacity is no multiple of `num_envs`.
     """
 
     def __init__(
@@ -58,39 +70,52 @@ class ReplayBuffer:
         """Rows added so far; row number n lies at place n % (capacity + 1) of the ring."""
 
     @property
-    def at(self) -> int:
+    def pos(self) -> int:
         """Ring place of the newest observation, on which the next action is taken."""
         return self.num_added % (self.capacity + 1)
 
     def start(self, obs: FloatArray) -> None:
         """Store the observations [S, E, obs_dim] on which the next actions are taken."""
-        copy_to_device_(self.storage[:, self.at, :, : self.columns[0]], torch.from_numpy(obs))
+        obs_dim = self.columns[0]
+        copy_to_device_(self.storage[:, self.pos, :, :obs_dim], torch.from_numpy(obs))
 
     def add(self, action: FloatArray, step: Step) -> None:
-        """Store what `action` [S, E, act_dim] on the newest observation led to."""
+        """Store what `action` [S, E, act_dim], in environment units, on the newest observation led to."""
+        obs_dim = self.columns[0]
         reward = step.reward * np.float32(self.reward_scale)
         discount = np.float32(self.gamma) * ~step.terminated
         result = np.concatenate([action, reward[..., None], discount[..., None]], -1)
-        copy_to_device_(self.storage[:, self.at, :, self.columns[0] :], torch.from_numpy(result))
-        self.final.replace(self.at, step.final_obs)
+        copy_to_device_(self.storage[:, self.pos, :, obs_dim:], torch.from_numpy(result))
+        self.final.replace(self.pos, step.final_obs)
         self.num_added += 1
         self.start(step.next_obs)
 
     def sample(self, batch_size: int) -> Batch:
-        """`batch_size` transitions for each seed, with replacement."""
+        """`batch_size` transitions for each seed, uniformly and with replacement."""
         seeds, rows, num_envs, _ = self.storage.shape
+
+        # places in the ring, counted back from the newest transition
         size = min(self.num_added, self.capacity)
-        drawn = np.stack([g.integers(0, size * num_envs, batch_size) for g in self.streams])
+        drawn = np.stack([stream.integers(0, size * num_envs, batch_size) for stream in self.streams])
         age, env = np.divmod(drawn, num_envs)
-        row = (self.at - 1 - age) % rows
-        base = np.arange(seeds)[:, None] * rows
-        here = self._flat_index((base + row) * num_envs + env)
-        after = self._flat_index((base + (row + 1) % rows) * num_envs + env)
-        held = self.storage.flatten(0, 2)
-        next_obs = self.final.overwrite(held.index_select(0, after)[:, : self.columns[0]], here)
-        now = held.index_select(0, here).view(seeds, batch_size, -1)
-        obs, action, reward, discount = torch.split(now, self.columns, -1)
-        return Batch(obs, action, reward.squeeze(-1), discount.squeeze(-1), next_obs.view(seeds, batch_size, -1))
+        row = (self.pos - 1 - age) % rows
+        next_row = (row + 1) % rows
+
+        # the same as flat indices over seeds, rows and environments
+        first_row = np.arange(seeds)[:, None] * rows
+        index = self._flat_index((first_row + row) * num_envs + env)
+        next_index = self._flat_index((first_row + next_row) * num_envs + env)
+        return self.gather(index, next_index)
+
+    def gather(self, index: Tensor, next_index: Tensor) -> Batch:
+        """Transitions by their flat places in the ring and those one row later, [S * B] each."""
+        obs_dim = self.columns[0]
+        seeds = len(self.storage)
+        flat = self.storage.flatten(0, 2)
+        next_obs = self.final.overwrite(flat.index_select(0, next_index)[:, :obs_dim], index)
+        transitions = flat.index_select(0, index).view(seeds, -1, sum(self.columns))
+        obs, action, reward, discount = torch.split(transitions, self.columns, -1)
+        return Batch(obs, action, reward.squeeze(-1), discount.squeeze(-1), next_obs.view(seeds, -1, obs_dim))
 
     def rows(self, i: int, first: int, last: int) -> FloatArray:
         """Rows number first to last - 1 of seed number i, [rows, E, obs_dim + act_dim + 2]."""
@@ -103,30 +128,30 @@ class ReplayBuffer:
 
     def snapshot(self, i: int) -> Snapshot:
         """All of seed number i but its rows."""
-        plain = {"added": self.num_added, "stream": self.streams[i].bit_generator.state}
-        return Snapshot(self.final.state(i), plain)
+        metadata = {"added": self.num_added, "stream": self.streams[i].bit_generator.state}
+        return Snapshot(self.final.state(i), metadata)
 
     def restore(self, i: int, snapshot: Snapshot) -> None:
         """Put back what `snapshot` gave; the rows follow by `put_rows`."""
-        self.num_added = snapshot.plain["added"]
-        self.streams[i].bit_generator.state = snapshot.plain["stream"]
+        self.num_added = snapshot.metadata["added"]
+        self.streams[i].bit_generator.state = snapshot.metadata["stream"]
         self.final.load_state(i, snapshot.tensors)
 
     def _places(self, first: int, last: int) -> Tensor:
         return torch.arange(first, last, device=self.storage.device) % (self.capacity + 1)
 
     def _flat_index(self, index: np.ndarray) -> Tensor:
-        places = torch.from_numpy(index.ravel())
-        return maybe_pin(places, self.storage.device).to(self.storage.device, non_blocking=True)
+        flat_index = torch.from_numpy(index.ravel())
+        return maybe_pin(flat_index, self.storage.device).to(self.storage.device, non_blocking=True)
 
 
 class FinalObservations:
     """True final observations of truncated episodes, addressed by the ring place of their transition."""
 
-    def __init__(self, shape: tuple[int, int, int], obs_dim: int, device: torch.device) -> None:
+    def __init__(self, shape: tuple[int, int, int], obs_dim: int, device: torch.device, slots: int = 1) -> None:
         self.slot_of = torch.full(shape, -1, dtype=torch.int32, device=device)
-        self.table = torch.empty((1, obs_dim), device=device)
-        self.free = [0]
+        self.table = torch.empty((slots, obs_dim), device=device)
+        self.free = list(range(slots))
         self.used: dict[tuple[int, int, int], int] = {}
 
     def replace(self, row: int, final_obs: dict[tuple[int, int], FloatArray]) -> None:
@@ -147,26 +172,34 @@ class FinalObservations:
 
     def state(self, i: int) -> dict[str, Tensor]:
         """Places (ring row, env) [n, 2] and observations [n, obs_dim] of seed number i."""
-        mine = {(row, env): slot for (s, row, env), slot in self.used.items() if s == i}
-        places = torch.tensor(list(mine), dtype=torch.int64).view(-1, 2)
-        return {"final_places": places, "final_obs": self.table[list(mine.values())].cpu()}
+        places: list[tuple[int, int]] = []
+        slots: list[int] = []
+        for (s, row, env), slot in self.used.items():
+            if s == i:
+                places.append((row, env))
+                slots.append(slot)
+        return {
+            "final_places": torch.tensor(places, dtype=torch.int64).view(-1, 2),
+            "final_obs": self.table[slots].cpu(),
+        }
 
     def load_state(self, i: int, state: dict[str, Tensor]) -> None:
         """Put back what `state` gave, into an empty table."""
         for (row, env), obs in zip(state["final_places"].tolist(), state["final_obs"], strict=True):
             self._store((i, row, env), obs)
 
-    def _store(self, place: tuple[int, int, int], obs: Tensor) -> None:
+    def _store(self, key: tuple[int, int, int], obs: Tensor) -> None:
         if not self.free:
             self._grow()
-        slot = self.used[place] = self.free.pop()
-        self.slot_of[place] = slot
+        slot = self.free.pop()
+        self.used[key] = slot
+        self.slot_of[key] = slot
         copy_to_device_(self.table[slot], obs)
 
-    def _forget(self, place: tuple[int, int, int]) -> None:
-        slot = self.used.pop(place, None)
+    def _forget(self, key: tuple[int, int, int]) -> None:
+        slot = self.used.pop(key, None)
         if slot is not None:
-            self.slot_of[place] = -1
+            self.slot_of[key] = -1
             self.free.append(slot)
 
     def _grow(self) -> None:

@@ -33,12 +33,23 @@ class Steppable(Protocol):
     spec: EnvSpec
     obs: FloatArray
 
-    def step(self, actions: FloatArray) -> Step: ...
+    def step(self, actions: FloatArray) -> Step:
+        """Step every environment with its action of [S, E, act_dim]."""
+        ...
 
 
 def collect(act: Callable[[FloatArray], FloatArray], envs: Steppable, steps: int, device: torch.device) -> Rollout:
-    """`steps` steps of every environment with actions [S, E, act_dim] from `act`."""
-    low, high = (np.array(bound, np.float32) for bound in (envs.spec.action_low, envs.spec.action_high))
+    """Steps of every environment under one policy.
+
+    Args:
+        act: From observations [S, E, obs_dim] to actions [S, E, act_dim], which are stored as they are and clipped to
+            the bounds for the environment.
+        envs: What is stepped.
+        steps: How often: T of the rollout.
+        device: Where the rollout is put.
+    """
+    low = np.array(envs.spec.action_low, np.float32)
+    high = np.array(envs.spec.action_high, np.float32)
     rows: list[tuple[Any, ...]] = []
     for _ in range(steps):
         obs = envs.obs
@@ -49,11 +60,14 @@ def collect(act: Callable[[FloatArray], FloatArray], envs: Steppable, steps: int
         if step.final_obs:
             next_obs = next_obs.copy()
             done = done.copy()
-            for place, final in step.final_obs.items():
-                next_obs[place] = final
-                done[place] = True
+            for env, final in step.final_obs.items():
+                next_obs[env] = final
+                done[env] = True
         rows.append((obs, action, step.reward, next_obs, step.terminated, done))
-    return Rollout(*(torch.from_numpy(np.stack(column, 1)).to(device) for column in zip(*rows, strict=True)))
+    columns: list[Tensor] = []
+    for column in zip(*rows, strict=True):
+        columns.append(torch.from_numpy(np.stack(column, 1)).to(device))
+    return Rollout(*columns)
 
 
 def gae(
@@ -65,14 +79,24 @@ def gae(
     gamma: float,
     gae_lambda: float,
 ) -> Tensor:
-    """Generalised advantage estimates (arXiv 1506.02438, eq. 16) [S, T, E] of arguments of that shape.
+    """Generalised advantage estimates (arXiv 1506.02438, equation 16) [S, T, E].
 
     A time limit ends the sum but not the bootstrap: the value of the true final observation stands for the rest.
+
+    Args:
+        reward: [S, T, E].
+        value: Of the observations acted on, [S, T, E].
+        next_value: Of the true next observations, [S, T, E].
+        terminated: Whether the episode ended in a state of its own, [S, T, E].
+        done: Whether it ended in any way, [S, T, E].
+        gamma: Discount.
+        gae_lambda: Weight of later estimates: 0 for the TD error, 1 for the return.
     """
     delta = reward + gamma * next_value * ~terminated - value
     decay = gamma * gae_lambda * ~done
     # In NumPy, on the CPU: a small operation of torch takes several times longer.
-    advantage, factor = (np.ascontiguousarray(x.transpose(0, 1).cpu().numpy()) for x in (delta, decay))
+    advantage = np.ascontiguousarray(delta.transpose(0, 1).cpu().numpy())
+    factor = np.ascontiguousarray(decay.transpose(0, 1).cpu().numpy())
     discounted_cumsum_(advantage.reshape(len(advantage), -1), factor.reshape(len(factor), -1))
     return torch.from_numpy(advantage).transpose(0, 1).contiguous().to(reward.device)
 
@@ -80,11 +104,14 @@ def gae(
 def discounted_cumsum_(x: FloatArray, factor: FloatArray) -> None:
     """x[t] <- x[t] + factor[t] x[t + 1], from the end to the beginning of [T, n], in place."""
     # NumPy's scalars round as its arrays do, and are ten times as fast as arrays of one number.
-    wide = x.shape[1] > 6
-    for numbers, factors in [(x, factor)] if wide else zip(x.T, factor.T, strict=True):
+    is_wide = x.shape[1] > 6
+    columns = [(x, factor)] if is_wide else zip(x.T, factor.T, strict=True)
+    times = range(len(x) - 2, -1, -1)
+    for numbers, factors in columns:
         later = numbers[-1]
-        for t, now, by in zip(reversed(range(len(x) - 1)), numbers[-2::-1], factors[-2::-1], strict=True):
-            numbers[t] = later = now + by * later
+        for t, now, by in zip(times, numbers[-2::-1], factors[-2::-1], strict=True):
+            later = now + by * later
+            numbers[t] = later
 
 
 def collect_observations(
@@ -95,9 +122,18 @@ def collect_observations(
     steps: int,
     first_episode: int = 0,
 ) -> FloatArray:
-    """The first `steps` observations [steps, obs_dim] a policy sees on the calibration stream of `seed`.
+    """The first observations [steps, obs_dim] that a policy sees.
 
-    With None episodes follow the environment's own stream.
+    Args:
+        act: The policy, from an observation [obs_dim] to an action [act_dim].
+        make_env: Makes the environment that it acts in.
+        spec: That of the environment.
+        seed: Whose calibration stream episodes begin on; None for the environment's own stream.
+        steps: How many.
+        first_episode: Number of the first episode on the calibration stream.
+
+    Raises:
+        FloatingPointError: For an observation that is not finite.
     """
     visited = np.empty((steps, spec.obs_dim), np.float32)
     obs: Any = None
@@ -105,7 +141,8 @@ def collect_observations(
     with make_env() as env:
         for t in range(steps):
             if obs is None:
-                obs, _ = env.reset(seed=None if seed is None else env_seed(RngStream.CALIBRATE, seed, episode))
+                reset_seed = None if seed is None else env_seed(RngStream.CALIBRATE, seed, episode)
+                obs, _ = env.reset(seed=reset_seed)
                 episode += 1
             visited[t] = check_finite(obs, spec)
             obs, _, terminated, truncated, _ = env.step(act(visited[t]))

@@ -102,6 +102,7 @@ class SyncSeedEnvs:
         return episodes
 
     def close(self) -> None:
+        """Close every environment."""
         for row in self.envs:
             for env in row:
                 env.close()
@@ -111,21 +112,21 @@ class SyncSeedEnvs:
         tensors = {"obs": torch.from_numpy(self.obs[i].copy())}
         for e, env in enumerate(self.envs[i]):
             tensors[f"actions.{e}"] = torch.from_numpy(np.array(env.actions, np.float32))
-        plain = {
+        metadata = {
             "starts": [env.start for env in self.envs[i]],
             "returns": self._returns[i].tolist(),
             "finished": [[episode.episodic_return, episode.length] for episode in self.finished[i]],
         }
-        return Snapshot(tensors, plain)
+        return Snapshot(tensors, metadata)
 
     def restore(self, i: int, snapshot: Snapshot) -> None:
         """Put back what `snapshot` gave. Raises RuntimeError for an environment that does not repeat itself."""
-        for e, (env, start) in enumerate(zip(self.envs[i], snapshot.plain["starts"], strict=True)):
+        for e, (env, start) in enumerate(zip(self.envs[i], snapshot.metadata["starts"], strict=True)):
             self.obs[i, e] = env.replay(start, snapshot.tensors[f"actions.{e}"].numpy())
         if not np.array_equal(self.obs[i], snapshot.tensors["obs"].numpy()):
             raise RuntimeError(f"{self.spec.env_id} does not repeat itself: its state cannot be restored")
-        self._returns[i] = snapshot.plain["returns"]
-        self.finished[i] = [Episode(*episode) for episode in snapshot.plain["finished"]]
+        self._returns[i] = snapshot.metadata["returns"]
+        self.finished[i] = [Episode(*episode) for episode in snapshot.metadata["finished"]]
 
 
 class ReplayableEnv:
@@ -154,6 +155,7 @@ class ReplayableEnv:
         return self.env.reset()[0]
 
     def step(self, action: FloatArray) -> tuple[Any, float, bool, bool]:
+        """Take an action [act_dim]; observation, reward, whether it terminated, whether it was truncated."""
         self.actions.append(action)
         obs, reward, terminated, truncated, _ = self.env.step(action)
         return obs, float(reward), terminated, truncated
@@ -171,6 +173,7 @@ class ReplayableEnv:
         return obs
 
     def close(self) -> None:
+        """Close the environment."""
         self.env.close()
 
 

@@ -1,13 +1,17 @@
 """Environments of many seeds in worker processes: the same steps as in one process, on many cores."""
 
+import ctypes
+import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.context import SpawnContext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from trainers.envs.seed_envs import EnvFactory, Episode, Step, SyncSeedEnvs
 from trainers.envs.spec import EnvSpec
@@ -15,9 +19,10 @@ from trainers.tensors import FloatArray, Snapshot
 
 
 class SubprocSeedEnvs:
-    """SeedEnvs, spread over processes by seeds. `step_async` returns at once, `step_wait` waits for all of them.
+    """SyncSeedEnvs, spread over processes by seeds: `step_async` returns at once, `step_wait` waits for all of them.
 
-    Steps and streams are those of SeedEnvs to the bit. `make_env` must be picklable: workers are spawned, because a
+    Steps and streams are those of SyncSeedEnvs to the bit. What every step brings lies in shared memory; to send it
+    would take longer than to simulate it. `make_env` must be picklable: workers are spawned, because a
     fork of a process that has CUDA or threads is not safe.
     """
 
@@ -27,17 +32,20 @@ class SubprocSeedEnvs:
         self.shape = (len(seeds), num_envs)
         self.obs = np.zeros((*self.shape, spec.obs_dim), np.float32)
         """[S, E, obs_dim], what to act on next."""
-        self._parts = [part for part in np.array_split(np.arange(len(seeds)), workers) if len(part)]
         context = multiprocessing.get_context("spawn")
+        self._shared = SharedStep(context, self.shape, spec)
+        self._step = self._shared.arrays()
+        self._parts = [part for part in np.array_split(np.arange(len(seeds)), workers) if len(part)]
         self._pipes: list[Connection] = []
         self._processes = []
         for part in self._parts:
-            mine, theirs = context.Pipe()
-            given = (theirs, make_env, spec, [seeds[i] for i in part], num_envs)
-            process = context.Process(target=serve, args=given, daemon=True)
+            pipe, worker_pipe = context.Pipe()
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            arguments = (worker_pipe, make_env, spec, [seeds[i] for i in part], num_envs, self._shared, rows)
+            process = context.Process(target=_worker_main, args=arguments, daemon=True)
             process.start()
-            theirs.close()
-            self._pipes.append(mine)
+            worker_pipe.close()
+            self._pipes.append(pipe)
             self._processes.append(process)
 
     def reset(self) -> None:
@@ -48,44 +56,41 @@ class SubprocSeedEnvs:
 
     def step_async(self, actions: FloatArray) -> None:
         """Have every environment take its action of [S, E, act_dim]."""
-        for w, part in enumerate(self._parts):
-            self._send(w, "step", actions[part])
+        self._step.action[:] = actions
+        for w in range(len(self._pipes)):
+            self._send(w, "step")
 
     def step_wait(self) -> Step:
         """What came of the actions. Raises what a worker raised, and RuntimeError for one that died."""
-        steps: list[Step] = self._answers()
         final_obs: dict[tuple[int, int], FloatArray] = {}
-        for step, part in zip(steps, self._parts, strict=True):
-            for (s, e), obs in step.final_obs.items():
+        for worker_final_obs, part in zip(self._answers(), self._parts, strict=True):
+            for (s, e), obs in worker_final_obs.items():
                 final_obs[int(part[s]), e] = obs
-        self.obs = np.concatenate([step.next_obs for step in steps])
-        return Step(
-            self.obs,
-            np.concatenate([step.reward for step in steps]),
-            np.concatenate([step.terminated for step in steps]),
-            final_obs,
-        )
+        # Copies: the workers write the next step into the same memory.
+        self.obs = self._step.next_obs.copy()
+        return Step(self.obs, self._step.reward.copy(), self._step.terminated.copy(), final_obs)
 
     def step(self, actions: FloatArray) -> Step:
+        """As SyncSeedEnvs.step."""
         self.step_async(actions)
         return self.step_wait()
 
     def pop_episodes(self, s: int) -> list[Episode]:
         """Episodes of seed number s that ended since the last call."""
-        episodes: list[Episode] = self._ask("pop_finished", s)
+        episodes: list[Episode] = self._call("pop_episodes", s)
         return episodes
 
     def snapshot(self, i: int) -> Snapshot:
-        """As SeedEnvs.snapshot."""
-        arrays, plain = self._ask("snapshot", i)
-        return Snapshot({name: torch.from_numpy(array) for name, array in arrays.items()}, plain)
+        """As SyncSeedEnvs.snapshot."""
+        arrays, metadata = self._call("snapshot", i)
+        return Snapshot(_as_tensors(arrays), metadata)
 
     def restore(self, i: int, snapshot: Snapshot) -> None:
-        """As SeedEnvs.restore."""
-        arrays = {name: tensor.numpy() for name, tensor in snapshot.tensors.items()}
-        self.obs[i] = self._ask("restore", i, arrays, snapshot.plain)
+        """As SyncSeedEnvs.restore."""
+        self.obs[i] = self._call("restore", i, _as_arrays(snapshot.tensors), snapshot.metadata)
 
     def close(self) -> None:
+        """End the workers and wait for them."""
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
@@ -95,7 +100,7 @@ class SubprocSeedEnvs:
         try:
             self._pipes[w].send((verb, arguments))
         except ConnectionError:
-            raise self._death(w) from None
+            raise self._crash_error(w) from None
 
     def _answers(self) -> list[Any]:
         # All are read before the first error is raised, or the next answers would be those of this call.
@@ -109,13 +114,13 @@ class SubprocSeedEnvs:
         try:
             return self._pipes[w].recv()
         except (EOFError, ConnectionError):
-            return self._death(w)
+            return self._crash_error(w)
 
-    def _death(self, w: int) -> RuntimeError:
+    def _crash_error(self, w: int) -> RuntimeError:
         self._processes[w].join()
         return RuntimeError(f"an environment worker died, exit code {self._processes[w].exitcode}")
 
-    def _ask(self, verb: str, i: int, *arguments: Any) -> Any:
+    def _call(self, verb: str, i: int, *arguments: Any) -> Any:
         (w,) = (w for w, part in enumerate(self._parts) if i in part)
         self._send(w, verb, i - int(self._parts[w][0]), *arguments)
         answer = self._answer(w)
@@ -124,26 +129,90 @@ class SubprocSeedEnvs:
         return answer
 
 
-def serve(pipe: Connection, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence[int], num_envs: int) -> None:
-    """A worker: answer what WorkerEnvs asks until it hangs up."""
+class StepArrays(NamedTuple):
+    """Actions and what they led to, [S, E, ...]."""
+
+    action: FloatArray
+    next_obs: FloatArray
+    reward: FloatArray
+    terminated: NDArray[np.bool_]
+
+    def of_seeds(self, seeds: slice) -> "StepArrays":
+        """The part of some seeds, in the same memory."""
+        return StepArrays(self.action[seeds], self.next_obs[seeds], self.reward[seeds], self.terminated[seeds])
+
+
+class SharedStep:
+    """Memory for StepArrays that a worker process shares."""
+
+    def __init__(self, context: SpawnContext, shape: tuple[int, int], spec: EnvSpec) -> None:
+        self.shape = shape
+        size = math.prod(shape)
+        self._action = context.RawArray(ctypes.c_float, size * spec.act_dim)
+        self._next_obs = context.RawArray(ctypes.c_float, size * spec.obs_dim)
+        self._reward = context.RawArray(ctypes.c_float, size)
+        self._terminated = context.RawArray(ctypes.c_bool, size)
+
+    def arrays(self) -> StepArrays:
+        """The memory as arrays."""
+        return StepArrays(
+            np.frombuffer(memoryview(self._action), np.float32).reshape(*self.shape, -1),
+            np.frombuffer(memoryview(self._next_obs), np.float32).reshape(*self.shape, -1),
+            np.frombuffer(memoryview(self._reward), np.float32).reshape(self.shape),
+            np.frombuffer(memoryview(self._terminated), np.bool_).reshape(self.shape),
+        )
+
+
+def _as_arrays(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+def _as_tensors(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _worker_main(
+    pipe: Connection,
+    make_env: EnvFactory,
+    spec: EnvSpec,
+    seeds: Sequence[int],
+    num_envs: int,
+    shared: SharedStep,
+    rows: slice,
+) -> None:
+    """A worker: answers what SubprocSeedEnvs asks until that hangs up. Its seeds are some rows of the shared arrays."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the trainer, which hangs up
     envs = SyncSeedEnvs(make_env, spec, seeds, num_envs)
+    arrays = shared.arrays().of_seeds(rows)
 
     def reset() -> FloatArray:
         envs.reset()
         return envs.obs
 
-    def snapshot(i: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        tensors, plain = envs.snapshot(i)
-        return {name: tensor.numpy() for name, tensor in tensors.items()}, plain
+    def step() -> dict[tuple[int, int], FloatArray]:
+        # A copy: environments that can be replayed keep their actions.
+        result = envs.step(arrays.action.copy())
+        arrays.next_obs[:] = result.next_obs
+        arrays.reward[:] = result.reward
+        arrays.terminated[:] = result.terminated
+        return result.final_obs
 
-    def restore(i: int, arrays: dict[str, Any], plain: dict[str, Any]) -> FloatArray:
-        envs.restore(i, Snapshot({name: torch.from_numpy(array) for name, array in arrays.items()}, plain))
+    def snapshot(i: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        tensors, metadata = envs.snapshot(i)
+        return _as_arrays(tensors), metadata
+
+    def restore(i: int, arrays: dict[str, Any], metadata: dict[str, Any]) -> FloatArray:
+        envs.restore(i, Snapshot(_as_tensors(arrays), metadata))
         obs: FloatArray = envs.obs[i]
         return obs
 
-    verbs: dict[str, Callable[..., Any]] = {"reset": reset, "step": envs.step, "pop_finished": envs.pop_episodes}
-    verbs |= {"snapshot": snapshot, "restore": restore}
+    verbs: dict[str, Callable[..., Any]] = {
+        "reset": reset,
+        "step": step,
+        "pop_episodes": envs.pop_episodes,
+        "snapshot": snapshot,
+        "restore": restore,
+    }
     while True:
         try:
             verb, arguments = pipe.recv()

@@ -7,12 +7,19 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from trainers.nn.stacked import Stacked, as_own_storage, row_views, storage_layout
+from trainers.nn.flat_storage import Stacked, as_own_storage, row_views, storage_layout
 from trainers.torch_compat import fused_adam_
 
 
 def row_gradient(loss: Tensor, network: Stacked, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
-    """Gradient of a sum of per-seed losses in the layout of the network's flat storage, [N, P]."""
+    """Gradient of a sum of per-seed losses in the layout of the network's flat storage, [N, P].
+
+    Args:
+        loss: The sum.
+        network: Whose parameters it is differentiated by, on flat storage.
+        create_graph: Whether the gradient is differentiated again.
+        retain_graph: Whether the loss is.
+    """
     parameters = list(network.parameters())
     gradients = torch.autograd.grad(
         loss, parameters, retain_graph=retain_graph or create_graph, create_graph=create_graph
@@ -27,7 +34,9 @@ class FlatAdam:
     def __init__(self, network: Stacked, lr: float) -> None:
         self.lr = torch.tensor(lr, dtype=torch.float64)
         flat = network.flatten()
-        gradient, exp_avg, exp_avg_sq = (torch.zeros_like(flat) for _ in range(3))
+        gradient = torch.zeros_like(flat)
+        exp_avg = torch.zeros_like(flat)
+        exp_avg_sq = torch.zeros_like(flat)
         self._bind(network, gradient, exp_avg, exp_avg_sq, flat.new_zeros(len(flat)))
 
     def _bind(self, network: Stacked, gradient: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor) -> None:
@@ -40,15 +49,15 @@ class FlatAdam:
         self.steps = steps
         for parameter, view in zip(self.parameters, row_views(self.gradient, self.parameters), strict=True):
             parameter.grad = view
-        columns = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
-        self._rows = [list(column.unbind()) for column in columns]
+        tensors = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
+        self._rows = [list(tensor.unbind()) for tensor in tensors]
 
     def rows_view(self, network: Stacked, rows: slice) -> "FlatAdam":
         """The optimiser of `network`, some rows of this one's, on the same storage."""
-        part = copy.copy(self)
+        view = copy.copy(self)
         tensors = (self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
-        part._bind(network, *(as_own_storage(tensor[rows]) for tensor in tensors))  # noqa: SLF001 (of this class)
-        return part
+        view._bind(network, *(as_own_storage(tensor[rows]) for tensor in tensors))  # noqa: SLF001 (of this class)
+        return view
 
     def minimize(self, loss: Tensor) -> None:
         """One step on a sum of per-seed losses, for this network's parameters and no others."""
@@ -68,7 +77,8 @@ class FlatAdam:
         before = [tensor.clone() for tensor in changing]
         self._step()
         for tensor, old in zip(changing, before, strict=True):
-            tensor.copy_(torch.where(active.view(-1, *[1] * (tensor.dim() - 1)), tensor, old))
+            mask = active.view(-1, *[1] * (tensor.dim() - 1))
+            tensor.copy_(torch.where(mask, tensor, old))
 
     def _step(self) -> None:
         flat, gradient, exp_avg, exp_avg_sq, steps = self._rows
@@ -94,25 +104,31 @@ class FlatAdam:
 
 
 def differentiate(loss: Tensor, optimizers: Iterable[FlatAdam]) -> None:
-    """As the method, for several networks in one backward pass."""
+    """As `FlatAdam.differentiate`, for several networks in one backward pass."""
     parameters: list[Tensor] = []
     for optimizer in optimizers:
         optimizer.gradient.zero_()
         optimizer.network.has_gradient = False
         parameters += optimizer.parameters
-    found = torch.autograd.grad(loss, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, found, strict=True):
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             cast(Tensor, parameter.grad).copy_(gradient)
 
 
 def clip_row_norms(gradients: Sequence[Tensor], limit: float) -> Tensor:
-    """Scale gradients [N, P_k] in place so that each row, over all of them, has at most the norm `limit`.
+    """Scale gradients in place so that each row, over all of them, has at most the norm `limit`.
 
-    Returns the norms before, [N].
+    Args:
+        gradients: [N, P_k] each.
+        limit: The largest Euclidean norm.
+
+    Returns:
+        The norms before, [N].
     """
     # Not vector_norm: its bits depend on the number of rows.
-    norm = torch.stack([g.square().sum(1) for g in gradients]).sum(0).sqrt()
+    squares = [gradient.square().sum(1) for gradient in gradients]
+    norm = torch.stack(squares).sum(0).sqrt()
     scale = (limit / (norm + 1e-6)).clamp_(max=1).unsqueeze(1)
     for gradient in gradients:
         gradient *= scale

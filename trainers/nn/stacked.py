@@ -1,27 +1,20 @@
-"""Networks with a leading axis of independent rows (seeds, or seeds x twins), on flat storage.
+"""Multilayer perceptrons with a leading axis of independent rows (seeds, or seeds x twins)."""
 
-Lockstep training must end in the same bits as training alone. Batched matrix products do so from 4 rows on, for
-widths that are multiples of 8; the scalar tail of vectorised elementwise kernels does not. So each row's parameters
-lie in one flat row padded to a multiple of 64 numbers, and the optimiser and the Polyak step run on that.
-"""
-
-import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from trainers.tensors import FloatArray, as_numpy
+from trainers.nn.flat_storage import Stacked
+from trainers.tensors import ArrayFn, FloatArray, as_numpy
 
-Acting = Callable[[FloatArray], FloatArray]
-ROW_PADDING = 64
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
-NUMPY_ACTIVATIONS: dict[str, Acting] = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
+NUMPY_ACTIVATIONS: dict[str, ArrayFn] = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
 
 
 class StackedLinear(nn.Module):
@@ -33,9 +26,10 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(rows, 1, out_features))
 
     def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:  # noqa: ARG002 (QATLinear has ranges)
+        """[N, B, in] -> [N, B, out]."""
         return stacked_affine(x, self.weight, self.bias)
 
-    def frozen(self) -> Acting:
+    def numpy_fn(self) -> ArrayFn:
         """The layer with its weights of now as a NumPy function, [N, B, in] -> [N, B, out]."""
         weight = as_numpy(self.weight.mT)
         bias = as_numpy(self.bias)
@@ -54,7 +48,7 @@ def stacked_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def make_linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A frozen nn.Linear with copies of the given [out, in] weight and [out] bias."""
+    """An nn.Linear without gradients, with copies of the given [out, in] weight and [out] bias."""
     layer = nn.Linear(weight.shape[1], weight.shape[0])
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -75,6 +69,7 @@ class FusedMLP(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, network: "StackedMLP", num_grad_inputs: int, *parameters: Tensor) -> Tensor:
+        """Outputs [N, B, out]."""
         weights = [weight.to(network.dtype) for weight in parameters[::2]]
         inputs = []
         x = x.to(network.dtype)
@@ -92,6 +87,7 @@ class FusedMLP(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradient of x [N, B, in], for that of the outputs [N, B, out]; those of parameters go to their `grad`."""
         layers = len(ctx.parameters) // 2
         inputs = ctx.saved_tensors[:layers]
         weights = ctx.saved_tensors[layers:]
@@ -109,11 +105,11 @@ class FusedMLP(torch.autograd.Function):
             elif i > 0:
                 torch.ops.aten.tanh_backward.grad_input(gradient, x, grad_input=gradient)
         ctx.network.has_gradient |= ctx.needs_input_grad[3]
-        of_x = None
+        x_gradient = None
         if ctx.needs_input_grad[0]:
-            of_x = torch.bmm(gradient, weights[0][..., -ctx.num_grad_inputs :]).float()
-            of_x = nn.functional.pad(of_x, (weights[0].shape[2] - ctx.num_grad_inputs, 0))
-        return of_x, None, None, *[None] * 2 * layers
+            x_gradient = torch.bmm(gradient, weights[0][..., -ctx.num_grad_inputs :]).float()
+            x_gradient = nn.functional.pad(x_gradient, (weights[0].shape[2] - ctx.num_grad_inputs, 0))
+        return x_gradient, None, None, *[None] * 2 * layers
 
 
 def _add_products(total: Tensor, gradient: Tensor, x: Tensor, has_gradient: bool) -> None:
@@ -126,53 +122,6 @@ def _add_products(total: Tensor, gradient: Tensor, x: Tensor, has_gradient: bool
         total += torch.bmm(gradient.mT, x)
     else:
         total.copy_(torch.bmm(gradient.mT, x))
-
-
-class Stacked(nn.Module):
-    """N independent sets of parameters [N, ...] on one flat tensor, once `flatten` was called."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flat = torch.empty(0)
-        self.has_gradient = False
-        """Whether `grad` of the parameters holds part of a gradient already; else it holds zeros."""
-
-    def flatten(self) -> Tensor:
-        """Move all parameters into one [N, P] tensor, P padded to a multiple of 64; they become views of it."""
-        parameters = list(self.parameters())
-        used = sum(p[0].numel() for p in parameters)
-        width = -(-used // ROW_PADDING) * ROW_PADDING
-        flat = parameters[0].new_zeros(parameters[0].shape[0], width)
-        for parameter, view in zip(parameters, row_views(flat, parameters), strict=True):
-            parameter.data = view.copy_(parameter.data)
-        self.flat = flat
-        return flat
-
-    def rows_view(self, rows: slice) -> Self:
-        """Some rows as a network to trace, on the same storage."""
-        part = copy.deepcopy(self)
-        part.flat = as_own_storage(self.flat[rows])
-        parameters = list(part.parameters())
-        for parameter in parameters:
-            parameter.data = parameter.data[rows]
-        for parameter, view in zip(parameters, row_views(part.flat, parameters), strict=True):
-            parameter.data = view
-        for own, buffer in zip(part.buffers(), self.buffers(), strict=True):
-            own.data = as_own_storage(buffer[rows])
-        return part
-
-
-def as_own_storage(tensor: Tensor) -> Tensor:
-    """The same memory, of contiguous numbers on the CPU, as a storage that begins with it."""
-    return torch.from_numpy(tensor.detach().numpy())
-
-
-class StackedScalar(Stacked):
-    """One trained number for each of N rows."""
-
-    def __init__(self, rows: int, value: float) -> None:
-        super().__init__()
-        self.value = nn.Parameter(torch.full((rows, 1), value))
 
 
 class StackedMLP(Stacked):
@@ -192,8 +141,7 @@ class StackedMLP(Stacked):
         """Off where a gradient is differentiated again."""
         self.dtype = torch.float32
         """Of the products of plain layers: float32 or bfloat16."""
-        for layer in self.layers:
-            assert isinstance(layer, StackedLinear)
+        for layer in self.linears:
             bound = 1 / math.sqrt(layer.weight.shape[2])
             for row, generator in enumerate(generators):
                 nn.init.uniform_(layer.weight[row], -bound, bound, generator)
@@ -201,7 +149,7 @@ class StackedMLP(Stacked):
 
     def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:
         """`update_ranges` lets quantised layers follow the batch; plain layers do not care."""
-        if self.fused and self._plain():
+        if self.fused and self.is_plain():
             return self._fused(x, x.shape[2], self._layer_parameters())
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
@@ -215,7 +163,7 @@ class StackedMLP(Stacked):
 
         Plain layers only.
         """
-        assert self._plain()
+        assert self.is_plain()
         parameters = [p.detach()[rows] for p in self._layer_parameters()]
         return lambda x: self._fused(x, num_grad_inputs, parameters)
 
@@ -223,16 +171,25 @@ class StackedMLP(Stacked):
         y: Tensor = FusedMLP.apply(x, self, num_grad_inputs, *parameters)  # type: ignore[no-untyped-call]
         return y
 
-    def _plain(self) -> bool:
+    @property
+    def linears(self) -> list[StackedLinear]:
+        """The linear layers, from the first one to the last."""
+        return cast(list[StackedLinear], list(self.layers))
+
+    def is_plain(self) -> bool:
+        """Whether all layers are as they were made: none was swapped for a quantised one."""
         return all(type(layer) is StackedLinear for layer in self.layers)
 
     def _layer_parameters(self) -> list[Tensor]:
         # Not `parameters()`: its walk over the modules takes longer than a small layer.
-        return [p for layer in self.layers if isinstance(layer, StackedLinear) for p in (layer.weight, layer.bias)]
+        parameters: list[Tensor] = []
+        for layer in self.linears:
+            parameters += (layer.weight, layer.bias)
+        return parameters
 
-    def frozen(self) -> Acting:
-        """The network with its weights of now as a NumPy function for acting: a tenth of the calls' time in torch."""
-        *hidden, last = (layer.frozen() for layer in self.layers if isinstance(layer, StackedLinear))
+    def numpy_fn(self) -> ArrayFn:
+        """The network with its weights of now as a NumPy function, [N, B, in] -> [N, B, out]."""
+        *hidden, last = [layer.numpy_fn() for layer in self.linears]
         activation = NUMPY_ACTIVATIONS[self.activation_name]
 
         def act(x: FloatArray) -> FloatArray:
@@ -242,13 +199,9 @@ class StackedMLP(Stacked):
 
         return act
 
-    def frozen_follows(self) -> bool:
-        """Whether what `frozen` gave shares memory with the weights, so that it follows them."""
-        return self.flat.device.type == "cpu" and self._plain()
-
     def extract(self, row: int, outputs: int | None = None) -> list[nn.Module]:
         """Row `row` as plain layers and activations on the CPU, with its first `outputs` outputs (default all)."""
-        *hidden, last = (layer for layer in self.layers if isinstance(layer, StackedLinear))
+        *hidden, last = self.linears
         stages: list[nn.Module] = []
         for layer in hidden:
             stages += [*layer.extract(row), type(self.activation)()]
@@ -268,26 +221,9 @@ class GaussianMLP(StackedMLP):
 @torch.no_grad()
 def orthogonal_(network: StackedMLP, generators: Sequence[torch.Generator], head_gain: float) -> None:
     """Orthogonal weights of gain sqrt(2), `head_gain` for the last layer, and zero biases, in place."""
-    *hidden, head = (layer for layer in network.layers if isinstance(layer, StackedLinear))
-    for layer in (*hidden, head):
-        gain = head_gain if layer is head else math.sqrt(2)
+    linears = network.linears
+    for layer in linears:
+        gain = head_gain if layer is linears[-1] else math.sqrt(2)
         for weight, generator in zip(layer.weight, generators, strict=True):
             nn.init.orthogonal_(weight, gain, generator)
         layer.bias.zero_()
-
-
-def row_views(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Views into flat [N, P] with the shapes of `parameters`, one after another."""
-    widths = [p[0].numel() for p in parameters]
-    pieces = torch.split(flat[:, : sum(widths)], widths, dim=1)
-    views = [piece.view(storage_layout(p).shape) for piece, p in zip(pieces, parameters, strict=True)]
-    return [view.mT if _is_tall(p) else view for view, p in zip(views, parameters, strict=True)]
-
-
-def storage_layout(parameter: Tensor) -> Tensor:
-    """A parameter [N, ...] as it lies in flat storage: a matrix along its longer side, for faster products."""
-    return parameter.mT if _is_tall(parameter) else parameter
-
-
-def _is_tall(parameter: Tensor) -> bool:
-    return parameter.dim() == 3 and parameter.shape[1] > parameter.shape[2]

@@ -1,11 +1,20 @@
 """Twin critics and target networks."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from trainers.nn.stacked import StackedMLP
+
+
+def twin_streams(streams: Sequence[torch.Generator]) -> list[torch.Generator]:
+    """Generators of the initial weights of two critics per seed, from those of the seeds: each twice in a row."""
+    twins: list[torch.Generator] = []
+    for stream in streams:
+        twins += [stream, stream]
+    return twins
 
 
 def twin_q_input(obs: Tensor, action: Tensor) -> Tensor:
@@ -22,9 +31,13 @@ def make_target(network: StackedMLP) -> StackedMLP:
 
 @torch.no_grad()
 def polyak_update(target: StackedMLP, online: StackedMLP, tau: float) -> None:
-    """target <- (1 - tau) target + tau online for parameters; buffers (quantisation ranges) are copied."""
+    """target <- (1 - tau) target + tau online for parameters; buffers (quantisation ranges) are copied.
+
+    Raises:
+        ValueError: For buffers of different shapes.
+    """
     target.flat.lerp_(online.flat, tau)
-    for kept, (name, buffer) in zip(target.buffers(), online.named_buffers(), strict=True):
-        if kept.shape != buffer.shape:
-            raise ValueError(f"buffer {name}: target {tuple(kept.shape)}, online {tuple(buffer.shape)}")
-        kept.copy_(buffer)
+    for target_buffer, (name, buffer) in zip(target.buffers(), online.named_buffers(), strict=True):
+        if target_buffer.shape != buffer.shape:
+            raise ValueError(f"buffer {name}: target {tuple(target_buffer.shape)}, online {tuple(buffer.shape)}")
+        target_buffer.copy_(buffer)
