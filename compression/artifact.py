@@ -22,6 +22,7 @@ from compression.ptdq import DynamicQuantLinear
 from compression.runtime import OnnxPolicy, optimized_operators
 from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
+from trainers.nn.activations import ACTIVATIONS
 from trainers.nn.stacked import make_linear
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.tensors import FloatArray
@@ -44,8 +45,7 @@ STAGE_KINDS: dict[str, type[nn.Module]] = {
     "low_bit_linear": LowBitLinear,
     "dynamic_quant_linear": DynamicQuantLinear,
     "activation_quantize": ActivationQuantize,
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
+    **ACTIVATIONS,
     "clamp": Clamp,
     "rescale": Rescale,
 }
@@ -160,6 +160,9 @@ def remade_files(policy: Policy, contract: dict[str, Any]) -> dict[str, bytes]:
     ones, which must give the golden actions. The same bytes need not: not all CPUs have exact int8 products.
     Raises ArtifactError where the tensors are not those of the contract or an action is not its golden one.
     """
+    if len(policy) == len(contract["stages"]) + 1 and isinstance(policy[-1], Clamp):
+        # Of an earlier version, which put no clip behind the scaling.
+        policy = Policy(policy.spec, list(policy)[:-1])
     tensors = safetensors.torch.save(dict(policy.state_dict()))
     model = onnx_bytes(policy)
     if sha256(tensors) != contract["sha256"][TENSOR_FILE]:

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compression.onnx_export import onnx_bytes
 from compression.pruning import replace_layers
 from compression.runtime import OnnxPolicy
 from trainers.actor_critic import ActorTransform
 from trainers.data.rollout import collect_observations
 from trainers.envs.seed_envs import EnvFactory
+from trainers.nn.activations import activation_name
 from trainers.nn.optimizer import FlatAdam
-from trainers.nn.stacked import ACTIVATIONS, StackedMLP
+from trainers.nn.stacked import StackedMLP
 from trainers.policy import Clamp, Policy, split_at_linears
 from trainers.rng import RngStream, torch_stream
 
@@ -27,7 +27,8 @@ class Student:
         self.before, core, self.after = split_at_linears(policy)
         layers = [stage for stage in core if isinstance(stage, nn.Linear)]
         sizes = [layers[0].in_features, *(layer.out_features for layer in layers)]
-        activation = next(name for name, kind in ACTIVATIONS.items() if isinstance(core[1], kind))
+        activation = activation_name(core[1])
+        assert activation is not None
         self.network = StackedMLP(sizes, activation, [torch.Generator()])
         replace_layers(self.network, core)
         if transform is not None:
@@ -72,7 +73,7 @@ def distill(
     observations = np.empty((0, policy.spec.obs_dim), np.float32)
     done = 0
     for stage in range(rounds + 1):
-        act = OnnxPolicy(onnx_bytes(teacher if stage == 0 else student.policy()))
+        act = OnnxPolicy.from_policy(teacher if stage == 0 else student.policy())
         new = collect_observations(act, make_env, policy.spec, seed, states, stage * EPISODES_PER_ROUND)
         observations = np.concatenate([observations, new])
         x = torch.from_numpy(observations)

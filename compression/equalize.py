@@ -12,13 +12,15 @@ from trainers.policy import Policy, input_standardized
 from trainers.tensors import FloatArray
 
 MIGRATION_STRENGTH = 0.5
+# Activations f with f(s x) = s f(x) for s > 0: a scale passes them.
+HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU)
 
 
 def equalized(policy: Policy, observations: FloatArray) -> Policy:
     """The same function with alike ranges at every linear layer that allows it.
 
     Those are a first layer that reads raw observations, which gets a float stage in front of it, and layers behind
-    a ReLU, whose scales move into the layer before. Ranges are those on `observations` [n, obs_dim].
+    a ReLU or LeakyReLU, whose scales move into the layer before. Ranges are those on `observations` [n, obs_dim].
     """
     with torch.no_grad():
         x = torch.from_numpy(observations)
@@ -28,8 +30,12 @@ def equalized(policy: Policy, observations: FloatArray) -> Policy:
         stages = list(policy)
         for i in range(len(stages) - 2):
             layer, activation, following = stages[i : i + 3]
-            if isinstance(layer, nn.Linear) and isinstance(activation, nn.ReLU) and isinstance(following, nn.Linear):
-                scales = _scales(activation(layer(x)).amax(0), following)
+            if (
+                isinstance(layer, nn.Linear)
+                and isinstance(activation, HOMOGENEOUS)
+                and isinstance(following, nn.Linear)
+            ):
+                scales = _scales(activation(layer(x)).abs().amax(0), following)
                 stages[i] = make_linear(layer.weight / scales[:, None], layer.bias / scales)
                 stages[i + 2] = make_linear(following.weight * scales, following.bias)
             x = stages[i](x)

@@ -4,6 +4,7 @@ Quantised layers are written as QuantizeLinear / DequantizeLinear around a Gemm.
 integer kernels; graphs of integer operators run on slower ones.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -115,6 +116,23 @@ def write_rescale(graph: GraphWriter, stage: Rescale) -> None:
         graph.extend("Add", graph.constant("action_center", stage.center))
 
 
+def write_silu(graph: GraphWriter, _stage: nn.SiLU) -> None:
+    """Add x sigmoid(x) to the graph: two nodes."""
+    x = graph.head
+    graph.extend("Sigmoid")
+    graph.extend("Mul", x)
+
+
+def write_gelu(graph: GraphWriter, _stage: nn.GELU) -> None:
+    """Add x (1 + erf(x / sqrt 2)) / 2 to the graph, in the form that ONNX Runtime fuses."""
+    x = graph.head
+    graph.extend("Div", graph.constant("sqrt_2", np.array(math.sqrt(2), np.float32)))
+    graph.extend("Erf")
+    graph.extend("Add", graph.constant("one", np.array(1, np.float32)))
+    graph.extend("Mul", x)
+    graph.extend("Mul", graph.constant("half", np.array(0.5, np.float32)))
+
+
 WRITERS: dict[type[nn.Module], Callable[..., None]] = {
     Standardize: write_standardize,
     nn.Linear: write_linear,
@@ -124,6 +142,10 @@ WRITERS: dict[type[nn.Module], Callable[..., None]] = {
     ActivationQuantize: lambda graph, stage: write_grid(graph, stage.scale, stage.zero_point),
     nn.ReLU: lambda graph, _stage: graph.extend("Relu"),
     nn.Tanh: lambda graph, _stage: graph.extend("Tanh"),
+    nn.ELU: lambda graph, stage: graph.extend("Elu", alpha=float(stage.alpha)),
+    nn.LeakyReLU: lambda graph, stage: graph.extend("LeakyRelu", alpha=float(stage.negative_slope)),
+    nn.SiLU: write_silu,
+    nn.GELU: write_gelu,
     Clamp: write_clamp,
     Rescale: write_rescale,
 }

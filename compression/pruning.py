@@ -54,8 +54,10 @@ def prune(layers: Sequence[nn.Module], ratio: float, importance: Importance) -> 
     if not 0 < ratio < 1:
         raise PruningError(f"ratio={ratio}: must lie between 0 and 1")
     before = network_size(layers)
+    if not before.widths:
+        raise PruningError(f"ratio={ratio}: the policy has no hidden layer to prune; allowed for it: ptdq, ptsq")
     expected = tuple(math.floor(width * (1 - ratio) + 1e-9) for width in before.widths)
-    if not expected or min(expected) == 0:
+    if min(expected) == 0:
         raise PruningError(f"ratio={ratio}: of the hidden widths {list(before.widths)} would be left {list(expected)}")
     network = _trainable_copy(layers)
     _pruner(tp.pruner.BasePruner, network, importance, pruning_ratio=ratio).step()

@@ -6,7 +6,8 @@ from typing import Any
 
 import onnx
 
-from compression.onnx_export import INPUT, PACKED_BYTES
+from compression.onnx_export import INPUT, PACKED_BYTES, onnx_bytes
+from trainers.policy import Policy
 from trainers.tensors import FloatArray
 
 
@@ -15,6 +16,11 @@ class OnnxPolicy:
 
     def __init__(self, model: bytes | Path) -> None:
         self.session = onnx_session(model)
+
+    @classmethod
+    def from_policy(cls, policy: Policy) -> "OnnxPolicy":
+        """A torch policy as it would be deployed."""
+        return cls(onnx_bytes(policy))
 
     def __call__(self, obs: FloatArray) -> FloatArray:
         action: FloatArray = self.batch(obs[None])[0]

@@ -64,12 +64,13 @@ def summary(returns: Returns, time_limit: int, fp32: Returns | None) -> dict[str
 def random_policy(spec: EnvSpec, seed: int) -> Act:
     """Uniform actions over the action bounds."""
     rng = numpy_stream(RngStream.RANDOM_POLICY, seed)
-    return lambda _obs: rng.uniform(spec.action_low, spec.action_high).astype(np.float32)
+    low, high = spec.action_bounds()
+    return lambda _obs: np.clip(rng.uniform(spec.action_low, spec.action_high).astype(np.float32), low, high)
 
 
 def zero_policy(spec: EnvSpec) -> Act:
     """The zero action, always; the nearest allowed one where the bounds exclude zero."""
-    action = np.clip(np.zeros(spec.act_dim), spec.action_low, spec.action_high).astype(np.float32)
+    action = np.clip(np.zeros(spec.act_dim, np.float32), *spec.action_bounds())
     return lambda _obs: action
 
 

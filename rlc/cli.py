@@ -13,13 +13,13 @@ from rlc.messages import did_you_mean, warn
 from trainers.errors import UserError
 
 
-def split(arguments: Sequence[str], own: Collection[str]) -> tuple[dict[str, str], list[str]]:
+def split(arguments: Sequence[str], keys: Collection[str]) -> tuple[dict[str, str], list[str]]:
     """The values of a command's own keys, and the other arguments. Raises UserError for a key given twice."""
     values: dict[str, str] = {}
     rest = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key not in own:
+        if not equals or key not in keys:
             rest.append(argument)
         elif key in values:
             raise UserError(f"{argument}: {key} is given twice; give it once")
@@ -28,11 +28,11 @@ def split(arguments: Sequence[str], own: Collection[str]) -> tuple[dict[str, str
     return values, rest
 
 
-def only(arguments: Sequence[str], own: Collection[str], required: Collection[str]) -> dict[str, str]:
+def only(arguments: Sequence[str], keys: Collection[str], required: Collection[str]) -> dict[str, str]:
     """As `split`, where nothing else is allowed. Raises UserError for what is unknown or missing."""
-    values, rest = split(arguments, own)
+    values, rest = split(arguments, keys)
     if rest:
-        raise UserError(f"{rest[0]}: unknown; allowed: {', '.join(f'{key}=...' for key in own)}")
+        raise UserError(f"{rest[0]}: unknown; allowed: {', '.join(f'{key}=...' for key in keys)}")
     for key in required:
         if not values.get(key):
             raise UserError(f"{key}: none given; add {key}=...")

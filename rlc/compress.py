@@ -1,29 +1,33 @@
-"""Compress a policy you have: python -m rlc.compress policy=<artifact or SB3 zip> +compress=ptsq env=hopper"""
+"""Compress a policy you have: python -m rlc.compress policy=<artifact or file> +compress=ptsq env=hopper"""
 
 import functools
 from pathlib import Path
 
-from compression.artifact import ONNX_FILE, check_artifact, load_policy, quantized_layers
-from compression.distill import distill
+from compression.artifact import ONNX_FILE, quantized_layers
+from compression.imports.layers import Request
+from compression.imports.read import FORMATS, read_foreign
 from compression.onnx_export import onnx_bytes
-from compression.pruning import Importance, prune
 from compression.runtime import OnnxPolicy
-from compression.sb3 import read_sb3
 from measure.returns import Returns, evaluate
 from rlc.cli import run_command, split
 from rlc.config.compose import compose_groups
 from rlc.config.compress import PruneSettings
 from rlc.config.decide import decide_range
 from rlc.config.settings import CompressRequest, parse_request
-from rlc.pipeline import build
+from rlc.messages import warn
 from rlc.pipeline.protocol import export_policy
+from rlc.pipeline.prune import prune_policy
 from rlc.pipeline.smallest import Search, write_search
-from rlc.runs.find import artifact_of
+from rlc.runs.find import open_artifact
 from trainers.envs.make import make_env, spec_of
 from trainers.errors import UserError
-from trainers.policy import Policy, split_at_linears
+from trainers.nn.activations import ACTIVATIONS
+from trainers.policy import Policy
 
-OWN = ("policy", "statistics", "activation", "to", "target_return")
+# What is said of a file alone: an artifact knows it.
+OF_A_FILE = ("statistics", "activation", "actions")
+OWN = ("policy", *OF_A_FILE, "to", "target_return")
+ALLOWED = {"activation": tuple(ACTIVATIONS), "actions": ("rescale", "clip")}
 
 
 def compress(arguments: list[str]) -> None:
@@ -33,25 +37,29 @@ def compress(arguments: list[str]) -> None:
     """
     values, rest = split(arguments, OWN)
     if not values.get("policy"):
-        raise UserError("policy: none given; add policy=<folder of an artifact or zip of Stable-Baselines3>")
-    if values.get("activation") not in (None, "relu", "tanh"):
-        raise UserError(f"activation={values['activation']}: unknown; allowed: relu, tanh")
+        raise UserError(f"policy: none given; add policy=<folder of an artifact, or file: {', '.join(FORMATS)}>")
+    for key, allowed in ALLOWED.items():
+        if key in values and values[key] not in allowed:
+            raise UserError(f"{key}={values[key]}: unknown; allowed: {', '.join(allowed)}")
     request = parse_request(compose_groups(rest))
     share = _target_return(values.get("target_return"), request, rest)
-    source = Path(values["policy"])
-    policy, algorithm = _read(source, values, request, env_given=any(a.startswith("env") for a in rest))
+    source = Path(values["policy"]).expanduser()
+    env_given = any(argument.partition("=")[0] in ("env", "env.id") for argument in rest)
+    policy, algorithm = _read(source, values, request, env_given=env_given)
     name = request.compress.label if share is None else "smallest"
-    target = Path(values.get("to") or source.with_name(f"{source.stem}-{name}"))
+    target = Path(values.get("to") or source.with_name(f"{source.stem}-{name}")).expanduser()
     if target.exists():
         raise UserError(f"to={target}: exists already; choose another to=<folder>")
     factory = functools.partial(make_env, policy.spec.env_id)
     settings = decide_range(request.compress)
 
-    def score(act: OnnxPolicy) -> Returns:
-        how = {"episodes": request.eval.episodes, "seed": request.eval.seed}
-        return evaluate(act, factory, policy.spec, **how)
+    original = onnx_bytes(policy)
+    episodes = {"episodes": request.eval.episodes, "seed": request.eval.seed}
 
-    before = score(OnnxPolicy(onnx_bytes(policy)))
+    def score(act: OnnxPolicy) -> Returns:
+        return evaluate(act, factory, policy.spec, **episodes)
+
+    before = score(OnnxPolicy(original))
     smaller = policy
     search: Search | None = None
     if isinstance(settings, PruneSettings) and share is not None:
@@ -69,9 +77,9 @@ def compress(arguments: list[str]) -> None:
     if search is not None:
         write_search(target, search.tried, search.target)
     after = score(OnnxPolicy(target / ONNX_FILE))
-    size = len(onnx_bytes(policy)), len(model)
-    print(f"{source}: {policy.spec.env_id}, return {before.mean:.1f} +- {before.std:.1f}, {size[0] / 1000:.1f} KB")
-    print(f"{target}: {settings.label}, return {after.mean:.1f} +- {after.std:.1f}, {size[1] / 1000:.1f} KB")
+    kilobytes = len(original) / 1000
+    print(f"{source}: {policy.spec.env_id}, return {before.mean:.1f} +- {before.std:.1f}, {kilobytes:.1f} KB")
+    print(f"{target}: {settings.label}, return {after.mean:.1f} +- {after.std:.1f}, {len(model) / 1000:.1f} KB")
 
 
 def _target_return(given: str | None, request: CompressRequest, rest: list[str]) -> float | None:
@@ -114,35 +122,22 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
     """The policy and the name of its algorithm."""
     env_id = request.env.id
     if source.is_dir():
-        folder = artifact_of(source)
-        contract = check_artifact(folder)
-        policy = load_policy(folder)
+        for key in OF_A_FILE:
+            if key in values:
+                raise UserError(f"{key}={values[key]}: {source} is an artifact, which says it; leave {key} out")
+        _, contract, policy = open_artifact(source)
         if env_given and policy.spec.env_id != env_id:
             raise UserError(f"env.id={env_id}: {source} was made for {policy.spec.env_id}")
         if quantized_layers(policy):
             raise UserError(f"policy={source}: is quantised already; allowed: a policy in float32")
         return policy, contract["algorithm"]
-    statistics = values.get("statistics")
-    policy = read_sb3(
-        source,
-        spec_of(env_id),
-        activation=values.get("activation"),
-        statistics=Path(statistics) if statistics else None,
-    )
-    return policy, "stable-baselines3"
-
-
-def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
-    """The policy pruned, and recovered by distillation if asked."""
-    before, core, after = split_at_linears(policy)
-    importance = Importance(compress.norm, compress.reduction, compress.normalizer, compress.bias)
-    narrow = Policy(policy.spec, [*before, *prune(core, compress.ratio, importance), *after])
-    if compress.finetune == "none":
-        return narrow
-    factory = functools.partial(make_env, policy.spec.env_id)
-    transform = build.qat_transform(compress, raw=not before)
-    how = compress.distill.model_dump()
-    return distill(narrow, policy, factory, seed=seed, transform=transform, **how)
+    if not env_given:
+        raise UserError(f"env: none given, and {source} does not name its environment; add env=<name> or env.id=<id>")
+    said = {key: values.get(key) for key in OF_A_FILE}
+    imported = read_foreign(Request(source, spec_of(env_id), **said))
+    for note in imported.notes:
+        warn(note)
+    return imported.policy, imported.algorithm
 
 
 if __name__ == "__main__":

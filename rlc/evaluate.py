@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from compression.artifact import ONNX_FILE, check_artifact, load_policy
+from compression.artifact import ONNX_FILE
 from compression.runtime import OnnxPolicy
 from measure import video
 from measure.returns import Act, Returns, evaluate, random_policy, summary, zero_policy
 from rlc.cli import configured, run_command
-from rlc.config.commands import EvaluateSettings, parse_evaluation
+from rlc.config.commands import parse_evaluation
 from rlc.config.compose import CONF
-from rlc.reporting import console as table
-from rlc.runs.find import artifact_of, find_stored_baseline
-from rlc.runs.run import ARTIFACT
+from rlc.reporting import console
+from rlc.runs.find import open_artifact
+from rlc.runs.records import MeasuredReturns
+from rlc.runs.stored import CONFIG_FILE, StoredRun, load_run
 from trainers.envs.make import make_env, spec_of, time_limit
-from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
 from trainers.rng import RngStream, env_seed
 
@@ -27,35 +27,52 @@ def evaluate_run(arguments: list[str]) -> None:
         raise UserError("run: none given; add run=<directory of a run, or folder of an artifact>")
     settings = parse_evaluation(values)
     folder = Path(settings.run).resolve()
-    artifact = artifact_of(folder)
-    contract = check_artifact(artifact)
-    spec = load_policy(artifact).spec
-    if contract["compression"].get("protocol") == "paper":
+    artifact = open_artifact(folder)
+    compression = artifact.contract["compression"]
+    if compression.get("protocol") == "paper":
         raise UserError(f"run={folder}: was made by protocol=paper, and its result.json holds the paper's scores")
+    spec = artifact.policy.spec
     spec_of(spec.env_id)
     if settings.video:
         video.choose_backend(spec.env_id)
     policies: dict[str, Act] = {}
-    source = find_stored_baseline(folder)
-    if source is not None and source != folder:
-        policies["fp32"] = OnnxPolicy(source / ARTIFACT / ONNX_FILE)
-    policies[contract["compression"]["method"]] = OnnxPolicy(artifact / ONNX_FILE)
+    baseline = _baseline(folder)
+    if baseline is not None:
+        policies["fp32"] = OnnxPolicy(baseline.artifact / ONNX_FILE)
+    policies[compression["method"]] = OnnxPolicy(artifact.folder / ONNX_FILE)
     references = {"random action": random_policy(spec, settings.seed), "zero action": zero_policy(spec)}
-    played = {name: _play(act, spec, settings) for name, act in (policies | references).items()}
-    limit = time_limit(spec.env_id)
-    fp32 = played.get("fp32")
-    rows = {name: summary(own, limit, None if name == "fp32" else fp32) for name, own in played.items()}
-    table.show_returns(spec.env_id, rows)
+    returns = {}
+    for name, act in (policies | references).items():
+        returns[name] = evaluate(
+            act, lambda: make_env(spec.env_id), spec, episodes=settings.episodes, seed=settings.seed
+        )
+    console.show_returns(spec.env_id, _rows(returns, time_limit(spec.env_id)))
     if settings.video:
         # Not into an artifact: that is exported as it is.
-        target = folder.with_name(f"{folder.name}-{VIDEO_FILE}") if artifact == folder else folder / VIDEO_FILE
+        target = folder / VIDEO_FILE
+        if artifact.folder == folder:
+            target = folder.with_name(f"{folder.name}-{VIDEO_FILE}")
         print(f"filming {' | '.join(policies)}", flush=True)
         video.record_video(target, spec.env_id, list(policies.values()), env_seed(RngStream.EVALUATE, settings.seed))
         print(target)
 
 
-def _play(act: Act, spec: EnvSpec, settings: EvaluateSettings) -> Returns:
-    return evaluate(act, lambda: make_env(spec.env_id), spec, episodes=settings.episodes, seed=settings.seed)
+def _baseline(folder: Path) -> StoredRun | None:
+    """The fp32 run to compare a folder with; None for an artifact alone, and for an fp32 run itself."""
+    if not (folder / CONFIG_FILE).exists():
+        return None
+    baseline = load_run(folder).baseline
+    return None if baseline is None or baseline.path == folder else baseline
+
+
+def _rows(returns: dict[str, Returns], limit: int) -> dict[str, MeasuredReturns]:
+    """Summaries by policy, paired with those of fp32 where it was played."""
+    fp32 = returns.get("fp32")
+    rows = {}
+    for name, played in returns.items():
+        paired = None if name == "fp32" else fp32
+        rows[name] = MeasuredReturns(**summary(played, limit, paired))
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,34 +1,83 @@
-"""Check the artifact of a run and copy it: python -m rlc.export run=outputs/.../seed0 to=<folder>"""
+"""Check the artifact of a run and copy it, or write it as C: python -m rlc.export run=outputs/.../seed0 to=<folder>"""
 
 import shutil
 from pathlib import Path
 
-from compression.artifact import check_artifact
+from compression.native.folder import Score, export_native
+from compression.native.generate import LAYOUTS, Options
 from rlc.cli import only, run_command
-from rlc.runs.find import artifact_of
+from rlc.runs.files import RESULT_FILE, read_record
+from rlc.runs.find import open_artifact
+from rlc.runs.records import RunResult
 from trainers.errors import UserError
+
+KEYS = ("run", "policy", "target", "to", "layout", "skip_zeros")
+TARGETS = ("onnx", "c")
+BOOLEANS = {"true": True, "false": False}
 
 
 def export(arguments: list[str]) -> None:
     """Without `to` the artifact is only checked. Raises ArtifactError where it is damaged."""
-    values = only(arguments, ("run", "to"), required=("run",))
-    folder = artifact_of(Path(values["run"]))
-    contract = check_artifact(folder)
-    kept = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
-    if "to" in values:
-        target = Path(values["to"])
-        if target.exists():
-            raise UserError(f"to={target}: exists already")
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            shutil.copytree(folder, temporary)
-            temporary.replace(target)
-        except OSError as error:
-            raise UserError(f"to={target}: cannot be written: {error.strerror}") from error
-        print(f"{target}: {kept}")
+    values = only(arguments, KEYS, required=())
+    source = _source(values)
+    target = values.get("target", "onnx")
+    if target not in TARGETS:
+        raise UserError(f"target={target}: unknown; allowed: {', '.join(TARGETS)}")
+    options = _options(values, target)
+    folder, contract, _ = open_artifact(source)
+    description = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
+    if target == "c":
+        written = export_native(folder, Path(values["to"]), options, _score(source))
+        print(f"{values['to']}: {description}: {written.test}")
+    elif "to" in values:
+        _copy(folder, Path(values["to"]))
+        print(f"{values['to']}: {description}")
     else:
-        print(f"{folder}: {kept}: whole, and gives its golden actions")
+        print(f"{folder}: {description}: whole, and gives its golden actions")
+
+
+def _source(values: dict[str, str]) -> Path:
+    given = [key for key in ("run", "policy") if values.get(key)]
+    if len(given) != 1:
+        raise UserError("run: give one of run=<directory of a run> and policy=<folder of an artifact>")
+    return Path(values[given[0]])
+
+
+def _options(values: dict[str, str], target: str) -> Options:
+    """How the C code is written. Raises UserError for values that are not allowed or make no sense here."""
+    if target == "c" and not values.get("to"):
+        raise UserError("to: none given; target=c needs to=<folder>")
+    for key in ("layout", "skip_zeros"):
+        if key in values and target != "c":
+            raise UserError(f"{key}={values[key]}: only with target=c")
+    given = values.get("layout", "auto")
+    layout = next((name for name in LAYOUTS if name == given), None)
+    if layout is None:
+        raise UserError(f"layout={given}: unknown; allowed: {', '.join(LAYOUTS)}")
+    skip_zeros = values.get("skip_zeros", "false")
+    if skip_zeros not in BOOLEANS:
+        raise UserError(f"skip_zeros={skip_zeros}: unknown; allowed: {', '.join(BOOLEANS)}")
+    return Options(layout, BOOLEANS[skip_zeros])
+
+
+def _score(source: Path) -> Score | None:
+    """The return in a run's record, where there is one."""
+    result = read_record(RunResult, source / RESULT_FILE)
+    if result is None:
+        return None
+    return Score(result.return_mean, result.return_std, len(result.episode_returns))
+
+
+def _copy(folder: Path, target: Path) -> None:
+    if target.exists():
+        raise UserError(f"to={target}: exists already")
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(folder, temporary)
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"to={target}: cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ from rlc.cli import configured, run_command
 from rlc.config.commands import parse_measure
 from rlc.config.compose import CONF
 from rlc.messages import warn
-from rlc.pipeline.measurement import add_energy, flat_figures, measure_group, no_energy
+from rlc.pipeline.measurement import add_energy, flat_values, measure_group, no_energy
 from rlc.pipeline.tracking import Tracker
-from rlc.reporting import console as table
+from rlc.reporting import console
 from rlc.reporting.study import chosen_runs
 from rlc.runs.find import comparison_key
 from rlc.runs.provenance import provenance
-from rlc.runs.run import OUTPUTS, StoredRun
+from rlc.runs.records import MeasuredEnergy, Measurement
+from rlc.runs.stored import OUTPUTS, StoredRun
 from trainers.errors import UserError
 
 
@@ -30,32 +31,39 @@ def measure(arguments: list[str]) -> None:
     settings = parse_measure(configured(arguments, CONF / "measure.yaml"))
     runs = _with_policies(chosen_runs(settings))
     with _alone(), one_pinned_thread() as core:
-        state = {"machine": machine() | {"pinned_core": core}, "load": _quiet(), "provenance": provenance()}
+        context = {"machine": machine() | {"pinned_core": core}, "load": _quiet(), "provenance": provenance()}
         groups = [list(group) for _, group in itertools.groupby(runs, key=comparison_key)]
         for group in track(groups, "return, time, memory"):
-            for run, figures in zip(group, measure_group(group, settings), strict=True):
+            for run, measurement in zip(group, measure_group(group, settings), strict=True):
                 # Should the stage be stopped before energy, the rest is there, and the energy of before.
-                before = (run.measurement() or no_energy("not measured: the stage was stopped before"))["energy"]
-                run.write_measurement(state | figures | {"energy": before})
+                energy = _energy_so_far(run)
+                run.write_measurement(measurement.model_copy(update=context | {"energy": energy}))
         add_energy(groups, settings)
     for run in runs:
         tracker = Tracker(run)
-        tracker.summary(flat_figures(run.measurement() or {}))
+        tracker.summary(flat_values(run.measurement() or Measurement()))
         tracker.finish()
-    table.show_measurements(runs)
+    console.show_measurements(runs)
+
+
+def _energy_so_far(run: StoredRun) -> MeasuredEnergy:
+    measurement = run.measurement()
+    if measurement is None:
+        return no_energy("not measured: the stage was stopped before")
+    return measurement.energy
 
 
 def _with_policies(runs: Sequence[StoredRun]) -> list[StoredRun]:
     """The runs that can be measured; says how many cannot. Raises UserError where none can."""
-    found = [run for run in runs if not run.record_only()]
-    missing = len(runs) - len(found)
+    measurable = [run for run in runs if not run.record_only()]
+    missing = len(runs) - len(measurable)
     again = "the commands that made them make them again with overwrite=true"
-    why = f"{missing} runs came from a pack without their policies: {again}"
-    if not found:
-        raise UserError(why)
+    reason = f"{missing} runs came from a pack without their policies: {again}"
+    if not measurable:
+        raise UserError(reason)
     if missing:
-        warn(f"left out, and their measurements left as they are: {why}")
-    return found
+        warn(f"left out, and their measurements left as they are: {reason}")
+    return measurable
 
 
 def _quiet() -> dict[str, float]:

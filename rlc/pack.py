@@ -26,9 +26,10 @@ from rlc.packing.packs import (
     shortened,
 )
 from rlc.packing.restore import PACK
-from rlc.runs.find import finished_runs, read_config
-from rlc.runs.run import AGENT_FILE, OUTPUTS, PACKED_PART, StoredRun, algorithm_directory
+from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, read_json
+from rlc.runs.find import finished_runs
 from rlc.runs.state import check_independent_seeds
+from rlc.runs.stored import METRICS_FILE, OUTPUTS, PACKED_PART, StoredRun, algorithm_directory, read_config
 from trainers.errors import UserError
 
 # The networks of an agent that make its policy; the others only train it.
@@ -48,13 +49,14 @@ def pack(arguments: list[str]) -> None:
     tensors: dict[Path, bytes] = {}
     for stored in finished_runs(study):
         try:
-            own, content = _packed(stored, folder, study)
+            packed, content = _packed(stored, folder, study)
         except (OSError, LookupError, TypeError, ValueError, safetensors.SafetensorError, UserError) as error:
             warn(f"left out: {stored.path}: cannot be packed: {error}")
             continue
-        run = merged[own.path] = _newest(own, merged.get(own.path))
-        if content is not None and run.record["tensors"] == own.record["tensors"]:
-            tensors[own.tensor_file] = content
+        run = _newest(packed, merged.get(packed.path))
+        merged[run.path] = run
+        if content is not None and run.record["tensors"] == packed.record["tensors"]:
+            tensors[packed.tensor_file] = content
     runs = list(merged.values())
     if not runs:
         raise UserError(f"study={study}: there is no finished run in {OUTPUTS / study}")
@@ -78,50 +80,53 @@ def _packed(stored: StoredRun, folder: Path, study: str) -> tuple[PackedRun, byt
     if stored.settings.trains:
         content = _policy_tensors(stored)
         contract = json.loads((stored.artifact / CONTRACT_FILE).read_text())
-    metrics = stored.path / "metrics.csv"
-    place = f"{stored.label}/seed{stored.seed}.safetensors"
+    # As the files have it, so that a pack gives back their bytes.
+    status = read_json(stored.path / STATUS_FILE) or {}
+    status.pop("artifact", None)
+    metrics = stored.path / METRICS_FILE
+    tensor_file = f"{stored.label}/seed{stored.seed}.safetensors"
     record: Record = {
         "schema": SCHEMA,
         "label": stored.label,
         "seed": stored.seed,
         "config": read_config(stored.path),
-        "status": {key: value for key, value in (stored.status() or {}).items() if key != "artifact"},
-        "result": stored.result(),
-        "measurement": stored.measurement(),
+        "status": status,
+        "result": read_json(stored.path / RESULT_FILE),
+        "measurement": read_json(stored.path / MEASUREMENT_FILE),
         "metrics": metrics.read_bytes().decode() if metrics.exists() else None,
         "contract": None if contract is None else shortened(contract),
-        "tensors": None if content is None else {"file": place, "sha256": sha256(content)},
+        "tensors": None if content is None else {"file": tensor_file, "sha256": sha256(content)},
     }
     algorithm = algorithm_directory(stored.settings)
     file = folder / algorithm.parent.name / f"{algorithm.name}.jsonl.gz"
-    own = PackedRun(of_study(record, study), file)
-    if contract is not None and own.contract() != contract:
+    packed = PackedRun(of_study(record, study), file)
+    if contract is not None and packed.contract() != contract:
         raise ValueError("its contract has numbers that are no float32")
-    if content is not None and not _holds(own.tensor_file, content):
-        own.artifact_files(content)
-    return own, content
+    if content is not None and not _holds(packed.tensor_file, content):
+        packed.artifact_files(content)
+    return packed, content
 
 
 def _policy_tensors(run: StoredRun) -> bytes:
     """Of fp32 the actor with all its heads and its statistics, which other runs are made from; else of the artifact."""
     if not run.settings.is_fp32:
         return (run.artifact / TENSOR_FILE).read_bytes()
-    agent = safetensors.torch.load_file(run.path / AGENT_FILE)
+    agent = safetensors.torch.load_file(run.agent_file)
     part = {name: tensor for name, tensor in agent.items() if name.startswith(POLICY_PARTS)}
     return safetensors.torch.save(part, metadata=PACKED_PART)
 
 
-def _newest(own: PackedRun, other: PackedRun | None) -> PackedRun:
-    """Of two records of a run the later one, own where they are equally old, completed by the other of one outcome.
+def _newest(run: PackedRun, other: PackedRun | None) -> PackedRun:
+    """The later of two records of a run, the first where they are equally old, completed by the other of one outcome.
 
     Raises UserError where they are not of the same run.
     """
     if other is None:
-        return own
-    if own.identity != other.identity:
-        raise UserError(f"{own.path} and {other.file}: {own.name} has different settings in them")
-    ended = [run.status().get("heartbeat", "") for run in (own, other)]
-    newer, older = (own, other) if ended[0] >= ended[1] else (other, own)
+        return run
+    if run.identity != other.identity:
+        raise UserError(f"{run.path} and {other.file}: {run.name} has different settings in them")
+    is_newer = run.status().heartbeat >= other.status().heartbeat
+    newer, older = (run, other) if is_newer else (other, run)
     return newer.completed(older) if same_outcome(newer.result(), older.result()) else newer
 
 
@@ -130,7 +135,7 @@ def _texts(runs: Iterable[PackedRun]) -> dict[Path, str]:
     of_file: dict[Path, list[PackedRun]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run.label, run.seed)):
         of_file[run.file].append(run)
-    return {file: "".join(map(_line, own)) for file, own in of_file.items()}
+    return {file: "".join(map(_line, packed)) for file, packed in of_file.items()}
 
 
 def _line(run: PackedRun) -> str:

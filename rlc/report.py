@@ -21,7 +21,7 @@ from rlc.reporting.page import csv_text, provenance, render, write_figure, write
 from rlc.reporting.paper_tables import table1, tables
 from rlc.reporting.study import Study, chosen_runs
 from rlc.reporting.tables import ReportTable, costs, tidy
-from rlc.runs.run import OUTPUTS
+from rlc.runs.stored import OUTPUTS
 
 
 def report(arguments: list[str]) -> None:

@@ -1,5 +1,6 @@
 """How far a grid is: python -m rlc.status study=default, or with the words of rlc.train for the missing runs too."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ from rlc.config.plan import make_plan
 from rlc.packing.restore import unpack_own
 from rlc.reporting.console import print_table
 from rlc.runs.find import list_runs
-from rlc.runs.run import OUTPUTS, Run, StoredRun
+from rlc.runs.run import runs_of
 from rlc.runs.state import State, check_independent_seeds, state_of
+from rlc.runs.stored import OUTPUTS, StoredRun
 from trainers.errors import UserError
 
 
@@ -33,7 +35,7 @@ def status(arguments: list[str]) -> None:
         jobs = make_plan(rest).jobs
         for study in sorted({job.settings.study for job in jobs}):
             unpack_own(study)
-        runs = [Run(job, seed) for job in jobs for seed in job.settings.seed]
+        runs = list(itertools.chain.from_iterable(runs_of(job) for job in jobs))
     states = [state_of(run) for run in runs]
     if as_json:
         print(json.dumps([asdict(state) for state in states], indent=1))
@@ -47,10 +49,11 @@ def _show(states: Sequence[State]) -> None:
     for header in ("step", "heartbeat", "left"):
         table.add_column(header, justify="right")
     table.add_column("error")
-    for one in states:
-        age = "" if one.heartbeat_age_s is None else f"{one.heartbeat_age_s:.0f} s ago"
-        left = "" if one.eta_s is None else str(timedelta(seconds=round(one.eta_s)))
-        table.add_row(one.run, one.state, f"{one.step}/{one.total_steps}", age, left, one.error or "")
+    for state in states:
+        age = "" if state.heartbeat_age_s is None else f"{state.heartbeat_age_s:.0f} s ago"
+        left = "" if state.eta_s is None else str(timedelta(seconds=round(state.eta_s)))
+        steps = f"{state.step}/{state.total_steps}"
+        table.add_row(state.run, state.state, steps, age, left, state.error or "")
     print_table(table)
     counts = Counter(state.state for state in states)
     print(", ".join(f"{count} {name}" for name, count in sorted(counts.items())))

@@ -1,6 +1,5 @@
 """Train, compress, evaluate and record: python -m rlc.train +algo=sac +compress=qat env=hopper seed=0,1 -m"""
 
-import importlib
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -26,15 +25,16 @@ def main() -> None:
         sys.exit(130)
 
 
-def plan_and_run(arguments: list[str]) -> int:  # noqa: C901 (the whole command, read once)
+def plan_and_run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit code."""
     from rlc.config.job import warn_without_compiler
     from rlc.config.plan import make_plan
     from rlc.grid.estimate import estimate
     from rlc.packing.restore import unpack_own
-    from rlc.pipeline import record
-    from rlc.pipeline.job import check_runs, run_job
-    from rlc.reporting import console as table
+    from rlc.pipeline.check import check_runs
+    from rlc.pipeline.job import run_job
+    from rlc.pipeline.record import backfill_baseline
+    from rlc.reporting import console
     from trainers.errors import UserError
 
     try:
@@ -42,11 +42,12 @@ def plan_and_run(arguments: list[str]) -> int:  # noqa: C901 (the whole command,
         for study in sorted({job.settings.study for job in plan.jobs}):
             unpack_own(study)
         runs = check_runs(plan.jobs)
+        unfinished = [run for run in runs if not run.finished()]
     except UserError as error:
         warn(str(error))
         return 2
     overwrite = any(job.settings.overwrite for job in plan.jobs)
-    left = [run for run in runs if overwrite or not run.finished()]
+    left = runs if overwrite else unfinished
     costs = f"; {estimate(left)}" if left and plan.multirun else ""
     line = f"{len(plan.jobs)} jobs, {len(runs)} runs, {len(runs) - len(left)} of them finished already{costs}"
     print(line, flush=True)
@@ -57,19 +58,28 @@ def plan_and_run(arguments: list[str]) -> int:  # noqa: C901 (the whole command,
             launch_and_watch(plan, runs)
         else:
             run_job(plan.jobs[0])
-    done = [run for run in runs if run.finished()]
-    for run in done:
-        record.backfill_baseline(run)
-    table.show(done)
+    finished = [run for run in runs if run.finished()]
+    for run in finished:
+        backfill_baseline(run)
+    console.show(finished)
     for run in runs:
-        if run not in done:
+        if run not in finished:
             warn(f"failed: {run.name}: {run.error()}; see {run.path}/run.log")
-    if len(done) < len(runs):
+    if len(finished) < len(runs):
         return 1
-    for name in plan.then:
-        command = getattr(importlib.import_module(f"rlc.{name}"), name)
+    return follow_up(plan) if plan.follow_ups else 0
+
+
+def follow_up(plan: "Plan") -> int:
+    """Run the commands that a preset wants on its study when all of it is done; returns the exit code."""
+    from rlc.measure import measure
+    from rlc.report import report
+    from trainers.errors import UserError
+
+    commands = {"measure": measure, "report": report}
+    for name in plan.follow_ups:
         try:
-            command([f"study={plan.jobs[0].settings.study}"])
+            commands[name]([f"study={plan.jobs[0].settings.study}"])
         except (UserError, OSError) as error:
             warn(f"{name}: {error}")
             return 1
@@ -77,7 +87,7 @@ def plan_and_run(arguments: list[str]) -> int:  # noqa: C901 (the whole command,
 
 
 def launch_and_watch(plan: "Plan", runs: "list[Run]") -> None:
-    """Run a multirun, and say how far it is. What the launcher itself suffers is one line: the files tell the rest."""
+    """Run a multirun and show its progress. Launcher errors are printed; run failures are in their status files."""
     from rlc.grid.launch import launch
     from rlc.grid.watch import ProgressMonitor
 

@@ -7,9 +7,9 @@ from rlc.cli import only, run_command
 from rlc.messages import warn
 from rlc.packing.packs import PackedRun, read_pack, same_outcome
 from rlc.packing.restore import lend_measurements, restore
-from rlc.runs.find import list_runs, load_run
-from rlc.runs.run import OUTPUTS
+from rlc.runs.find import list_runs
 from rlc.runs.state import check_independent_seeds
+from rlc.runs.stored import OUTPUTS, load_run
 from trainers.errors import UserError
 
 
@@ -20,7 +20,10 @@ def unpack(arguments: list[str]) -> None:
     the run directories that are there.
     """
     values = only(arguments, ("from", "study"), required=("from",))
-    runs = _joined(run for folder in values["from"].split(",") for run in read_pack(Path(folder), values.get("study")))
+    packed: list[PackedRun] = []
+    for folder in values["from"].split(","):
+        packed += read_pack(Path(folder), values.get("study"))
+    runs = _joined(packed)
     studies = sorted({run.settings.study for run in runs})
     if len(studies) > 1:
         raise UserError(f"from={values['from']}: of several studies, {', '.join(studies)}: add study=<name>")
@@ -38,18 +41,18 @@ def unpack(arguments: list[str]) -> None:
 
 def _joined(runs: Iterable[PackedRun]) -> list[PackedRun]:
     """Every run once. Raises UserError where two packs hold different runs of one place, or results of one run."""
-    found: dict[Path, PackedRun] = {}
+    joined: dict[Path, PackedRun] = {}
     for run in runs:
-        other = found.get(run.path)
+        other = joined.get(run.path)
         if other is None:
-            found[run.path] = run
+            joined[run.path] = run
             continue
         if other.identity != run.identity:
             raise UserError(f"{other.file} and {run.file}: {run.name} has different settings in them")
         if not same_outcome(other.result(), run.result()):
             raise UserError(f"{other.file} and {run.file}: {run.name} has different results in them: leave one out")
-        found[run.path] = other.completed(run)
-    return list(found.values())
+        joined[run.path] = other.completed(run)
+    return list(joined.values())
 
 
 def _finished_here(run: PackedRun) -> bool:
@@ -58,7 +61,7 @@ def _finished_here(run: PackedRun) -> bool:
     if here.identity != run.identity:
         raise UserError(f"{run.path} and {run.file}: different settings: choose another study=<name>")
     finished = here.finished()
-    if finished and not same_outcome(here.result() or {}, run.result()):
+    if finished and not same_outcome(here.result(), run.result()):
         raise UserError(
             f"{run.path} and {run.file}: different results of one seed: move the directory away, or choose another "
             "study=<name>"

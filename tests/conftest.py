@@ -12,7 +12,7 @@ from rlc.cli import run_command
 from rlc.config.plan import make_plan
 from rlc.pack import pack
 from rlc.pipeline.job import run_job
-from rlc.runs.run import OUTPUTS
+from rlc.runs.stored import OUTPUTS
 from tests.packed import DERIVED, LINES, MEASURED, PACK, runs_of, tree
 from tests.packed import SAC as SAC_LINE
 
@@ -42,7 +42,7 @@ def study_clone(study_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A working directory that has nothing but the pack, and in which nothing can be trained."""
     shutil.copytree(study_home / PACK, tmp_path / PACK)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rlc.pipeline.job.fit", None)
+    monkeypatch.setattr("rlc.pipeline.training.train", None)
     return tmp_path
 
 

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +14,8 @@ import pytest
 import torch
 import yaml
 
+from compression.imports.layers import Imported, Request
+from compression.imports.read import read_foreign
 from compression.qat import prepare_qat
 from rlc.config.compose import default_settings
 from rlc.config.job import Job
@@ -21,16 +23,22 @@ from rlc.config.plan import make_plan
 from rlc.config.settings import parse_settings
 from rlc.pipeline.build import build_agent
 from rlc.pipeline.monitor import TrainingMonitor
+from rlc.runs.files import write_record
 from rlc.runs.identity import training_identity, with_names_of_now
+from rlc.runs.records import Provenance, RunResult, RunStatus
 from rlc.runs.run import Run
 from trainers.actor_critic import ActorCritic
 from trainers.data.replay import Batch
 from trainers.data.rollout import Rollout
 from trainers.ddpg import DDPG
+from trainers.envs.make import spec_of
 from trainers.envs.spec import EnvSpec
+from trainers.errors import UserError
 from trainers.on_policy import GaussianActorCritic
+from trainers.policy import Policy
 from trainers.sac import SAC, SACSettings
 from trainers.td3 import TD3
+from trainers.tensors import FloatArray
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
@@ -155,8 +163,56 @@ def as_run(policy: str, **changes: Any) -> Run:
     (run.path / "result.json").write_text(json.dumps(result))
     config = {"settings": settings.model_dump(), "identity": run.identity}
     (run.path / "config.yaml").write_text(yaml.safe_dump(config))
-    (run.path / "status.json").write_text(json.dumps({"state": "done", "identity": run.identity}))
+    write_record(run.path / "status.json", make_status(run.identity))
     return run
+
+
+def make_status(identity: str, state: Literal["running", "failed", "done"] = "done") -> RunStatus:
+    """The status of a run that never was."""
+    moment = "2026-01-01T00:00:00Z"
+    return RunStatus(
+        state=state,
+        error=None,
+        identity=identity,
+        host="nowhere",
+        pid=1,
+        started=moment,
+        heartbeat=moment,
+        step=10,
+        total_steps=10,
+    )
+
+
+def make_result(**changes: Any) -> RunResult:
+    """The result of a run that never was."""
+    machine = Provenance(git_commit="0123456789", git_dirty=False, versions={}, cpu="", gpus=[], cores=1)
+    fields: dict[str, Any] = {
+        "env_id": "Hopper-v4",
+        "algo": "sac",
+        "compress": "fp32",
+        "label": "fp32",
+        "seed": 0,
+        "identity": "identity",
+        "training_identity": "training identity",
+        "total_steps": 10,
+        "return_mean": 1.0,
+        "return_std": 1.0,
+        "episode_returns": [0.0, 2.0],
+        "episode_lengths": [5, 5],
+        "fp32_return_mean": 1.0,
+        "fp32_return_std": 1.0,
+        "fp32_missing_reason": None,
+        "random_return_mean": 20.0,
+        "random_return_std": 1.0,
+        "zero_return_mean": 0.0,
+        "zero_return_std": 0.0,
+        "onnx_file_bytes": 1000,
+        "weight_bytes": 900,
+        "parity": {"states": 1024, "max": 0.0},
+        "device": "cpu",
+        "provenance": machine,
+    }
+    return RunResult(**(fields | changes))
 
 
 def wandb_holds(folder: Path, *names: bytes) -> bool:
@@ -206,10 +262,10 @@ class Crash(Exception):
 def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     report = TrainingMonitor.report
 
-    def crashing(self: TrainingMonitor, now: int, figures: dict[str, torch.Tensor]) -> None:
+    def crashing(self: TrainingMonitor, now: int, metrics: dict[str, torch.Tensor]) -> None:
         if now >= step:
             raise Crash
-        report(self, now, figures)
+        report(self, now, metrics)
 
     monkeypatch.setattr(TrainingMonitor, "report", crashing)
 
@@ -232,3 +288,32 @@ def job(algo: str, more: str = "", seed: str = "[4,5]") -> Job:
 def weights(path: Path) -> list[str]:
     figures = json.loads((path / "result.json").read_text())
     return [figures["final_weights_sha256"], figures["initial_weights_sha256"]]
+
+
+def probe_observations(of: EnvSpec, scale: float = 3.0) -> FloatArray:
+    """A thousand observations [1000, obs_dim]."""
+    return (scale * np.random.default_rng(0).normal(size=(1000, of.obs_dim))).astype(np.float32)
+
+
+def act_on(policy: Policy, obs: FloatArray) -> FloatArray:
+    """The actions of a policy in torch."""
+    actions: FloatArray = policy(torch.from_numpy(obs)).numpy()
+    return actions
+
+
+def import_file(path: Path, env_id: str, **said: str | None) -> Imported:
+    """A policy that was trained elsewhere; its actions lie inside the bounds."""
+    imported = read_foreign(Request(path, spec_of(env_id), **said))
+    of = imported.policy.spec
+    actions = act_on(imported.policy, probe_observations(of, 100.0)).astype(np.float64)
+    assert (actions >= of.action_low).all()
+    assert (actions <= of.action_high).all()
+    return imported
+
+
+def import_refusal(path: Path, env_id: str, **said: str | None) -> str:
+    """The one line that refuses a file."""
+    with pytest.raises(UserError) as caught:
+        read_foreign(Request(path, spec_of(env_id), **said))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -8,7 +8,9 @@ from typing import Any
 
 from rlc.config.plan import make_plan
 from rlc.packing.packs import record_text
-from rlc.runs.run import OUTPUTS, Run
+from rlc.runs.records import MeasuredEnergy, MeasuredTimes, Measurement
+from rlc.runs.run import Run
+from rlc.runs.stored import OUTPUTS
 
 SMALL = "env.id=Pendulum-v1 total_steps=400 algo.hidden=[16,16] eval.episodes=2 eval.evaluations=1 wandb.mode=disabled"
 SAC = f"{SMALL} study=paper +algo=sac algo.learning_starts=200 algo.batch_size=16"
@@ -19,7 +21,9 @@ TRAINED = (f"{SAC} seed=[0,1]", f"{SAC} +compress=qat", TRPO)
 LINES = (*TRAINED, *(f"{trained} {derived}" for trained in (SAC, TRPO) for derived in DERIVED))
 PACK = OUTPUTS / "paper" / "pack"
 RECORDS = PACK / "Pendulum-v1" / "sac.jsonl.gz"
-MEASURED = {"infer": {"onnx_run_p50_us": 8.0}, "energy": {"joules_per_1000_actions": None}}
+MEASURED = Measurement(
+    infer=MeasuredTimes(onnx_run_p50_us=8.0), energy=MeasuredEnergy(joules_per_1000_actions=None, missing_reason="none")
+)
 Change = Callable[[list[dict[str, Any]]], Any]
 
 

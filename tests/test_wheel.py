@@ -64,9 +64,11 @@ def test_a_wheel_holds_conf_data_and_types(wheel: Path) -> None:
     inside = set(zipfile.ZipFile(wheel).namelist())
     conf = {f"rlc/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     data = {str(path.relative_to(ROOT)) for path in (ROOT / "rlc" / "data").rglob("*") if path.is_file()}
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "compression/native/templates").iterdir()}
     assert conf
     assert data
-    assert conf | data | {f"{package}/py.typed" for package in PACKAGES} <= inside
+    assert templates
+    assert conf | data | templates | {f"{package}/py.typed" for package in PACKAGES} <= inside
     assert {name.split("/")[0] for name in inside if ".dist-info/" not in name} == set(PACKAGES)
 
 
@@ -90,5 +92,5 @@ def test_an_installed_wheel_knows_no_commit(installed: Path, tmp_path: Path) -> 
     identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
     commit = ["git", "-C", str(environment), *identity, "commit", "--quiet", "--allow-empty", "--message", "another"]
     subprocess.run(commit, check=True)
-    code = "from rlc.runs.provenance import provenance as p; print(p()['git_commit'], p()['git_dirty'])"
+    code = "from rlc.runs.provenance import provenance as p; print(p().git_commit, p().git_dirty)"
     assert run(installed, tmp_path, "-c", code).split() == ["None", "None"]

@@ -75,6 +75,7 @@ class ActorCritic(ABC):
         self.action_center, self.action_scale = spec.action_center_and_scale(device)
         self._action_center = as_numpy(self.action_center)
         self._action_scale = as_numpy(self.action_scale)
+        self._bounds = spec.action_bounds()
         self._actor_fn: ActorFn | None = None
         self.updates = 0
         self.update_period = 1
@@ -128,12 +129,18 @@ class ActorCritic(ABC):
         """Actions [..., act_dim] in half ranges of the bounds, scaled and moved to the bounds."""
         return unit_action * self._action_scale + self._action_center
 
+    def bounded(self, action: FloatArray) -> FloatArray:
+        """Actions [..., act_dim] in environment units, clipped to the bounds: scaling rounds, perhaps outwards."""
+        low, high = self._bounds
+        return np.minimum(np.maximum(action, low), high)
+
     def random_actions(self, num_envs: int) -> FloatArray:
         """Uniform actions over the bounds, [S, num_envs, act_dim]."""
         low = self.spec.action_low
         high = self.spec.action_high
         shape = (num_envs, self.spec.act_dim)
-        return np.stack([g.uniform(low, high, shape) for g in self.warmup_streams]).astype(np.float32)
+        actions = np.stack([g.uniform(low, high, shape) for g in self.warmup_streams])
+        return self.bounded(actions.astype(np.float32))
 
     def set_matmul_dtype(self, dtype: torch.dtype) -> None:
         """Train with products of float32 or bfloat16; the weights are float32, and acting is."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.replay import Batch
@@ -13,7 +13,7 @@ from trainers.envs.spec import EnvSpec
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
 from trainers.nn.targets import make_target, polyak_update
-from trainers.policy import Policy, Rescale
+from trainers.policy import Policy, squash_to_bounds
 from trainers.rng import init_streams, stacked_normal
 from trainers.settings import NotNegative, OffPolicySettings
 from trainers.tensors import FloatArray
@@ -72,7 +72,7 @@ class DDPG(ActorCritic):
         unit_action = np.tanh(self.actor_output(obs))
         noise = stacked_normal(self.explore_streams, *unit_action.shape[1:]).numpy()
         unit_action = np.clip(unit_action + self.settings.exploration_noise * noise, -1, 1)
-        return self.unscale_action(unit_action)
+        return self.bounded(self.unscale_action(unit_action))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Gradient steps of critic and actor (Algorithm 1 of the paper), and of the targets.
@@ -114,7 +114,7 @@ class DDPG(ActorCritic):
     def policy(self, i: int) -> Policy:
         """The actor without noise."""
         stages = self.actor.extract(i, outputs=self.spec.act_dim)
-        return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
+        return Policy(self.spec, [*stages, *squash_to_bounds(self.spec)])
 
     def _q(self, critic: Callable[[Tensor], Tensor], obs: Tensor, unit_action: Tensor) -> Tensor:
         """Q values [S, B]."""

@@ -13,7 +13,7 @@ from trainers.envs.spec import EnvSpec
 from trainers.nn.actor_fn import ActorFn
 from trainers.nn.normalizer import RunningStatistics
 from trainers.nn.stacked import GaussianMLP, StackedMLP, orthogonal_
-from trainers.policy import Clamp, Policy, Rescale, Standardize
+from trainers.policy import Clamp, Policy, Rescale, Standardize, clamp_to_bounds
 from trainers.rng import init_streams, stacked_normal
 from trainers.settings import OnPolicySettings
 from trainers.tensors import ArrayFn, FloatArray, as_numpy
@@ -61,6 +61,10 @@ class GaussianActorCritic(ActorCritic):
         self.step: Callable[..., Sequence[Tensor]] = self.minibatch_step
         """`minibatch_step`, or its compiled twin."""
 
+    def use_compiled_step(self, step: Callable[..., Sequence[Tensor]]) -> None:
+        """Update with a compiled twin of `minibatch_step` from here on."""
+        self.step = step
+
     @abstractmethod
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Learn from a rollout [S, T, E, ...] of the policy as it is; `METRICS` [S]."""
@@ -103,10 +107,8 @@ class GaussianActorCritic(ActorCritic):
         limit = torch.tensor(OBSERVATION_LIMIT)
         standardize = Standardize(self.observations.mean[i, 0], self.observations.std()[i, 0])
         stages = self.actor.extract(i, outputs=self.spec.act_dim)
-        low = torch.tensor(self.spec.action_low)
-        high = torch.tensor(self.spec.action_high)
         # Scaled before it is clipped: ONNX Runtime takes an int8 layer behind which a clip is scaled back to float.
-        outputs = [Rescale(self.action_center, self.action_scale), Clamp(low, high)]
+        outputs = [Rescale(self.action_center, self.action_scale), clamp_to_bounds(self.spec)]
         return Policy(self.spec, [standardize, Clamp(-limit, limit), *stages, *outputs])
 
     def normalized(self, obs: Tensor) -> Tensor:

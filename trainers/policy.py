@@ -56,6 +56,18 @@ class Rescale(nn.Module):
         return x * self.scale + self.center
 
 
+def clamp_to_bounds(spec: EnvSpec) -> Clamp:
+    """The clip of actions in environment units to the bounds of the environment."""
+    low, high = (torch.from_numpy(bound) for bound in spec.action_bounds())
+    return Clamp(low, high)
+
+
+def squash_to_bounds(spec: EnvSpec) -> list[nn.Module]:
+    """The stages from any number to an action inside the bounds: tanh, the affine map, and a clip of what it rounds."""
+    center, scale = spec.action_center_and_scale(torch.device("cpu"))
+    return [nn.Tanh(), Rescale(center, scale), clamp_to_bounds(spec)]
+
+
 class Policy(nn.Sequential):
     """A deterministic policy as a sequence of stages: float32 [B, obs_dim] -> [B, act_dim] in environment units.
 
@@ -66,6 +78,15 @@ class Policy(nn.Sequential):
         super().__init__(*stages)
         self.spec = spec
         self.requires_grad_(False)
+
+
+def within_bounds(policy: Policy) -> Policy:
+    """The policy with a clip to the bounds at its end, where it has none: policies of earlier versions may lack it."""
+    last = policy[-1]
+    clamp = clamp_to_bounds(policy.spec)
+    if isinstance(last, Clamp) and (last.low >= clamp.low).all() and (last.high <= clamp.high).all():
+        return policy
+    return Policy(policy.spec, [*policy, clamp])
 
 
 def split_at_linears(policy: Policy) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.data.replay import Batch
@@ -16,7 +16,7 @@ from trainers.nn.flat_storage import StackedScalar
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
 from trainers.nn.targets import make_target, polyak_update, twin_q_input, twin_streams
-from trainers.policy import Policy, Rescale
+from trainers.policy import Policy, squash_to_bounds
 from trainers.rng import init_streams, stacked_normal
 from trainers.settings import OffPolicySettings, Rate
 from trainers.tensors import FloatArray
@@ -92,7 +92,7 @@ class SAC(ActorCritic):
         mean, log_std = np.split(self.actor_output(obs), 2, axis=-1)
         std = np.exp(np.clip(log_std, LOG_STD_MIN, LOG_STD_MAX))
         noise = stacked_normal(self.explore_streams, *mean.shape[1:]).numpy()
-        return self.unscale_action(np.tanh(mean + std * noise))
+        return self.bounded(self.unscale_action(np.tanh(mean + std * noise)))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Gradient steps of critics, actor and temperature (Algorithm 1 of the paper), and of the targets.
@@ -146,7 +146,7 @@ class SAC(ActorCritic):
     def policy(self, i: int) -> Policy:
         """The mean action: the first half of the actor's outputs, squashed."""
         stages = self.actor.extract(i, outputs=self.spec.act_dim)
-        return Policy(self.spec, [*stages, nn.Tanh(), Rescale(self.action_center, self.action_scale)])
+        return Policy(self.spec, [*stages, *squash_to_bounds(self.spec)])
 
     def _sample(self, out: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """A reparameterised action in [-1, 1] and its log-probability density."""

@@ -14,6 +14,7 @@ Count = Annotated[int, BeforeValidator(_integral), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_integral), Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ActivationName = Literal["relu", "tanh", "elu", "silu", "leaky_relu", "gelu"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -28,7 +29,7 @@ class OffPolicySettings(Strict):
 
     name: str
     hidden: Annotated[list[Count], Field(min_length=1)]
-    activation: Literal["relu", "tanh"]
+    activation: ActivationName
     actor_lr: Rate
     critic_lr: Rate
     gamma: Fraction
@@ -46,7 +47,7 @@ class OnPolicySettings(Strict):
 
     name: str
     hidden: Annotated[list[Count], Field(min_length=1)]
-    activation: Literal["relu", "tanh"]
+    activation: ActivationName
     initial_log_std: Annotated[float, Field(ge=-20, le=2)]
     gamma: Fraction
     gae_lambda: Fraction

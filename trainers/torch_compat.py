@@ -9,7 +9,6 @@
 `tests/trainers/test_torch_compat.py` fails where one of them changes.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,9 +51,7 @@ def inductor_compile(graph: GraphModule, inputs: Sequence[Tensor]) -> Callable[.
     import torch._inductor  # takes seconds
     from torch._inductor import config
 
-    with config.patch(compile_threads=1, fx_graph_cache=False), warnings.catch_warnings():
-        # Its advice to multiply with fewer bits on a GPU.
-        warnings.filterwarnings("ignore", "TensorFloat32")
+    with config.patch(compile_threads=1, fx_graph_cache=False):
         compiled: Callable[..., Any] = torch._inductor.compile(graph, list(inputs))  # noqa: SLF001 (see above)
     return compiled
 

@@ -52,7 +52,7 @@ class Plan:
     hydra: list[str]
     """Overrides of Hydra's own settings."""
     multirun: bool
-    then: tuple[str, ...] = ()
+    follow_ups: tuple[str, ...] = ()
     """Commands on the study when all jobs are done."""
 
 
@@ -121,7 +121,7 @@ def _joined(given: list[str], preset: dict[str, Any]) -> Plan:
         raise UserError(f"{' '.join(given)}: none of {', '.join(preset['grids'])} has these compressions")
     # The grids may share jobs.
     jobs = {job.settings.model_dump_json(): job for plan in plans for job in plan.jobs}
-    return Plan(list(jobs.values()), plans[0].hydra, multirun=True, then=tuple(preset.get("then", ())))
+    return Plan(list(jobs.values()), plans[0].hydra, multirun=True, follow_ups=tuple(preset.get("follow_ups", ())))
 
 
 def _fitting(overrides: list[Override], grid: str) -> list[str] | None:

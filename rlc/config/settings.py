@@ -112,8 +112,8 @@ class Settings(Strict):
                         f"algo.lr_decay_steps={algo.lr_decay_steps}: with {key}={value} the learning rate would be 0 "
                         f"before the end; allowed: {value} or more, null"
                     )
-        if self.compile is True and self.device != "cpu" and not isinstance(algo, OffPolicySettings):
-            raise ValueError(f"compile=true: {algo.name} is compiled on device=cpu only; allowed here: false, auto")
+        if self.compile is True and self.device != "cpu":
+            raise ValueError(f"compile=true: it is for device=cpu, not {self.device}; allowed there: false, auto")
         if self.protocol == "paper":
             self._check_published()
         return self

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from rlc.config.settings import Settings
 from rlc.datafiles import read
-from rlc.runs.find import find_baseline
 from rlc.runs.run import Run
 from trainers.envs.make import spec_of
 from trainers.settings import OffPolicySettings
@@ -20,20 +19,20 @@ KINDS = ("fp32", "qat")
 
 def estimate(runs: Sequence[Run]) -> str:
     """Core-hours and disk of runs that are not finished, and of the fp32 runs that they lack, in one line."""
-    everything = [run.settings for run in runs]
+    all_settings = [run.settings for run in runs]
     planned = {(run.training_identity, run.seed) for run in runs if run.settings.is_fp32}
     for run in runs:
         key = run.training_identity, run.seed
-        if not run.settings.trains and key not in planned and find_baseline(run.job, run.seed) is None:
+        if not run.settings.trains and key not in planned and run.baseline is None:
             planned.add(key)
-            everything.append(run.settings.with_fp32())
-    known = [cost for settings in everything if (cost := seconds(settings)) is not None]
-    disk = sum(megabytes(settings) for settings in everything) / 1000
-    largest = max(memory_gigabytes(settings) for settings in everything)
+            all_settings.append(run.settings.with_fp32())
+    known = [cost for settings in all_settings if (cost := seconds(settings)) is not None]
+    disk = sum(megabytes(settings) for settings in all_settings) / 1000
+    largest = max(memory_gigabytes(settings) for settings in all_settings)
     line = f"about {sum(known) / 3600:.2g} core-hours (speeds of one Zen 4 core) and {disk:.2g} GB of disk"
     if largest > 0.1:
         line += f"; each job with a replay memory keeps up to {largest:.2g} GB of it in checkpoints while it runs"
-    missing = len(everything) - len(known)
+    missing = len(all_settings) - len(known)
     return line + (f"; not counted: {missing} runs whose speed nobody measured" if missing else "")
 
 
@@ -68,5 +67,9 @@ def memory_gigabytes(settings: Settings) -> float:
 
 @functools.cache
 def _speeds() -> dict[tuple[str, str, str], float]:
-    rows = read("costs.csv")
-    return {(row["algo"], row["env"], kind): float(row[f"{kind}_steps_per_second"]) for row in rows for kind in KINDS}
+    """By algorithm, environment and kind."""
+    speeds = {}
+    for row in read("costs.csv"):
+        for kind in KINDS:
+            speeds[row["algo"], row["env"], kind] = float(row[f"{kind}_steps_per_second"])
+    return speeds

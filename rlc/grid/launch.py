@@ -29,9 +29,10 @@ from rlc.config.job import Job
 from rlc.config.plan import Plan
 from rlc.messages import warn
 from rlc.pipeline.job import run_job
-from rlc.runs.find import find_baseline
 from rlc.runs.identity import training_identity
-from rlc.runs.run import OUTPUTS, Run, algorithm_directory
+from rlc.runs.run import runs_of
+from rlc.runs.stored import OUTPUTS, algorithm_directory
+from trainers.errors import UserError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Appears beside the files of the jobs when one has failed under fail_fast.
@@ -52,23 +53,26 @@ def launch(plan: Plan) -> None:
 
 
 def stages(plan: Plan) -> list[list[Job]]:
-    """The jobs that are left: those that train from the start, and those that build on them."""
+    """The jobs that are left: those that train from the start, and those that build on them.
+
+    A baseline that several jobs lack is trained once.
+    """
     training: list[Job] = []
     derived: list[Job] = []
-    planned = {
-        (training_identity(job.asked), seed) for job in plan.jobs for seed in job.settings.seed if job.settings.is_fp32
-    }
+    planned: set[tuple[str, int]] = set()
     for job in plan.jobs:
-        if not job.settings.overwrite and all(Run(job, seed).finished() for seed in job.settings.seed):
+        if job.settings.is_fp32:
+            planned |= {(training_identity(job.asked), seed) for seed in job.settings.seed}
+    for job in plan.jobs:
+        if not job.settings.overwrite and all(run.finished() for run in runs_of(job)):
             continue
         if job.settings.trains:
             training.append(job)
             continue
         derived.append(job)
         identity = training_identity(job.asked)
-        missing = [
-            seed for seed in job.settings.seed if (identity, seed) not in planned and find_baseline(job, seed) is None
-        ]
+        unplanned = [run for run in runs_of(job) if (identity, run.seed) not in planned]
+        missing = [run.seed for run in unplanned if run.baseline is None]
         if missing:
             planned |= {(identity, seed) for seed in missing}
             training.append(job.with_fp32().with_seeds(missing))
@@ -88,7 +92,7 @@ def _launch(jobs: Sequence[Job], folder: Path, stage: int, hydra_overrides: list
     ends = launcher.launch([[f"+job_file={file}"] for file in files], 0)
     for job, end in zip(jobs, ends, strict=True):
         if end.status != JobStatus.COMPLETED:
-            warn(f"{Run(job, job.settings.seed[0]).name}: the launcher's job ended with {end._return_value!r}")  # noqa: SLF001 (Hydra has no other name)
+            warn(f"{runs_of(job)[0].name}: the launcher's job ended with {end._return_value!r}")  # noqa: SLF001 (Hydra has no other name)
 
 
 def task(config: DictConfig) -> None:
@@ -100,12 +104,15 @@ def task(config: DictConfig) -> None:
     stop = file.with_name(STOP_FILE)
     if job.settings.fail_fast and stop.is_file():
         return
-    if job.settings.training_steps or any(find_baseline(job, seed) is None for seed in job.settings.seed):
-        _in_child(job, file, show=alone)
-    else:
-        run_job(job)
-    if job.settings.fail_fast and not all(Run(job, seed).finished() for seed in job.settings.seed):
-        stop.touch()
+    try:
+        if job.settings.training_steps or any(run.baseline is None for run in runs_of(job)):
+            _in_child(job, file, show=alone)
+        else:
+            run_job(job)
+        if job.settings.fail_fast and not all(run.finished() for run in runs_of(job)):
+            stop.touch()
+    except UserError as error:  # a record that cannot be read
+        warn(f"{algorithm_directory(job.settings)}: {error}")
 
 
 def _in_child(job: Job, file: Path, show: bool) -> None:
@@ -121,8 +128,8 @@ def _in_child(job: Job, file: Path, show: bool) -> None:
         raise
     if code < 0:
         reason = f"its process was killed by {signal.Signals(-code).name}"
-        for seed in job.settings.seed:
-            Run(job, seed).mark_killed(child.pid, reason)
+        for run in runs_of(job):
+            run.mark_killed(child.pid, reason)
         warn(f"{algorithm_directory(job.settings)}: {reason}")
 
 

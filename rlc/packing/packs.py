@@ -21,8 +21,17 @@ import yaml
 from compression.artifact import ArtifactError, read_policy, read_spec, remade_files
 from compression.files import sha256
 from rlc.pipeline import build
-from rlc.runs.find import stored_settings
-from rlc.runs.run import AGENT_FILE, ARTIFACT, MEASUREMENT_FILE, NOT_PACKED, StoredRun, algorithm_directory
+from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, parse_record
+from rlc.runs.records import NOT_PACKED, Measurement, RunResult, RunStatus
+from rlc.runs.stored import (
+    AGENT_FILE,
+    ARTIFACT,
+    CONFIG_FILE,
+    METRICS_FILE,
+    StoredRun,
+    algorithm_directory,
+    stored_settings,
+)
 from trainers.errors import UserError
 from trainers.policy import Policy
 
@@ -30,7 +39,7 @@ SCHEMA = 1
 KEYS = {"schema", "label", "seed", "config", "status", "result", "measurement", "metrics", "contract", "tensors"}
 LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*")
 # Of result.json: what differs where the same computation is done twice, and what is joined later.
-CIRCUMSTANCES = re.compile(r"provenance|lockstep_seeds|fp32_.*|.*_seconds|.*_reason")
+CIRCUMSTANCES = re.compile(r"schema_version|provenance|lockstep_seeds|fp32_.*|.*_seconds|.*_reason")
 Record = dict[str, Any]
 
 
@@ -49,22 +58,29 @@ class PackedRun(StoredRun):
         )
         self.record = record
         self.file = file
-        self._check()
+        self._check_shape()
+        self._status = parse_record(RunStatus, record["status"])
+        self._result = parse_record(RunResult, record["result"])
+        measurement = record["measurement"]
+        self._measurement = None if measurement is None else parse_record(Measurement, measurement)
+        self._check_contents()
 
-    def _check(self) -> None:
+    def _check_shape(self) -> None:
         record = self.record
-        status = self.record["status"]
-        result = self.record["result"]
-        objects = [status, result, *(record[key] or {} for key in ("measurement", "contract", "tensors"))]
+        optional = [record[key] or {} for key in ("measurement", "contract", "tensors")]
+        objects = [record["status"], record["result"], *optional]
         if record.keys() != KEYS or not all(isinstance(value, dict) for value in objects):
             raise ValueError("has other keys or kinds of values")
         if not isinstance(record["metrics"], str | None):
             raise ValueError("metrics is no text")
+
+    def _check_contents(self) -> None:
+        record = self.record
         if self.settings.seed != [self.seed] or type(self.seed) is not int:
             raise ValueError(f"seed {self.seed!r} is not that of its settings")
-        if status["state"] != "done" or not status["identity"] == result["identity"] == self.identity:
+        if self._status.state != "done" or not self._status.identity == self._result.identity == self.identity:
             raise ValueError("is not a finished run of its settings")
-        if "return_mean" not in result or self.settings.trains != all(record[key] for key in ("contract", "tensors")):
+        if self.settings.trains != all(record[key] for key in ("contract", "tensors")):
             raise ValueError("lacks a part of its result")
         if self.settings.trains and record["tensors"]["file"] != f"{self.label}/seed{self.seed}.safetensors":
             raise ValueError(f"names {record['tensors']['file']!r} as its tensors")
@@ -72,15 +88,14 @@ class PackedRun(StoredRun):
         if (self.file.parent.name, self.file.name) != (algorithm.parent.name, f"{algorithm.name}.jsonl.gz"):
             raise ValueError(f"is of {self.settings.algo.name} in {self.settings.env.id}")
 
-    def status(self) -> Record:
-        return dict(self.record["status"])
+    def status(self) -> RunStatus:
+        return self._status
 
-    def result(self) -> Record:
-        return dict(self.record["result"])
+    def result(self) -> RunResult:
+        return self._result
 
-    def measurement(self) -> Record | None:
-        found: Record | None = self.record["measurement"]
-        return found
+    def measurement(self) -> Measurement | None:
+        return self._measurement
 
     @property
     def tensor_file(self) -> Path:
@@ -120,7 +135,7 @@ class PackedRun(StoredRun):
     def files(self) -> dict[str, bytes]:
         """What its directory holds, by name. Raises UserError where its policy cannot be made again."""
         record = self.record
-        status = self.status()
+        status = dict(record["status"])
         files = {}
         if self.settings.trains:
             content = self.tensors()
@@ -130,28 +145,28 @@ class PackedRun(StoredRun):
         else:
             status["artifact"] = NOT_PACKED
         if record["metrics"] is not None:
-            files["metrics.csv"] = record["metrics"].encode()
+            files[METRICS_FILE] = record["metrics"].encode()
         if record["measurement"] is not None:
             files[MEASUREMENT_FILE] = _json(record["measurement"])
         config = yaml.dump(record["config"], Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
         return files | {
-            "result.json": _json(record["result"]),
-            "config.yaml": config.encode(),
-            "status.json": _json(status),
+            RESULT_FILE: _json(record["result"]),
+            CONFIG_FILE: config.encode(),
+            STATUS_FILE: _json(status),
         }
 
     def completed(self, other: "PackedRun") -> "PackedRun":
         """The run with what only the other's record of the same run has: measurement, return of the fp32 run."""
         record = dict(self.record)
-        theirs = other.record
-        if self.result().get("fp32_return_mean") is None:
-            joined = {key: value for key, value in theirs["result"].items() if key.startswith("fp32_")}
-            record["result"] = record["result"] | joined
+        other_record = other.record
+        if self.result().fp32_return_mean is None:
+            fp32 = {key: value for key, value in other_record["result"].items() if key.startswith("fp32_")}
+            record["result"] = record["result"] | fp32
         if record["measurement"] is None:
-            record["measurement"] = theirs["measurement"]
-        if record["tensors"] is not None and record["tensors"] == theirs["tensors"]:
+            record["measurement"] = other_record["measurement"]
+        if record["tensors"] is not None and record["tensors"] == other_record["tensors"]:
             # Made again by another version of onnx, the contract may name another hash.
-            record["contract"] = theirs["contract"]
+            record["contract"] = other_record["contract"]
         return PackedRun(record, self.file)
 
 
@@ -167,14 +182,15 @@ def shortened(contract: Record) -> Record:
     return with_numbers(contract, lambda values: np.array(values, np.float32).astype(str).astype(float).tolist())
 
 
-def same_outcome(own: Record, other: Record) -> bool:
+def same_outcome(first: RunResult | None, second: RunResult | None) -> bool:
     """Whether two results of one seed agree in all but when, where and how fast they were computed."""
-    return _outcome(own) == _outcome(other)
+    return _outcome(first) == _outcome(second)
 
 
-def _outcome(result: Record) -> str:
-    kept = {name: value for name, value in result.items() if not CIRCUMSTANCES.fullmatch(name)}
-    return json.dumps(kept, sort_keys=True)  # as text NaN equals NaN
+def _outcome(result: RunResult | None) -> str:
+    fields = {} if result is None else result.fields()
+    outcome = {name: value for name, value in fields.items() if not CIRCUMSTANCES.fullmatch(name)}
+    return json.dumps(outcome, sort_keys=True)  # as text NaN equals NaN
 
 
 def record_files(folder: Path) -> list[Path]:
@@ -190,7 +206,10 @@ def read_pack(folder: Path, study: str | None = None) -> list[PackedRun]:
     files = record_files(folder)
     if not files:
         raise UserError(f"{folder}: holds no pack: there is no <env id>/<algo>.jsonl.gz in it")
-    return [run for file in files for run in _read_file(file, study)]
+    runs = []
+    for file in files:
+        runs += _read_file(file, study)
+    return runs
 
 
 def record_text(file: Path) -> str:
@@ -219,8 +238,8 @@ def _read_file(file: Path, study: str | None) -> list[PackedRun]:
 def _read_line(line: str, file: Path, study: str | None) -> PackedRun:
     record = json.loads(line)
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        found = record.get("schema") if isinstance(record, dict) else None
-        raise ValueError(f"is of schema {found}; this version of rlc reads schema {SCHEMA}")
+        schema = record.get("schema") if isinstance(record, dict) else None
+        raise ValueError(f"is of schema {schema}; this version of rlc reads schema {SCHEMA}")
     return PackedRun(record if study is None else of_study(record, study), file)
 
 

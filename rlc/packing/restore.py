@@ -10,7 +10,8 @@ from filelock import FileLock
 from compression.files import sha256, write_atomic
 from rlc.messages import warn
 from rlc.packing.packs import PackedRun, read_pack, record_files, same_outcome
-from rlc.runs.run import OUTPUTS, StoredRun, read_json
+from rlc.runs.files import read_json
+from rlc.runs.stored import OUTPUTS, StoredRun
 from trainers.errors import UserError
 
 PACK = "pack"
@@ -49,7 +50,7 @@ def lend_measurements(runs: Sequence[PackedRun]) -> None:
         measurement = run.measurement()
         if measurement is None or here.measurement() is not None or not here.finished():
             continue
-        if same_outcome(here.result() or {}, run.result()):
+        if same_outcome(here.result(), run.result()):
             here.write_measurement(measurement)
 
 
@@ -67,8 +68,8 @@ def unpack_own(study: str) -> None:
         runs = read_pack(home / PACK, study)
         count = restore(runs, study)
         lend_measurements(runs)
-        places = [str(run.path.relative_to(home)) for run in runs]
-        write_atomic(home / MARKER, json.dumps({"files": hashes, "runs": places}).encode())
+        directories = [str(run.path.relative_to(home)) for run in runs]
+        write_atomic(home / MARKER, json.dumps({"files": hashes, "runs": directories}).encode())
     except OSError as error:
         raise UserError(f"{home}: its pack cannot be unpacked: {error}") from error
     if count:

@@ -17,8 +17,7 @@ from rlc.config.settings import Settings
 from rlc.config.types import decided
 from rlc.messages import warn
 from trainers.actor_critic import ActorCritic, ActorTransform
-from trainers.envs.make import make_env
-from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.envs.seed_envs import EnvFactory, SyncSeedEnvs
 from trainers.envs.spec import EnvSpec
 from trainers.envs.workers import SubprocSeedEnvs
 from trainers.errors import UserError
@@ -70,13 +69,14 @@ def build_agent(
     return make(spec, seeds, algo, device, transform_actor=transform)
 
 
-def build_envs(settings: Settings, spec: EnvSpec, seeds: Sequence[int]) -> SyncSeedEnvs | SubprocSeedEnvs:
+def build_envs(
+    settings: Settings, make_env: EnvFactory, spec: EnvSpec, seeds: Sequence[int]
+) -> SyncSeedEnvs | SubprocSeedEnvs:
     """The training environments of seeds, in this process or in workers."""
-    factory = functools.partial(make_env, settings.env.id)
     num_envs = settings.algo.num_envs
     if settings.env_workers == 0:
-        return SyncSeedEnvs(factory, spec, seeds, num_envs)
-    return SubprocSeedEnvs(factory, spec, seeds, num_envs, settings.env_workers)
+        return SyncSeedEnvs(make_env, spec, seeds, num_envs)
+    return SubprocSeedEnvs(make_env, spec, seeds, num_envs, settings.env_workers)
 
 
 def actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:

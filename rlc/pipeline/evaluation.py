@@ -1,17 +1,10 @@
-"""Evaluate a policy on the start states of the settings."""
+"""Evaluate a policy on the start states of a run."""
 
 from measure.returns import Act, Returns, evaluate
-from rlc.config.settings import Settings
-from trainers.envs.make import make_env, spec_of
+from rlc.config.settings import EvalSettings
+from rlc.runs.stored import StoredRun
 
 
-def evaluate_policy(act: Act, settings: Settings) -> Returns:
-    """Evaluate a policy on the start states of the settings."""
-    env_id = settings.env.id
-    return evaluate(
-        act,
-        lambda: make_env(env_id),
-        spec_of(env_id),
-        episodes=settings.eval.episodes,
-        seed=settings.eval.seed,
-    )
+def evaluate_policy(act: Act, run: StoredRun, settings: EvalSettings) -> Returns:
+    """Episodes in the environment of a run. `act`: observation [obs_dim] -> action [act_dim]."""
+    return evaluate(act, run.make_env, run.spec, episodes=settings.episodes, seed=settings.seed)

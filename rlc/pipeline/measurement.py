@@ -17,71 +17,91 @@ from measure.memory import measure_memory
 from measure.paper import paper_episodes
 from measure.returns import Returns, summary
 from rlc.config.commands import MeasureSettings
-from rlc.config.settings import EvalSettings, Settings
+from rlc.config.settings import EvalSettings
 from rlc.messages import warn
-from rlc.pipeline.protocol import PROTOCOLS
-from rlc.runs.find import find_stored_baseline
-from rlc.runs.run import ARTIFACT, StoredRun
+from rlc.pipeline.evaluation import evaluate_policy
+from rlc.pipeline.protocol import protocol_of
+from rlc.runs.records import (
+    MeasuredEnergy,
+    MeasuredEpisodes,
+    MeasuredMemory,
+    MeasuredReturns,
+    MeasuredTimes,
+    Measurement,
+)
+from rlc.runs.stored import StoredRun
 from trainers.data.rollout import collect_observations
-from trainers.envs.make import make_env, spec_of, time_limit
+from trainers.envs.make import time_limit
 from trainers.tensors import FloatArray
 
 STATES = 512
 PAPER_EPISODES = 10
+NO_EAGER = "the torch twin of an int8 policy only emulates it"
+# Whose the time of a call is, None for the model that does nothing, and how it is called.
+CallKey = tuple[Path | None, str]
 
 
-def measure_group(group: Sequence[StoredRun], settings: MeasureSettings) -> list[dict[str, Any]]:
-    """Everything but energy of the runs of one task."""
-    observations = _observations(group[0])
-    times = _times(group, observations, settings.calls)
-    evaluation = group[0].settings.eval.model_copy(update={"episodes": settings.episodes})
-    returns = [_returns(run.settings, run.artifact, evaluation) for run in group]
-    fp32 = returns[0] if group[0].settings.is_fp32 else None
-    source = None if fp32 is not None else find_stored_baseline(group[0].path)
-    if source is not None:  # not to be measured, but there
-        fp32 = _returns(group[0].settings.with_fp32(), source / ARTIFACT, evaluation)
-    limit = time_limit(group[0].settings.env.id)
-    found = []
-    for run, own in zip(group, returns, strict=True):
+def measure_group(group: Sequence[StoredRun], settings: MeasureSettings) -> list[Measurement]:
+    """Everything but energy of runs that are compared with each other, fp32 first where it is among them."""
+    first = group[0]
+    times = _times(group, _observations(first), settings.calls)
+    evaluation = first.settings.eval.model_copy(update={"episodes": settings.episodes})
+    returns = [_returns(run, evaluation) for run in group]
+    fp32 = returns[0] if first.settings.is_fp32 else _baseline_returns(first, evaluation)
+    limit = time_limit(first.settings.env.id)
+    measurements = []
+    for run, run_returns in zip(group, returns, strict=True):
         # By the paper's protocol start states are others: nothing to pair.
         paired = fp32 if run.settings.protocol == "ours" else None
-        found.append(
-            {
-                "eval": summary(own, limit, paired),
-                "infer": times[run.path],
-                "mem": _memory(run, settings.num_copies),
-                "paper": _as_the_paper_measured(run),
-            }
+        measurement = Measurement(
+            eval=MeasuredReturns(**summary(run_returns, limit, paired)),
+            infer=times[run.path],
+            mem=_memory(run, settings.num_copies),
+            paper=_as_the_paper_measured(run),
         )
-    return found
+        measurements.append(measurement)
+    return measurements
 
 
-def _memory(run: StoredRun, copies: int) -> dict[str, Any]:
+def _returns(run: StoredRun, evaluation: EvalSettings) -> Returns:
+    return protocol_of(run.settings).evaluate(OnnxPolicy(run.artifact / ONNX_FILE), run, evaluation)
+
+
+def _baseline_returns(run: StoredRun, evaluation: EvalSettings) -> Returns | None:
+    """Returns of a baseline that is not to be measured itself; None where there is none."""
+    if run.baseline is None:
+        return None
+    return evaluate_policy(OnnxPolicy(run.baseline.artifact / ONNX_FILE), run, evaluation)
+
+
+def _memory(run: StoredRun, copies: int) -> MeasuredMemory:
     model = run.artifact / ONNX_FILE
-    sizes = {
-        "artifact_bytes": sum((run.artifact / name).stat().st_size for name in (ONNX_FILE, TENSOR_FILE, CONTRACT_FILE)),
+    files = [run.artifact / name for name in (ONNX_FILE, TENSOR_FILE, CONTRACT_FILE)]
+    sizes: dict[str, Any] = {
+        "artifact_bytes": sum(file.stat().st_size for file in files),
         "onnx_file_bytes": model.stat().st_size,
         "weight_bytes": weight_bytes(model.read_bytes()),
     }
     try:
-        return sizes | dataclasses.asdict(measure_memory(model, copies))
+        memory: dict[str, Any] = dataclasses.asdict(measure_memory(model, copies))
     except RuntimeError as error:
-        missing = dict.fromkeys(("bytes_per_copy", "first_copy_bytes", "peak_process_bytes"))
-        return sizes | missing | {"missing_reason": str(error)}
+        memory = dict.fromkeys(("bytes_per_copy", "first_copy_bytes", "peak_process_bytes"))
+        memory["missing_reason"] = str(error)
+    return MeasuredMemory(**sizes, **memory)
 
 
 def _observations(run: StoredRun) -> FloatArray:
-    """States that the policy visits."""
+    """States [STATES, obs_dim] that the policy visits."""
     act = OnnxPolicy(run.artifact / ONNX_FILE)
-    env_id = run.settings.env.id
-    return collect_observations(act, lambda: make_env(env_id), spec_of(env_id), run.seed, STATES)
+    return collect_observations(act, run.make_env, run.spec, run.seed, STATES)
 
 
-def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> dict[Path, dict[str, Any]]:
-    identity = latency.noop_model(observations.shape[1])
-    calls: dict[tuple[Path | None, str], latency.Call] = {
-        (None, "onnx_run"): latency.onnx_run(identity),
-        (None, "onnx_io_binding"): latency.onnx_io_binding(identity),
+def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> dict[Path, MeasuredTimes]:
+    """Times of `count` calls of every policy, by the run's path."""
+    noop = latency.noop_model(observations.shape[1])
+    calls: dict[CallKey, latency.Call] = {
+        (None, "onnx_run"): latency.onnx_run(noop),
+        (None, "onnx_io_binding"): latency.onnx_io_binding(noop),
     }
     for run in group:
         model = (run.artifact / ONNX_FILE).read_bytes()
@@ -90,39 +110,28 @@ def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> 
         calls[run.path, "onnx_io_binding"] = latency.onnx_io_binding(model)
         if not quantized_layers(policy):
             calls[run.path, "torch_eager"] = latency.torch_eager(policy)
-    measured = latency.time_interleaved(calls, observations, count)
-
-    def named(path: Path | None, prefix: str) -> dict[str, Any]:
-        return {
-            f"{prefix}{way}_{figure}": value
-            for (owner, way), times in measured.items()
-            if owner == path
-            for figure, value in dataclasses.asdict(times).items()
-        }
-
-    floor = named(None, "floor_")
-    reason = "the torch twin of an int8 policy only emulates it"
-    return {
-        run.path: named(run.path, "")
-        | floor
-        | ({} if (run.path, "torch_eager") in calls else {"torch_eager_p50_us": None, "torch_eager_reason": reason})
-        for run in group
-    }
+    fields: dict[Path | None, dict[str, Any]] = {path: {} for path, _ in calls}
+    for (path, way), times in latency.time_interleaved(calls, observations, count).items():
+        prefix = "floor_" if path is None else ""
+        for name, value in dataclasses.asdict(times).items():
+            fields[path][f"{prefix}{way}_{name}"] = value
+    measured = {}
+    for run in group:
+        eager: dict[str, Any] = {}
+        if (run.path, "torch_eager") not in calls:
+            eager = {"torch_eager_p50_us": None, "torch_eager_reason": NO_EAGER}
+        measured[run.path] = MeasuredTimes(**fields[run.path], **fields[None], **eager)
+    return measured
 
 
-def _returns(settings: Settings, artifact: Path, evaluation: EvalSettings) -> Returns:
-    settings = settings.model_copy(update={"eval": evaluation})
-    return PROTOCOLS[settings.protocol].evaluate(OnnxPolicy(artifact / ONNX_FILE), settings)
-
-
-def _as_the_paper_measured(run: StoredRun) -> dict[str, Any]:
+def _as_the_paper_measured(run: StoredRun) -> MeasuredEpisodes:
     try:
         # The published PPO policies were run behind a normaliser of the evaluation's own.
         normalize = run.settings.protocol == "paper" and run.settings.algo.name == "ppo"
         episodes = paper_episodes(run.artifact / ONNX_FILE, run.settings.env.id, PAPER_EPISODES, normalize)
     except RuntimeError as error:
-        return {"episode_s": None, "process_rss_bytes": None, "missing_reason": str(error)}
-    return dataclasses.asdict(episodes)
+        return MeasuredEpisodes(episode_s=None, process_rss_bytes=None, missing_reason=str(error))
+    return MeasuredEpisodes(**dataclasses.asdict(episodes))
 
 
 def add_energy(groups: Sequence[Sequence[StoredRun]], settings: MeasureSettings) -> None:
@@ -132,40 +141,44 @@ def add_energy(groups: Sequence[Sequence[StoredRun]], settings: MeasureSettings)
     except MeterUnavailable as error:
         warn(f"energy is not measured: {error}")
         for run in itertools.chain.from_iterable(groups):
-            run.write_measurement((run.measurement() or {}) | no_energy(str(error)))
+            _write_energy(run, no_energy(str(error)))
         return
     for group in track(groups, f"energy ({meter.source})"):
-        _energy_of(group, meter, settings)
+        _measure_energy(group, meter, settings)
 
 
-def _energy_of(group: Sequence[StoredRun], meter: Meter, settings: MeasureSettings) -> None:
+def _measure_energy(group: Sequence[StoredRun], meter: Meter, settings: MeasureSettings) -> None:
     calls = {str(run.path): latency.onnx_run((run.artifact / ONNX_FILE).read_bytes()) for run in group}
     try:
-        found = measure_energy(calls, _observations(group[0]), meter, **settings.energy.model_dump())
+        energies = measure_energy(calls, _observations(group[0]), meter, **settings.energy.model_dump())
     except MeterUnavailable as error:
         warn(f"energy is not measured: {error}")
-        figures = [no_energy(str(error)) for _ in group]
-    else:
-        figures = [{"energy": dataclasses.asdict(found[str(run.path)])} for run in group]
-    for run, own in zip(group, figures, strict=True):
-        measurement = run.measurement() or {}
-        per_1000 = own["energy"]["joules_per_1000_actions"]
-        steps = float(np.mean((run.result() or {})["episode_lengths"]))
-        own["energy"]["joules_per_episode"] = None if per_1000 is None else per_1000 * steps / 1000
-        run.write_measurement(measurement | own)
+        for run in group:
+            _write_energy(run, no_energy(str(error)))
+        return
+    for run in group:
+        energy = energies[str(run.path)]
+        steps = float(np.mean(run.finished_result().episode_lengths))
+        per_episode = energy.joules_per_1000_actions * steps / 1000
+        _write_energy(run, MeasuredEnergy(**dataclasses.asdict(energy), joules_per_episode=per_episode))
 
 
-def no_energy(reason: str) -> dict[str, Any]:
+def _write_energy(run: StoredRun, energy: MeasuredEnergy) -> None:
+    measurement = run.measurement() or Measurement()
+    run.write_measurement(measurement.model_copy(update={"energy": energy}))
+
+
+def no_energy(reason: str) -> MeasuredEnergy:
     """The energy section of a measurement that could not be made, with the reason."""
-    missing = dict.fromkeys(("joules_per_1000_actions", "joules_per_episode", "idle_watts"))
-    return {"energy": {"source": None, **missing, "missing_reason": reason}}
+    return MeasuredEnergy(
+        source=None, joules_per_1000_actions=None, joules_per_episode=None, idle_watts=None, missing_reason=reason
+    )
 
 
-def flat_figures(measurement: dict[str, Any]) -> dict[str, float | str]:
-    """Names and figures for W&B: infer/..., mem/..., energy/..."""
-    return {
-        f"{section}/{name}": value
-        for section in ("infer", "mem", "energy")
-        for name, value in measurement.get(section, {}).items()
-        if isinstance(value, int | float | str)
-    }
+def flat_values(measurement: Measurement) -> dict[str, Any]:
+    """Names and values for W&B: infer/..., mem/..., energy/..."""
+    values = {}
+    for section in ("infer", "mem", "energy"):
+        for name, value in getattr(measurement, section).fields().items():
+            values[f"{section}/{name}"] = value
+    return values

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from compression.onnx_export import onnx_bytes
 from compression.runtime import OnnxPolicy
 from rlc.config.settings import Settings
 from rlc.pipeline.evaluation import evaluate_policy
 from rlc.pipeline.progress import TrainingProgress
 from rlc.pipeline.tracking import Tracker
 from rlc.runs.run import MetricsFile, Run
+from rlc.runs.stored import METRICS_FILE
 from trainers.actor_critic import ActorCritic
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
@@ -35,63 +35,78 @@ class TrainingMonitor:
         settings: Settings,
         step: int,
     ) -> None:
+        """`step`: where the training begins, or goes on."""
         self.runs = runs
         self.trackers = trackers
         self.agent = agent
-        self.pool = envs
+        self.envs = envs
         self.settings = settings
-        total = self.settings.total_steps
-        columns = [*COLUMNS, *self.agent.METRICS, *EVALUATION_COLUMNS]
-        self.files = [MetricsFile(run.path / "metrics.csv", columns, step) for run in runs]
+        total = settings.total_steps
+        columns = [*COLUMNS, *agent.METRICS, *EVALUATION_COLUMNS]
+        self.files = [MetricsFile(run.path / METRICS_FILE, columns, step) for run in runs]
         self.next_row = Schedule(total, METRIC_ROWS)
-        self.next_evaluation = Schedule(total, self.settings.eval.evaluations)
-        for milestones in (self.next_row, self.next_evaluation):
-            milestones.due(step)
-        names = ",".join(str(run.seed) for run in runs)
-        title = f"{self.settings.algo.name} {self.settings.env.id} {runs[0].label} seed {names}"
+        self.next_evaluation = Schedule(total, settings.eval.evaluations)
+        for schedule in (self.next_row, self.next_evaluation):
+            schedule.due(step)
+        seeds = ",".join(str(run.seed) for run in runs)
+        title = f"{settings.algo.name} {settings.env.id} {runs[0].label} seed {seeds}"
         self.progress = TrainingProgress(title, total, step)
         self.last_returns: list[float | None] = [None] * len(runs)
         self.since = time.monotonic()
         self.since_step = step
 
-    def report(self, step: int, figures: dict[str, Tensor]) -> None:
+    def report(self, step: int, metrics: dict[str, Tensor]) -> None:
+        """Write what is due after `step` environment steps of each seed. `metrics`: by name, [S]."""
         row_due = self.next_row.due(step)
-        evaluation_due = self.next_evaluation.due(step)
-        evaluation_due = evaluation_due and bool(figures)
+        evaluation_due = self.next_evaluation.due(step) and bool(metrics)
         if row_due or evaluation_due:
-            speed = (step - self.since_step) / (time.monotonic() - self.since)
-            values = {name: tensor.tolist() for name, tensor in figures.items()}
-            for i in range(len(self.runs)):
-                row = {"global_step": step, "charts/SPS": round(speed, 1)}
-                row |= {name: value[i] for name, value in values.items()} | self._episodes(i)
-                if evaluation_due:
-                    row |= self._evaluate(i, step)
-                self.files[i].write(row)
-                self.trackers[i].log(row)
-            self.since = time.monotonic()
-            self.since_step = step
+            self._write_rows(step, metrics, evaluation_due)
         for run in self.runs:
             run.heartbeat(step)
+        self.progress.update(step, self._mean_return())
+
+    def _mean_return(self) -> float | None:
+        """Mean over the seeds of their last return, None before there is one."""
         known = [value for value in self.last_returns if value is not None]
-        self.progress.update(step, float(np.mean(known)) if known else None)
+        return float(np.mean(known)) if known else None
+
+    def _write_rows(self, step: int, metrics: dict[str, Tensor], evaluate: bool) -> None:
+        speed = (step - self.since_step) / (time.monotonic() - self.since)
+        rows: list[dict[str, float]] = [{"global_step": step, "charts/SPS": round(speed, 1)} for _ in self.runs]
+        for name, tensor in metrics.items():
+            for row, value in zip(rows, tensor.tolist(), strict=True):
+                row[name] = value
+        for i, row in enumerate(rows):
+            row |= self._episodes(i)
+            if evaluate:
+                row |= self._evaluate(i, step)
+            self.files[i].write(row)
+            self.trackers[i].log(row)
+        self.since = time.monotonic()
+        self.since_step = step
 
     def close(self) -> None:
+        """Close metrics.csv of every run."""
         for file in self.files:
             file.close()
 
     def _episodes(self, i: int) -> dict[str, float]:
-        episodes = self.pool.pop_episodes(i)
+        """Means over the episodes of seed number i that ended since the last row."""
+        episodes = self.envs.pop_episodes(i)
         if not episodes:
             return {}
         self.last_returns[i] = episodes[-1].episodic_return
+        returns = [episode.episodic_return for episode in episodes]
+        lengths = [episode.length for episode in episodes]
         return {
-            "charts/episodic_return": float(np.mean([e.episodic_return for e in episodes])),
-            "charts/episodic_length": float(np.mean([e.length for e in episodes])),
+            "charts/episodic_return": float(np.mean(returns)),
+            "charts/episodic_length": float(np.mean(lengths)),
         }
 
     def _evaluate(self, i: int, step: int) -> dict[str, float]:
-        policy = self.agent.policy(i)
-        returns = evaluate_policy(OnnxPolicy(onnx_bytes(policy)), self.settings)
+        """Returns of the policy of seed number i as it would be deployed now."""
+        act = OnnxPolicy.from_policy(self.agent.policy(i))
+        returns = evaluate_policy(act, self.runs[i], self.settings.eval)
         self.last_returns[i] = returns.mean
         self.runs[i].log(f"step {step}: evaluation return {returns.mean:.2f} +- {returns.std:.2f}")
         return {"eval/return_mean": returns.mean, "eval/return_std": returns.std}

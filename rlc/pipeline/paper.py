@@ -18,14 +18,14 @@ from compression.paper import prepare_qat_as_published, quantize_dynamic_as_publ
 from compression.runtime import OnnxPolicy
 from measure.returns import Act, Returns, evaluate
 from rlc.config.compress import CompressSettings
-from rlc.config.settings import Settings
+from rlc.config.settings import EvalSettings
 from rlc.pipeline import build
 from rlc.pipeline.tracking import Tracker
-from rlc.pipeline.training import fit
+from rlc.pipeline.training import MadePolicy, train
 from rlc.runs.run import Run
+from rlc.runs.stored import StoredRun
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env as make_plain_env
-from trainers.envs.make import spec_of
 from trainers.envs.seed_envs import Env
 from trainers.nn.stacked import make_linear
 from trainers.on_policy import OBSERVATION_LIMIT
@@ -57,7 +57,8 @@ def deployed(policy: Policy, algorithm: str) -> Policy:
     """
     stages = list(policy)
     if algorithm == "sac":
-        return Policy(policy.spec, stages[:-2])
+        squash = max(i for i, stage in enumerate(stages) if isinstance(stage, nn.Tanh))
+        return Policy(policy.spec, stages[:squash])
     if algorithm not in ("ppo", "trpo"):
         return policy
     standardize, _, *core, rescale, _ = stages
@@ -91,8 +92,8 @@ def export(
     algorithm: str,
     seed: int,  # noqa: ARG001 (ours needs it)
 ) -> tuple[dict[str, Any], bytes]:
-    """As `record.export_policy`, with the published settings of each method."""
-    act = OnnxPolicy(onnx_bytes(policy))
+    """As `protocol.export_policy`, with the published settings of each method."""
+    act = OnnxPolicy.from_policy(policy)
     spec = policy.spec
     factory = functools.partial(make_env, algorithm, spec.env_id)
     observations = collect_observations(act, factory, spec, None, CALIBRATION_STEPS)
@@ -108,28 +109,26 @@ def export(
     return contract, model
 
 
-def evaluate_policy(act: Act, settings: Settings) -> Returns:
-    """As `fit.evaluate_policy`, on one stream of start states."""
-    env_id = settings.env.id
-    factory = functools.partial(make_env, settings.algo.name, env_id)
-    return evaluate(act, factory, spec_of(env_id), episodes=settings.eval.episodes, seed=None)
+def evaluate_policy(act: Act, run: StoredRun, settings: EvalSettings) -> Returns:
+    """As `evaluation.evaluate_policy`, on one stream of start states."""
+    factory = functools.partial(make_env, run.settings.algo.name, run.settings.env.id)
+    return evaluate(act, factory, run.spec, episodes=settings.episodes, seed=None)
 
 
-def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> tuple[Policy, dict[str, Any]]:
+def train_further(run: Run, tracker: Tracker, tensors: dict[str, Tensor]) -> MadePolicy:
     """Quantisation-aware training as a second training of `total_steps` from the finished fp32 agent.
 
     Optimisers, memory and temperature begin anew, off-policy behind random steps.
     """
     algo = second_training(run.settings.algo)
     settings = run.settings.model_copy(update={"algo": algo})
-    spec = spec_of(settings.env.id)
     heads = 2 if isinstance(algo, SACSettings) else 1
     quantize = functools.partial(prepare_qat_as_published, heads=heads)
-    agent = build.build_agent(algo, settings.compress, spec, [run.seed], torch.device("cpu"), quantize=quantize)
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("log_alpha")}
-    agent.load_state(0, agent.state(0) | kept)
-    trained = fit([run], [tracker], agent, settings, [run.checkpoints().newest()])
-    return agent.policy(0), trained.figures(0)
+    agent = build.build_agent(algo, settings.compress, run.spec, [run.seed], torch.device("cpu"), quantize=quantize)
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("log_alpha")}
+    agent.load_state(0, agent.state(0) | weights)
+    trained = train([run], [tracker], agent, settings, [run.checkpoints().newest()])
+    return MadePolicy(agent.policy(0), trained.record(0))
 
 
 def second_training(algo: AlgoSettings) -> AlgoSettings:

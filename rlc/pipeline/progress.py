@@ -56,11 +56,11 @@ class TrainingProgress:
             self.speed = (step - self.since_step) / (now - self.since)
             self.since = now
             self.since_step = step
-        shown = "-" if last_return is None else f"{last_return:.1f}"
+        return_text = "-" if last_return is None else f"{last_return:.1f}"
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, speed=self.speed, last_return=shown)
+            self.bar.update(self.task, completed=step, speed=self.speed, last_return=return_text)
         elif line_due:
             self.lines = step * LINES // self.total_steps
             left = timedelta(seconds=round((self.total_steps - step) / self.speed))
             line = f"{self.title}: {step}/{self.total_steps} steps, {self.speed:.0f} steps/s"
-            print(f"{line}, return {shown}, {left} left", flush=True)
+            print(f"{line}, return {return_text}, {left} left", flush=True)

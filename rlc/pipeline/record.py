@@ -1,128 +1,137 @@
-"""Turn a trained or derived policy into a finished run: artifact, evaluation, result.json."""
-
-from typing import Any
-
-import torch
+"""Export, evaluate and record what a run has made: artifact, returns, result.json."""
 
 from compression.artifact import ONNX_FILE, load_policy
-from compression.onnx_export import onnx_bytes
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import random_policy, zero_policy
-from rlc.pipeline import build
-from rlc.pipeline.derive import derive
-from rlc.pipeline.protocol import PROTOCOLS
+from rlc.pipeline.protocol import protocol_of
 from rlc.pipeline.tracking import Tracker
-from rlc.pipeline.training import fingerprint
-from rlc.runs.find import find_baseline, load_run
+from rlc.pipeline.training import MadePolicy, fingerprint
 from rlc.runs.identity import identity
 from rlc.runs.provenance import provenance
-from rlc.runs.run import ARTIFACT, FINAL_WEIGHTS, Run
-from trainers.envs.make import spec_of
+from rlc.runs.records import (
+    BaselineScores,
+    ExportRecord,
+    PolicyScores,
+    ReferenceScores,
+    RunIdentity,
+    RunResult,
+    RunScores,
+)
+from rlc.runs.run import Run
 from trainers.policy import Policy
 
-REFERENCES = [(name, part) for name in ("random", "zero") for part in ("mean", "std")]
 
-
-def record(run: Run, tracker: Tracker) -> None:
-    """Compress, export, check and evaluate what was trained, and write result.json.
+def export_run(run: Run, policy: Policy) -> ExportRecord:
+    """Quantise the policy if asked, and write the run's artifact.
 
     Raises ArtifactError where the exported file does not agree with the policy.
     """
     settings = run.settings
-    protocol = PROTOCOLS[settings.protocol]
-    algorithm = settings.algo.name
-    policy, training = _trained(run) if settings.trains else derive(run, tracker)
-    deployed = protocol.deployed(policy, algorithm)
-    contract, model = protocol.export(run.artifact, deployed, settings.compress, algorithm=algorithm, seed=run.seed)
-    returns = protocol.evaluate(OnnxPolicy(run.artifact / ONNX_FILE), settings)
-    result = {
-        "env_id": settings.env.id,
-        "algo": algorithm,
-        "protocol": settings.protocol,
-        "compress": settings.compress.method,
-        "label": run.label,
-        "seed": run.seed,
-        "identity": run.identity,
-        "training_identity": run.training_identity,
-        "total_steps": settings.total_steps,
-        "return_mean": returns.mean,
-        "return_std": returns.std,
-        "episode_returns": returns.returns,
-        "episode_lengths": returns.lengths,
-        **_fp32_returns(run),
-        **_reference_returns(run),
-        "onnx_file_bytes": len(model),
-        "weight_bytes": weight_bytes(model),
-        "parity": contract["parity"],
-        FINAL_WEIGHTS: fingerprint(dict(policy.state_dict())),
-        **training,
-        "device": settings.device,
-        "provenance": provenance(),
-    }
-    tracker.log({"global_step": settings.total_steps, "eval/final_return_mean": returns.mean})
-    if settings.is_fp32:
-        result |= _as_fp32(result)
-    tracker.summary({k: v for k, v in result.items() if isinstance(v, int | float | str)})
+    protocol = protocol_of(settings)
+    deployed = protocol.deploy(policy, settings.algo.name)
+    contract, model = protocol.export(
+        run.artifact, deployed, settings.compress, algorithm=settings.algo.name, seed=run.seed
+    )
+    return ExportRecord(onnx_file_bytes=len(model), weight_bytes=weight_bytes(model), parity=contract["parity"])
+
+
+def evaluate_run(run: Run) -> RunScores:
+    """Returns of the run's artifact, of its baseline, of random and of zero actions, on the same start states."""
+    act = OnnxPolicy(run.artifact / ONNX_FILE)
+    returns = protocol_of(run.settings).evaluate(act, run, run.settings.eval)
+    scores = PolicyScores(
+        return_mean=returns.mean,
+        return_std=returns.std,
+        episode_returns=list(returns.returns),
+        episode_lengths=list(returns.lengths),
+    )
+    is_fp32 = run.settings.is_fp32
+    baseline = _fp32_scores(returns.mean, returns.std) if is_fp32 else _baseline_scores(run)
+    return RunScores(**scores.fields(), **baseline.fields(), **_reference_scores(run).fields())
+
+
+def finalize_run(run: Run, tracker: Tracker, made: MadePolicy, export: ExportRecord, scores: RunScores) -> None:
+    """Write result.json, tell W&B, and mark the run as done."""
+    settings = run.settings
+    run_identity = RunIdentity(
+        env_id=settings.env.id,
+        algo=settings.algo.name,
+        protocol=settings.protocol,
+        compress=settings.compress.method,
+        label=run.label,
+        seed=run.seed,
+        identity=run.identity,
+        training_identity=run.training_identity,
+        total_steps=settings.total_steps,
+    )
+    # What was trained here has the fingerprint of the whole agent, critics included.
+    weights = {"final_weights_sha256": fingerprint(dict(made.policy.state_dict()))}
+    result = RunResult(
+        **run_identity.fields(),
+        **scores.fields(),
+        **export.fields(),
+        **(weights | made.record.fields()),
+        device=settings.device,
+        provenance=provenance(),
+    )
+    tracker.log({"global_step": settings.total_steps, "eval/final_return_mean": scores.return_mean})
+    tracker.summary(result.fields())
     tracker.artifact()
-    run.log(f"finished: return {returns.mean:.2f} +- {returns.std:.2f}, {len(model)} bytes")
+    run.log(f"finished: return {scores.return_mean:.2f} +- {scores.return_std:.2f}, {export.onnx_file_bytes} bytes")
     run.finish(result)
 
 
 def backfill_baseline(run: Run) -> None:
-    """Add the fp32 return to the result of a run that finished before the fp32 training beside it."""
-    result = run.result() or {}
-    if result["fp32_return_mean"] is None:
-        late = _fp32_returns(run)
-        if late["fp32_return_mean"] is not None:
-            run.write_result(result | late)
+    """Add the fp32 return to the result of a run that finished before its baseline did."""
+    result = run.finished_result()
+    if result.fp32_return_mean is None and run.baseline is not None:
+        run.write_result(result.model_copy(update=_baseline_scores(run).fields()))
 
 
-def _reference_returns(run: Run) -> dict[str, float]:
-    """Returns of uniform random actions and of the zero action on the start states of the settings."""
-    settings = run.settings
-    spec = spec_of(settings.env.id)
-    figures: dict[str, float] = {}
-    if known := _fp32_scores(run):
-        return {f"{name}_return_{part}": known[f"{name}_return_{part}"] for name, part in REFERENCES}
-    for name, act in (("random", random_policy(spec, settings.eval.seed)), ("zero", zero_policy(spec))):
-        returns = PROTOCOLS[settings.protocol].evaluate(act, settings)
-        figures |= {f"{name}_return_mean": returns.mean, f"{name}_return_std": returns.std}
-    return figures
-
-
-def _trained(run: Run) -> tuple[Policy, dict[str, Any]]:
-    """The policy of the saved agent, and the figures of its training."""
-    tensors, figures = run.load_agent()
-    settings = run.settings
-    spec = spec_of(settings.env.id)
-    agent = build.build_agent(settings.algo, settings.compress, spec, [run.seed], torch.device("cpu"))
-    agent.load_state(0, tensors)
-    return agent.policy(0), figures
-
-
-def _fp32_returns(run: Run) -> dict[str, Any]:
-    """Return of the fp32 policy of the same seed and training settings, by the same protocol."""
-    if known := _fp32_scores(run):
-        return _as_fp32(known)
-    source = find_baseline(run.job, run.seed)
-    if source is None:
+def _baseline_scores(run: Run) -> BaselineScores:
+    """Return of the baseline's policy by the protocol of the run, or why there is none."""
+    baseline = run.baseline
+    if baseline is None:
         reason = f"no fp32 run of seed {run.seed} with these training settings was finished before"
-        return {"fp32_return_mean": None, "fp32_return_std": None, "fp32_missing_reason": reason}
-    protocol = PROTOCOLS[run.settings.protocol]
-    fp32 = protocol.deployed(load_policy(source / ARTIFACT), run.settings.algo.name)
-    returns = protocol.evaluate(OnnxPolicy(onnx_bytes(fp32)), run.settings)
-    return _as_fp32({"return_mean": returns.mean, "return_std": returns.std})
+        return BaselineScores(fp32_return_mean=None, fp32_return_std=None, fp32_missing_reason=reason)
+    comparable = _comparable_scores(run)
+    if comparable is not None:
+        return _fp32_scores(comparable.return_mean, comparable.return_std)
+    protocol = protocol_of(run.settings)
+    policy = protocol.deploy(load_policy(baseline.artifact), run.settings.algo.name)
+    returns = protocol.evaluate(OnnxPolicy.from_policy(policy), run, run.settings.eval)
+    return _fp32_scores(returns.mean, returns.std)
 
 
-def _fp32_scores(run: Run) -> dict[str, Any] | None:
-    """The result of the fp32 run beside a run, where it was scored by the same protocol on the same start states."""
-    source = None if run.settings.is_fp32 else find_baseline(run.job, run.seed)
-    if source is None or run.settings.protocol != "ours":
+def _fp32_scores(mean: float, std: float) -> BaselineScores:
+    return BaselineScores(fp32_return_mean=mean, fp32_return_std=std, fp32_missing_reason=None)
+
+
+def _reference_scores(run: Run) -> ReferenceScores:
+    """Returns of uniform random actions and of the zero action."""
+    comparable = _comparable_scores(run)
+    if comparable is not None:
+        return ReferenceScores(
+            random_return_mean=comparable.random_return_mean,
+            random_return_std=comparable.random_return_std,
+            zero_return_mean=comparable.zero_return_mean,
+            zero_return_std=comparable.zero_return_std,
+        )
+    evaluate = protocol_of(run.settings).evaluate
+    evaluation = run.settings.eval
+    random = evaluate(random_policy(run.spec, evaluation.seed), run, evaluation)
+    zero = evaluate(zero_policy(run.spec), run, evaluation)
+    return ReferenceScores(
+        random_return_mean=random.mean,
+        random_return_std=random.std,
+        zero_return_mean=zero.mean,
+        zero_return_std=zero.std,
+    )
+
+
+def _comparable_scores(run: Run) -> RunResult | None:
+    """The baseline's result, where it was scored by our protocol on the start states of this run."""
+    if run.settings.is_fp32 or run.settings.protocol != "ours" or run.baseline is None:
         return None
-    result = load_run(source).result() or {}
-    return result if result["identity"] == identity(run.settings.with_fp32()) else None
-
-
-def _as_fp32(result: dict[str, Any]) -> dict[str, Any]:
-    figures = {f"fp32_return_{part}": result[f"return_{part}"] for part in ("mean", "std")}
-    return {**figures, "fp32_missing_reason": None}
+    result = run.baseline.finished_result()
+    return result if result.identity == identity(run.settings.with_fp32()) else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlc.config.settings import WandbSettings
 from rlc.messages import warn
-from rlc.runs.run import StoredRun
+from rlc.runs.stored import StoredRun
 from trainers.errors import one_line
 
 
@@ -42,14 +42,17 @@ class Tracker:
             self.wandb_run.define_metric("*", step_metric="global_step")
 
     def log(self, row: dict[str, float]) -> None:
+        """Log the metrics of one step."""
         if self.wandb_run is not None:
             with self._guard():
                 self.wandb_run.log(row)
 
-    def summary(self, figures: dict[str, Any]) -> None:
+    def summary(self, values: dict[str, Any]) -> None:
+        """Log what is said of the whole run: numbers and text, other values are left out."""
         if self.wandb_run is not None:
+            shown = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
             with self._guard():
-                self.wandb_run.summary.update(figures)
+                self.wandb_run.summary.update(shown)
 
     def artifact(self) -> None:
         """Log the run's artifact under the name of the run."""
@@ -63,6 +66,7 @@ class Tracker:
                 self.wandb_run.log_artifact(files)
 
     def finish(self, failed: bool = False) -> None:
+        """End the W&B run."""
         if self.wandb_run is not None:
             with self._guard():
                 self.wandb_run.finish(exit_code=int(failed))

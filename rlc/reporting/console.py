@@ -2,17 +2,17 @@
 
 from collections.abc import Iterable
 from itertools import groupby
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
 from rlc.runs.find import comparison_key
-from rlc.runs.run import Run, StoredRun
+from rlc.runs.records import MeasuredReturns, Measurement, RunResult
+from rlc.runs.stored import StoredRun
 
 
-def show(finished: Iterable[Run]) -> None:
+def show(finished: Iterable[StoredRun]) -> None:
     """Returns and sizes of finished runs, beside a random and a zero-action policy in the same environment."""
     ordered = sorted(finished, key=lambda run: (run.settings.env.id, run.settings.algo.name, run.label, run.seed))
     if not ordered:
@@ -21,34 +21,36 @@ def show(finished: Iterable[Run]) -> None:
     for header in ("seed", "return", "fp32 return", "file KB", "weights KB"):
         table.add_column(header, justify="right")
     for env_id, group in groupby(ordered, key=lambda run: run.settings.env.id):
-        references: dict[str, Any] = {}
+        scored: RunResult | None = None
         for run in group:
-            result = run.result() or {}
-            # Scores by our protocol, where there are both.
-            references = references if references.get("protocol") == "ours" else result
-            table.add_row(env_id, f"{result['algo']} {run.label}", str(run.seed), *_figures(run, result))
-        for name in ("random", "zero"):
-            row = _spread(references[f"{name}_return_mean"], references[f"{name}_return_std"])
-            table.add_row(env_id, f"{name} action", "", row)
+            result = run.finished_result()
+            # References by our protocol, where there are both.
+            if scored is None or scored.protocol != "ours":
+                scored = result
+            table.add_row(env_id, f"{result.algo} {run.label}", str(run.seed), *_cells(result))
+        if scored is not None:
+            random = _spread(scored.random_return_mean, scored.random_return_std)
+            zero = _spread(scored.zero_return_mean, scored.zero_return_std)
+            table.add_row(env_id, "random action", "", random)
+            table.add_row(env_id, "zero action", "", zero)
         table.add_section()
     print_table(table)
 
 
-def show_returns(env_id: str, rows: dict[str, dict[str, Any]]) -> None:
+def show_returns(env_id: str, rows: dict[str, MeasuredReturns]) -> None:
     """Summaries of episodes by policy."""
     table = Table("environment", "policy", box=box.SIMPLE)
     for header in ("episodes", "return", "median", "end early", "difference to fp32"):
         table.add_column(header, justify="right")
     for name, row in rows.items():
-        difference, low, high = (row[f"return_difference_to_fp32_{part}"] for part in ("mean", "low", "high"))
         table.add_row(
             env_id,
             name,
-            str(row["episodes"]),
-            _spread(row["return_mean"], row["return_std"]),
-            f"{row['return_median']:.1f}",
-            f"{100 * row['early_end_share']:.0f} %",
-            "-" if difference is None else f"{difference:.1f} [{low:.1f}, {high:.1f}]",
+            str(row.episodes),
+            _spread(row.return_mean, row.return_std),
+            f"{row.return_median:.1f}",
+            f"{100 * row.early_end_share:.0f} %",
+            _difference(row),
         )
     print_table(table)
 
@@ -60,19 +62,19 @@ def show_measurements(runs: Iterable[StoredRun]) -> None:
         table.add_column(header, justify="right")
     reasons = set()
     for _, group in groupby(runs, key=comparison_key):
-        fp32: dict[str, Any] | None = None
+        fp32: Measurement | None = None
         for run in group:
-            own = run.figures()["measurement"]
+            measurement = run.measurement() or Measurement()
             if run.settings.is_fp32:
-                fp32 = own
-            # Returns by two protocols are no ratio.
-            cells = [
-                _ratio(own, None if place[0] == "eval" and run.settings.protocol == "paper" else fp32, *place)
-                for place in MEASURED
-            ]
-            name = f"{run.settings.algo.name} {run.label}"
-            table.add_row(run.settings.env.id, name, str(run.seed), *cells)
-            reasons.add(own["energy"].get("missing_reason"))
+                fp32 = measurement
+            cells = []
+            for section, name, unit in MEASURED:
+                # Returns by two protocols are no ratio.
+                comparable = section != "eval" or run.settings.protocol == "ours"
+                cells.append(_ratio(measurement, fp32 if comparable else None, section, name, unit))
+            policy = f"{run.settings.algo.name} {run.label}"
+            table.add_row(run.settings.env.id, policy, str(run.seed), *cells)
+            reasons.add(measurement.energy.missing_reason)
         table.add_section()
     print_table(table)
     print("in brackets: times the fp32 figure; p50 of a call; copy: memory that one more loaded copy takes")
@@ -80,7 +82,7 @@ def show_measurements(runs: Iterable[StoredRun]) -> None:
         print(f"no energy: {reason}")
 
 
-# Section, figure and unit of a measurement, by column.
+# Section, name and unit of a measured value, by column.
 MEASURED = (
     ("eval", "return_mean", 1),
     ("infer", "onnx_run_p50_us", 1),
@@ -92,11 +94,12 @@ MEASURED = (
 )
 
 
-def _ratio(own: dict[str, Any], fp32: dict[str, Any] | None, section: str, figure: str, unit: float) -> str:
-    value = own[section][figure]
+def _ratio(measurement: Measurement, fp32: Measurement | None, section: str, name: str, unit: float) -> str:
+    """A measured value, and how many times that of fp32 it is."""
+    value = measurement.value(section, name)
     if value is None:
         return "-"
-    reference = None if fp32 is None else fp32[section][figure]
+    reference = None if fp32 is None else fp32.value(section, name)
     return f"{value / unit:.4g}" + (f" ({value / reference:.2f})" if reference else "")
 
 
@@ -108,17 +111,21 @@ def print_table(table: Table) -> None:
     console.print(table)
 
 
-def _figures(run: Run, result: dict[str, Any]) -> list[str]:
-    baseline = Run(run.job.with_fp32(), run.seed)
-    fp32 = result["fp32_return_mean"]
-    if result.get("protocol") != "paper" and baseline.finished():
-        fp32 = (baseline.result() or {}).get("return_mean")
+def _cells(result: RunResult) -> list[str]:
+    fp32 = result.fp32_return_mean
     return [
-        _spread(result["return_mean"], result["return_std"]),
+        _spread(result.return_mean, result.return_std),
         "-" if fp32 is None else f"{fp32:.1f}",
-        f"{result['onnx_file_bytes'] / 1000:.1f}",
-        f"{result['weight_bytes'] / 1000:.1f}",
+        f"{result.onnx_file_bytes / 1000:.1f}",
+        f"{result.weight_bytes / 1000:.1f}",
     ]
+
+
+def _difference(row: MeasuredReturns) -> str:
+    if row.return_difference_to_fp32_mean is None:
+        return "-"
+    interval = f"[{row.return_difference_to_fp32_low:.1f}, {row.return_difference_to_fp32_high:.1f}]"
+    return f"{row.return_difference_to_fp32_mean:.1f} {interval}"
 
 
 def _spread(mean: float, std: float) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from measure.statistics import FloatVector, Interval, bootstrap, improvement, interquartile_mean, pooled
+from measure.statistics import Interval, bootstrap, improvement, interquartile_mean, pooled
 from rlc.reporting.published import KEEPS
 from rlc.reporting.study import Cell, Study
 from rlc.reporting.tables import at_least
@@ -48,19 +48,19 @@ def verdict(intervals: Sequence[Interval], threshold: float, groups: Sequence[Ce
 
     Unknown too with fewer than LEAST_TASKS tasks; cells of fewer than LEAST_SEEDS seeds were left out before.
     """
-    if not enough(cell for group in groups for cell in group):
+    if not has_enough_tasks(itertools.chain.from_iterable(groups)):
         return UNKNOWN
     if all(interval.low > threshold for interval in intervals):
         return HOLDS
     return FAILS if any(interval.high < threshold for interval in intervals) else UNKNOWN
 
 
-def enough(cells: Iterable[Cell]) -> bool:
+def has_enough_tasks(cells: Iterable[Cell]) -> bool:
     """Whether there are tasks to speak of."""
     return len({cell.task for cell in cells}) >= LEAST_TASKS
 
 
-def counts(cell: Cell) -> bool:
+def has_enough_seeds(cell: Cell) -> bool:
     """Whether a cell has seeds to speak of: those whose fp32 policy learned."""
     return len(cell.normalized_return) >= LEAST_SEEDS
 
@@ -87,17 +87,19 @@ def _better(
         groups += pairs
         evidence.append(f"against {other}: {words}")
         # Each opponent must be met on enough tasks.
-        met = met and enough(cell for pair in pairs for cell in pair)
+        met = met and has_enough_tasks(itertools.chain.from_iterable(pairs))
     return Finding(claim, rule, ". ".join(evidence), verdict(intervals, 0.5, groups) if met else UNKNOWN)
 
 
 def _compared(pairs: Sequence[tuple[Cell, Cell]], worse: bool = False) -> tuple[Interval, str]:
     """Probability that a run of the first cells beats one of the second, or loses to it, and what is said of it."""
-    mine, theirs = ([cell.normalized_return for cell in side] for side in zip(*pairs, strict=True))
-    interval = improvement(theirs, mine) if worse else improvement(mine, theirs)
-    iqms = [interquartile_mean(np.concatenate(side)) for side in (mine, theirs)]
-    kept = f"return kept (interquartile mean) {iqms[0]:.1%} and {iqms[1]:.1%}"
-    return interval, f"{_show(interval)}; {kept}; {_size(pairs)}"
+    first = [pair[0].normalized_return for pair in pairs]
+    second = [pair[1].normalized_return for pair in pairs]
+    interval = improvement(second, first) if worse else improvement(first, second)
+    first_iqm = interquartile_mean(np.concatenate(first))
+    second_iqm = interquartile_mean(np.concatenate(second))
+    shares = f"return kept (interquartile mean) {first_iqm:.1%} and {second_iqm:.1%}"
+    return interval, f"{_show(interval)}; {shares}; {_size(pairs)}"
 
 
 def _no_energy_gain(study: Study) -> Finding:
@@ -114,11 +116,13 @@ def _memory(study: Study) -> Finding:
 
 def _ratio_claim(study: Study, claim: str, rule: str, name: str, score: Callable[[float], float]) -> Finding:
     """`score` of a ratio to fp32 is above 1 where it speaks for the claim; 1 is for it too."""
-    pairs = [pair for method in ("ptdq", "ptsq", "qat") for pair in _pairs(study, ("fp32", method))]
-    measured = [pair for pair in pairs if all(cell.values(name) for cell in pair)]
+    pairs = []
+    for method in ("ptdq", "ptsq", "qat"):
+        pairs += _pairs(study, ("fp32", method))
+    measured = [(fp32, cell) for fp32, cell in pairs if fp32.values(name) and cell.values(name)]
     if not measured:
         return Finding(claim, rule, "not measured (measurement.json says why)", UNKNOWN)
-    ratios = [np.array(own.values(name)) / np.mean(fp32.values(name)) for fp32, own in measured]
+    ratios = [np.array(cell.values(name)) / np.mean(fp32.values(name)) for fp32, cell in measured]
     interval = bootstrap(ratios, pooled(lambda x: float(np.mean(x))))
     scores = [score(ratio) for ratio in (interval.low, interval.value, interval.high)]
     scored = Interval(scores[1], min(scores), max(scores))
@@ -133,7 +137,7 @@ def _l2_better(study: Study) -> Finding:
         l1 = study.pruned(task, 1)
         l2 = study.pruned(task, 2)
         both = [(l2[ratio], l1[ratio]) for ratio in l2 if ratio in l1]
-        pairs += [pair for pair in both if all(counts(cell) for cell in pair)]
+        pairs += [pair for pair in both if all(has_enough_seeds(cell) for cell in pair)]
     if not pairs:
         return Finding(claim, rule, f"no ratio was pruned both ways with {LEAST_SEEDS} seeds", UNKNOWN)
     interval, evidence = _compared(pairs)
@@ -143,7 +147,11 @@ def _l2_better(study: Study) -> Finding:
 def _ten_percent(study: Study) -> Finding:
     claim = "Pruning 10 % by L2 is safe"
     rule = f"return kept, mean over tasks and seeds, whole interval above {KEEPS:.0%}"
-    cells = [cell for task in study.tasks if (cell := study.pruned(task, 2).get(0.1)) and counts(cell)]
+    cells = []
+    for task in study.tasks:
+        cell = study.pruned(task, 2).get(0.1)
+        if cell is not None and has_enough_seeds(cell):
+            cells.append(cell)
     if not cells:
         return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by 10 %", UNKNOWN)
     interval = bootstrap([cell.normalized_return for cell in cells], pooled(lambda x: float(np.mean(x))))
@@ -155,19 +163,18 @@ def _ten_percent(study: Study) -> Finding:
 def _lottery_ticket(study: Study) -> Finding:
     claim = "No policy pruned by more than half keeps its return"
     rule = f"no task and norm keeps {KEEPS:.0%} at a ratio above 50 %, by the mean over seeds"
-    cells = [
-        cell
-        for task, norm in itertools.product(study.tasks, (1, 2))
-        for ratio, cell in study.pruned(task, norm).items()
-        if ratio > 0.5 and counts(cell)
-    ]
+    cells = []
+    for task, norm in itertools.product(study.tasks, (1, 2)):
+        for ratio, cell in study.pruned(task, norm).items():
+            if ratio > 0.5 and has_enough_seeds(cell):
+                cells.append(cell)
     if not cells:
         return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by more than half", UNKNOWN)
     tickets = [cell for cell in cells if at_least(float(np.mean(cell.normalized_return)), KEEPS)]
     names = ", ".join(f"{cell.task.algo} {cell.task.env_id} {cell.variant}" for cell in tickets[:4])
     named = f"{len(tickets)} of {len(cells)} cells keep it" + (f": {names}" if names else "")
     evidence = f"{named}; {_size([[cell] for cell in cells])}"
-    if not enough(cells):
+    if not has_enough_tasks(cells):
         return Finding(claim, rule, evidence, UNKNOWN)
     return Finding(claim, rule, evidence, FAILS if tickets else HOLDS)
 
@@ -177,7 +184,9 @@ def _pairs(study: Study, methods: tuple[str, str], algo: str | None = None) -> l
     pairs = []
     for task in study.tasks:
         first, second = (study.cell(task, method) for method in methods)
-        if first and second and counts(first) and counts(second) and algo in (None, task.algo):
+        if first is None or second is None or algo not in (None, task.algo):
+            continue
+        if has_enough_seeds(first) and has_enough_seeds(second):
             pairs.append((first, second))
     return pairs
 
@@ -187,6 +196,8 @@ def _show(interval: Interval) -> str:
 
 
 def _size(groups: Sequence[Sequence[Cell]]) -> str:
-    seeds = sorted({cell.n for group in groups for cell in group})
-    counts: list[FloatVector | int] = [seeds[0], seeds[-1]] if len(seeds) > 1 else [seeds[0]]
-    return f"{len(groups)} comparisons, {' to '.join(str(count) for count in counts)} seeds each"
+    counts = [cell.n for cell in itertools.chain.from_iterable(groups)]
+    fewest = min(counts)
+    most = max(counts)
+    seeds = str(fewest) if fewest == most else f"{fewest} to {most}"
+    return f"{len(groups)} comparisons, {seeds} seeds each"

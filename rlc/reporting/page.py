@@ -16,7 +16,7 @@ from tabulate import tabulate
 from compression.files import write_atomic
 from rlc.datafiles import DATA
 from rlc.reporting.tables import ReportTable
-from rlc.runs.run import StoredRun
+from rlc.runs.stored import StoredRun
 
 
 def write_table(folder: Path, table: ReportTable) -> None:
@@ -66,17 +66,20 @@ def render(
 
 def provenance(runs: Sequence[StoredRun]) -> str:
     """Which commits the runs were made by, and how many each."""
-    made = [(run.result() or {})["provenance"] for run in runs]
-    commits = Counter(
-        (one["git_commit"] or "unknown")[:7] + (" with changes" if one["git_dirty"] else "") for one in made
-    )
+    commits = Counter(_commit(run) for run in runs)
     listed = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common())
     return f"made by {'commit' if len(commits) == 1 else 'several commits, which may differ:'} {listed}"
 
 
+def _commit(run: StoredRun) -> str:
+    provenance = run.finished_result().provenance
+    commit = (provenance.git_commit or "unknown")[:7]
+    return f"{commit} with changes" if provenance.git_dirty else commit
+
+
 def _return(run: StoredRun) -> str:
-    result: dict[str, Any] = run.result() or {}
-    return f"{result['return_mean']:.1f} +- {result['return_std']:.1f}"
+    result = run.finished_result()
+    return f"{result.return_mean:.1f} +- {result.return_std:.1f}"
 
 
 def csv_text(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from rlc.config.compress import PruneSettings
 from rlc.config.settings import Settings
 from rlc.packing.restore import unpack_own
 from rlc.runs.find import comparison_key, finished_runs
-from rlc.runs.run import OUTPUTS, StoredRun
+from rlc.runs.records import Measurement, RunResult
 from rlc.runs.state import check_independent_seeds
+from rlc.runs.stored import OUTPUTS, StoredRun
 from trainers.errors import UserError
 
 # Words of the command line that choose among runs, and what they are compared with.
@@ -54,7 +55,8 @@ class Cell:
     task: Task
     variant: str
     runs: list[StoredRun]
-    figures: list[dict[str, Any]]
+    results: list[RunResult]
+    measurements: list[Measurement | None]
 
     @property
     def settings(self) -> Settings:
@@ -65,11 +67,20 @@ class Cell:
         return len(self.runs)
 
     def values(self, name: str) -> list[float]:
-        """A figure of every run; `section.name` is one of measurement.json. Empty where one of them lacks it."""
-        section, _, leaf = name.rpartition(".")
-        found = [(figures["measurement"] or {}).get(section, {}) if section else figures for figures in self.figures]
-        values = [figures.get(leaf) for figures in found]
-        return [] if None in values else [float(value) for value in values if value is not None]
+        """A number of every run; `section.name` is one of measurement.json. Empty where one of them lacks it."""
+        section, _, field = name.rpartition(".")
+        values = []
+        for result, measurement in zip(self.results, self.measurements, strict=True):
+            if not section:
+                value = getattr(result, field)
+            elif measurement is not None:
+                value = measurement.value(section, field)
+            else:
+                value = None
+            if value is None:
+                return []
+            values.append(float(value))
+        return values
 
     def mean(self, name: str) -> float | None:
         values = self.values(name)
@@ -86,13 +97,13 @@ class Cell:
 
         R_fp32 is of the same seed, by the same protocol.
         """
-        kept = []
-        for figures in self.figures:
-            fp32 = figures["fp32_return_mean"]
-            random = figures["random_return_mean"]
+        shares = []
+        for result in self.results:
+            fp32 = result.fp32_return_mean
+            random = result.random_return_mean
             if fp32 is not None and fp32 > random:
-                kept.append((figures["return_mean"] - random) / (fp32 - random))
-        return np.array(kept, np.float64)
+                shares.append((result.return_mean - random) / (fp32 - random))
+        return np.array(shares, np.float64)
 
 
 class Study:
@@ -119,7 +130,9 @@ class Study:
                     f"{task.algo} {task.env_id} {name}: weights of 7 bits (for CPUs without VNNI) and of 8 are not "
                     "pooled; choose with seed=..., or make them alike with compress.reduce_range=true"
                 )
-            self.cells[task, name] = Cell(task, name, group, [run.figures() for run in group])
+            results = [run.finished_result() for run in group]
+            measurements = [run.measurement() for run in group]
+            self.cells[task, name] = Cell(task, name, group, results, measurements)
         self.tasks = sorted({task for task, _ in self.cells}, key=lambda task: task.order)
         versions: dict[str, set[str]] = defaultdict(set)
         for task in self.tasks:
@@ -133,19 +146,19 @@ class Study:
 
     def of_task(self, task: Task) -> list[Cell]:
         """All cells of a task, fp32 first."""
-        mine = [cell for (owner, _), cell in self.cells.items() if owner == task]
-        return sorted(mine, key=lambda cell: (cell.variant != "fp32", cell.variant))
+        cells = [cell for (owner, _), cell in self.cells.items() if owner == task]
+        return sorted(cells, key=lambda cell: (cell.variant != "fp32", cell.variant))
 
     def pruned(self, task: Task, norm: int) -> dict[float, Cell]:
         """Cells of pruning as the paper has it, by L1 or L2, without recovery, by ratio."""
-        found = {}
+        cells = {}
         for cell in self.of_task(task):
             compress = cell.settings.compress
             if not isinstance(compress, PruneSettings) or compress.method != f"prune_l{norm}":
                 continue
             if compress.finetune == "none" and not compress.sparsity.steps:
-                found[compress.ratio] = cell
-        return dict(sorted(found.items()))
+                cells[compress.ratio] = cell
+        return dict(sorted(cells.items()))
 
 
 def deployed_bits(settings: Settings) -> int:

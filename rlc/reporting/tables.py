@@ -47,7 +47,7 @@ def at_least(value: float, threshold: float) -> bool:
 def costs(study: Study) -> ReportTable:
     """Size, time, memory and energy of every policy; the shares are of fp32."""
     headers = ["algorithm", "environment", "policy", "seeds", "kept", "file KB", "us/action", "KB/copy", "J/1000"]
-    figures: list[tuple[str, float]] = [
+    columns: list[tuple[str, float]] = [
         ("onnx_file_bytes", 1000),
         ("infer.onnx_run_p50_us", 1),
         ("mem.bytes_per_copy", 1000),
@@ -57,9 +57,9 @@ def costs(study: Study) -> ReportTable:
     for task in study.tasks:
         fp32 = study.cell(task, "fp32")
         for cell in study.of_task(task):
-            kept = f"{100 * float(np.mean(cell.normalized_return)):.1f} %" if len(cell.normalized_return) else DASH
-            row = [task.algo, task.env_id, cell.variant, str(cell.n), kept]
-            rows.append(row + [_share(cell, fp32, name, unit) for name, unit in figures])
+            share = f"{100 * float(np.mean(cell.normalized_return)):.1f} %" if len(cell.normalized_return) else DASH
+            row = [task.algo, task.env_id, cell.variant, str(cell.n), share]
+            rows.append(row + [_share(cell, fp32, name, unit) for name, unit in columns])
     notes = [
         "kept: (R - random) / (R of fp32 - random), mean over seeds; in brackets: times fp32. us/action: median of a "
         "call in ONNX Runtime, one pinned thread; KB/copy: memory that one more loaded copy takes; J/1000: joules of "

@@ -73,6 +73,7 @@ class Checkpoints:
         replay.put_rows(i, replay.num_added - len(tail), tail)
 
     def delete(self) -> None:
+        """Remove the folder and all in it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_segments(self, replay: ReplayBuffer, i: int) -> np.ndarray:
@@ -94,7 +95,9 @@ class Checkpoints:
         for step in steps[:-KEPT]:
             (self.folder / _manifest_name(step)).unlink()
             (self.folder / _state_name(step)).unlink(missing_ok=True)
-        needed = {name for step in steps[-KEPT:] for name in self._manifest(step)["segments"]}
+        needed: set[str] = set()
+        for step in steps[-KEPT:]:
+            needed.update(self._manifest(step)["segments"])
         for path in self.folder.glob("replay-*.npy"):
             if path.name not in needed:
                 path.unlink()

@@ -71,6 +71,6 @@ def label(job: Job) -> str:
         named = (*BIT_SETTINGS, "ratio") if isinstance(compress, PruneSettings) else BIT_SETTINGS
         update = {key: getattr(compress, key) for key in named}
         changes["compress"] = job.defaults.compress.model_copy(update=update)
-    own = identity(job.asked)
-    same = own == identity(job.defaults.model_copy(update=changes))
-    return name if same else f"{name}~{own[:LABEL_HASH_LENGTH]}"
+    asked = identity(job.asked)
+    defaults = identity(job.defaults.model_copy(update=changes))
+    return name if asked == defaults else f"{name}~{asked[:LABEL_HASH_LENGTH]}"

@@ -5,23 +5,25 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from rlc.runs.records import Provenance
 
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "onnx", "onnxruntime", "hydra-core")
 
 
-def provenance() -> dict[str, Any]:
-    """What made a result: code, versions, machine."""
-    return {
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if (changes := _git("status", "--porcelain")) is None else bool(changes),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "cpu": platform.processor() or platform.machine(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "cores": os.cpu_count(),
-    }
+def provenance() -> Provenance:
+    """What makes the results of this process."""
+    changes = _git("status", "--porcelain")
+    return Provenance(
+        git_commit=_git("rev-parse", "HEAD"),
+        git_dirty=None if changes is None else bool(changes),
+        versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        cpu=platform.processor() or platform.machine(),
+        gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        cores=os.cpu_count(),
+    )
 
 
 def _git(*arguments: str) -> str | None:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rlc.runs.run import FINAL_WEIGHTS, FIRST_OBSERVATIONS, INITIAL_WEIGHTS, StoredRun
+from rlc.runs.records import RunStatus
+from rlc.runs.stored import StoredRun
 from trainers.errors import UserError
 
 # A run without a heartbeat for so long is lost, unless its process is seen alive on this machine.
 LOST_SECONDS = 120
+# Fields of a result that two seeds never share, unless they are not independent.
+FINGERPRINTS = ("first_observations_sha256", "initial_weights_sha256", "final_weights_sha256")
 
 
 @dataclass(frozen=True)
@@ -30,44 +33,46 @@ class State:
 
 
 def state_of(run: StoredRun) -> State:
-    """How far a run is."""
+    """How far a run is. Raises UserError for records of a newer schema."""
     status = run.status()
     if status is None:
         return State(run.name, "missing", 0, 0, None, None, None)
-    if status["state"] == "done":
-        whole = run.finished()
-        error = None if whole else "a file of it is missing or damaged"
-        return State(run.name, "done" if whole else "failed", status["step"], status["total_steps"], None, None, error)
-    age = _seconds_since(status["heartbeat"])
-    state = status["state"]
-    step = status["step"]
-    total = status["total_steps"]
-    if state == "running" and not _alive(status, age):
-        state = "lost"
-    left = None
-    if state == "running" and step:
-        left = (_seconds_since(status["started"]) - age) / step * (total - step)
-    return State(run.name, state, step, total, age, left, status["error"])
+    step = status.step
+    total = status.total_steps
+    if status.state == "done":
+        if run.finished():
+            return State(run.name, "done", step, total, None, None, None)
+        return State(run.name, "failed", step, total, None, None, "a file of it is missing or damaged")
+    age = _seconds_since(status.heartbeat)
+    if status.state == "failed":
+        return State(run.name, "failed", step, total, age, None, status.error)
+    if not _alive(status, age):
+        return State(run.name, "lost", step, total, age, None, status.error)
+    eta = None
+    if step:
+        eta = (_seconds_since(status.started) - age) / step * (total - step)
+    return State(run.name, "running", step, total, age, eta, status.error)
 
 
 def check_independent_seeds(runs: Iterable[StoredRun]) -> None:
     """Raises UserError where runs of different seeds began, or ended, the same."""
     seen: dict[tuple[Path, str, str], StoredRun] = {}
     for run in runs:
-        for kind in (FIRST_OBSERVATIONS, INITIAL_WEIGHTS, FINAL_WEIGHTS):
-            fingerprint = (run.result() or {}).get(kind)
+        result = run.result()
+        for kind in FINGERPRINTS:
+            fingerprint = getattr(result, kind, None)
             if fingerprint is None:
                 continue
-            other = seen.setdefault((run.path.parent, kind, fingerprint), run)
-            if other is not run:
-                raise UserError(f"{other.path} and {run.path} have the same {kind}: they are no two seeds")
+            first = seen.setdefault((run.path.parent, kind, fingerprint), run)
+            if first is not run:
+                raise UserError(f"{first.path} and {run.path} have the same {kind}: they are no two seeds")
 
 
-def _alive(status: dict[str, object], age: float) -> bool:
-    if status["host"] != socket.gethostname():
+def _alive(status: RunStatus, age: float) -> bool:
+    if status.host != socket.gethostname():
         return age < LOST_SECONDS
     try:
-        os.kill(int(str(status["pid"])), 0)
+        os.kill(status.pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

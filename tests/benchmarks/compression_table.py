@@ -22,17 +22,16 @@ import torch
 
 from compression.artifact import ONNX_FILE, load_policy
 from compression.lowbit import tensor_bytes
-from compression.onnx_export import onnx_bytes
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import Act, Returns, evaluate, random_policy, zero_policy
 from measure.statistics import paired_difference
-from rlc.compress import prune_policy
 from rlc.config.compose import compose_groups
 from rlc.config.compress import PruneSettings
 from rlc.config.decide import decide_range
 from rlc.config.settings import parse_request
 from rlc.pipeline import paper
 from rlc.pipeline.protocol import export_policy
+from rlc.pipeline.prune import prune_policy
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env, time_limit
 from trainers.policy import Policy
@@ -101,7 +100,7 @@ class Bench:
         self.make_env = functools.partial(make_env, self.spec.env_id)
         self.limit = time_limit(self.spec.env_id)
         self.episodes = 100 if self.spec.env_id.split("-")[0] in ("Hopper", "Ant", "Humanoid", "Walker2d") else 20
-        fp32 = OnnxPolicy(onnx_bytes(self.policy))
+        fp32 = OnnxPolicy.from_policy(self.policy)
         self.states = collect_observations(fp32, self.make_env, self.spec, 10**6, STATES)
         self.actions = self._actions(fp32)
         self.fp32 = self._score(fp32)

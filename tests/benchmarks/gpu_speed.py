@@ -10,6 +10,7 @@ only queues work for the GPU is short, one that waits for it is long.
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import torch
 WARMUP = 300  # environment steps before learning
 UNTIMED = 300  # with learning, before the clock starts
 PROFILED = 30
-VARIANTS = ("eager", "graph", "overlap", "overlap+compile")
+VARIANTS = ("eager", "graph", "overlap", "overlap+bf16")
 
 
 def loop_parts(update: Any, training: Any) -> dict[str, tuple[Any, str]]:
@@ -78,7 +79,7 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     from rlc.config.plan import make_plan
     from rlc.pipeline import build
     from rlc.pipeline.training import Training, tune_malloc
-    from trainers.envs.make import spec_of
+    from trainers.envs.make import make_env, spec_of
     from trainers.loops import off_policy_loop
     from trainers.settings import OffPolicySettings
 
@@ -87,18 +88,19 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     variant = given["variant"]
     line = [f"+algo={given['algo']}", f"env.id={given['env']}", f"seed={seeds}".replace(" ", "")]
     line += [f"total_steps={total}", f"algo.learning_starts={WARMUP}", f"device={given['device']}"]
-    line.append(f"compile={'compile' in variant}".lower())
     line += [] if given["workers"] is None else [f"env_workers={given['workers']}"]
     line += ["precision=bf16"] * ("bf16" in variant)
     if variant.startswith("overlap"):
-        line += ["overlap=true", *([f"env_workers={min(len(seeds), 10)}"] if given["workers"] is None else [])]
+        line += ["overlap=true", *([f"env_workers={max(1, len(seeds) // 2)}"] if given["workers"] is None else [])]
     torch.set_num_threads(1)
     tune_malloc()
     settings = make_plan(line).jobs[0].settings
     algo, device = settings.algo, build.device_of(settings.device)
     spec = spec_of(settings.env.id)
     agent = build.build_agent(algo, settings.compress, spec, seeds, device)
-    training = Training(settings, agent, build.build_envs(settings, spec, seeds))
+    training = Training(
+        settings, agent, build.build_envs(settings, functools.partial(make_env, settings.env.id), spec, seeds)
+    )
     assert isinstance(algo, OffPolicySettings)
     assert training.replay is not None
     call: Callable[[], Any] | None = training.graph_update
@@ -174,7 +176,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,10,32", help="numbers of seeds in lockstep")
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--steps", type=int, default=2000, help="timed steps of each seed")
-    parser.add_argument("--workers", type=int, help="env_workers; by default 0, with overlap one per seed, at most 10")
+    parser.add_argument("--workers", type=int, help="env_workers; by default 0, with overlap one for two seeds")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--parts", action="store_true", help="time the calls of the loop on the host")
     parser.add_argument("--profile", help="file for a profile of a few updates")

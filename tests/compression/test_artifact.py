@@ -20,6 +20,7 @@ from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy, optimized_operators, weight_bytes
 from tests.helpers import batches, make_on_policy, make_sac, rollouts, spec
 from trainers.envs.spec import EnvSpec
+from trainers.nn.activations import ACTIVATIONS
 from trainers.nn.stacked import make_linear
 from trainers.policy import Policy, Rescale, Standardize, input_standardized
 from trainers.tensors import FloatArray
@@ -42,12 +43,12 @@ def trained(qat: bool, activation: str = "relu") -> Policy:
     return agent.policy(0)
 
 
-@pytest.fixture(scope="module", params=["relu", "tanh"])
+@pytest.fixture(scope="module", params=ACTIVATIONS)
 def fp32(request: pytest.FixtureRequest) -> Policy:
     return trained(False, request.param)
 
 
-@pytest.fixture(scope="module", params=["relu", "tanh"])
+@pytest.fixture(scope="module", params=ACTIVATIONS)
 def qat(request: pytest.FixtureRequest) -> Policy:
     return trained(True, request.param)
 
@@ -57,7 +58,7 @@ def initializers(model: bytes) -> list[onnx.TensorProto]:
 
 
 def test_fp32_file_agrees_with_torch_at_any_batch(fp32: Policy) -> None:
-    runner, obs = OnnxPolicy(onnx_bytes(fp32)), observations()
+    runner, obs = OnnxPolicy.from_policy(fp32), observations()
     expected = fp32(torch.from_numpy(obs)).numpy()
     np.testing.assert_allclose(runner.batch(obs), expected, atol=4e-6)
     np.testing.assert_allclose(runner(obs[7]), expected[7], atol=4e-6)
@@ -75,7 +76,7 @@ def test_qat_file_is_int8_and_runs_on_integer_kernels(qat: Policy) -> None:
 
 
 def test_qat_file_agrees_with_torch(qat: Policy) -> None:
-    runner, obs = OnnxPolicy(onnx_bytes(qat)), observations()
+    runner, obs = OnnxPolicy.from_policy(qat), observations()
     expected = qat(torch.from_numpy(obs)).numpy()
     difference = np.abs(np.stack([runner(o) for o in obs]) - expected) / 0.4
     assert difference.mean() < 5e-4
@@ -148,14 +149,16 @@ def test_ptsq_file_is_int8_and_agrees_with_its_torch_twin(fp32: Policy, calibrat
     assert largest == (64 if reduce_range else 127)
     operators = optimized_operators(model)
     assert operators[:3] == ["Sub", "Mul", "QuantizeLinear"]
-    assert operators[-3:] == ["QGemm", "Tanh", "Mul"]
+    assert operators[-4:] == ["QGemm", "Tanh", "Mul", "Clip"]
     assert operators.count("QGemm") == 3
     runner = OnnxPolicy(model)
     difference = np.abs(runner.batch(obs) - twin(torch.from_numpy(obs)).numpy()) / 0.4
     assert np.quantile(difference.max(1), 0.99) < INT8_TOLERANCE
     assert np.array_equal(runner.batch(obs)[3], runner(obs[3]))
     error = (twin(torch.from_numpy(obs)) - fp32(torch.from_numpy(obs))).square().mean().sqrt()
-    assert error < (0.04 if reduce_range else 0.02) * 0.8  # of the action range
+    # Of the action range. Scales pass only some activations, so that the others have ranges less alike.
+    smooth = any(isinstance(stage, nn.ELU | nn.SiLU | nn.GELU) for stage in fp32)
+    assert error < (0.05 if reduce_range or smooth else 0.02) * 0.8
     assert quantize_static_policy(fp32, obs, **settings)[1] == model
 
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from compression.artifact import ONNX_FILE, hashes_match, load_policy
-from compression.onnx_export import onnx_bytes
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy
 from measure.returns import Act, evaluate, random_policy, zero_policy
 from rlc.pipeline.build import build_agent
-from rlc.runs.find import stored_settings
+from rlc.runs.stored import stored_settings
 from tests.helpers import POLICIES
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env, spec_of
+from trainers.policy import within_bounds
 from trainers.tensors import FloatArray
 
 FOLDERS = sorted(path.parent for path in POLICIES.glob("*/policy.json"))
@@ -61,7 +61,7 @@ def test_an_agent_gives_its_policy(folder: Path) -> None:
     spec = spec_of(settings.env.id)
     agent = build_agent(settings.algo, settings.compress, spec, settings.seed, torch.device("cpu"))
     agent.load_state(0, safetensors.torch.load_file(folder / "agent.safetensors"))
-    rebuilt, kept = agent.policy(0).state_dict(), load_policy(folder).state_dict()
+    rebuilt, kept = agent.policy(0).state_dict(), within_bounds(load_policy(folder)).state_dict()
     assert rebuilt.keys() == kept.keys()
     assert all(torch.equal(rebuilt[name], kept[name]) for name in kept)
 
@@ -73,7 +73,7 @@ def test_int8_keeps_the_actions(folder: Path) -> None:
     spec = fp32.spec
 
     def visited(seed: int, steps: int) -> FloatArray:
-        return collect_observations(OnnxPolicy(onnx_bytes(fp32)), lambda: make_env(spec.env_id), spec, seed, steps)
+        return collect_observations(OnnxPolicy.from_policy(fp32), lambda: make_env(spec.env_id), spec, seed, steps)
 
     calibration, states = visited(0, 2048), torch.from_numpy(visited(1, 1000))
     action_range = torch.tensor(spec.action_high) - torch.tensor(spec.action_low)

@@ -12,13 +12,12 @@ from torch import nn
 
 from compression.distill import distill
 from compression.int8 import StaticQuantLinear
-from compression.onnx_export import onnx_bytes
 from compression.pruning import Importance, PruningError, network_size, prune, replace_layers, sparsify
 from compression.qat import prepare_qat
 from compression.runtime import OnnxPolicy
 from rlc.config.compress import PruneSettings
 from rlc.config.plan import make_plan
-from rlc.pipeline.derive import actor_layers
+from rlc.pipeline.compress import actor_layers
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.helpers import ALGORITHMS, make_agent, spec
@@ -86,7 +85,7 @@ def test_ratio_0_leaves_all_units() -> None:
 def test_a_layer_without_units_and_networks_that_cannot_be_pruned_are_refused() -> None:
     with pytest.raises(PruningError, match=r"of the hidden widths \[8\] would be left \[0\]"):
         prune(mlp(4, 8, 2), 0.9, L2)
-    with pytest.raises(PruningError, match=r"of the hidden widths \[\] would be left \[\]"):
+    with pytest.raises(PruningError, match="the policy has no hidden layer to prune; allowed for it: ptdq, ptsq"):
         prune(mlp(4, 2), 0.5, L2)
     with pytest.raises(PruningError, match="only linear layers and activations can be pruned, not Linear, LayerNorm"):
         prune([nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)], 0.5, L2)
@@ -124,7 +123,7 @@ def test_distillation_brings_another_policy_to_the_actions_of_the_teacher(algo: 
     with torch.no_grad():
         agent.actor.flat *= 2
     teacher, student = agent.policy(0), make_agent(algo, of, [1], hidden="[16,16]").policy(0)
-    seen = collect_observations(OnnxPolicy(onnx_bytes(teacher)), lambda: make_env("Hopper-v4"), of, 5, 500)
+    seen = collect_observations(OnnxPolicy.from_policy(teacher), lambda: make_env("Hopper-v4"), of, 5, 500)
     obs = torch.from_numpy(seen)
 
     def error(policy: Policy) -> float:
@@ -164,19 +163,22 @@ def test_pruned_runs_end_to_end(algo: str, how: str, tmp_path: Path, monkeypatch
     (job,) = make_plan(f"+algo={algo} {SMALL} {QUICK[algo]} {how} {FEW}".split()).jobs
     run_job(job)
     run = Run(job, 1)
-    result = run.result()
-    assert result is not None
-    assert (result["widths_before"], result["widths_after"]) == ([16, 16], [8, 8])
-    assert result["parameters_after"] < result["parameters_before"]
+    result = run.finished_result()
+    assert (result.widths_before, result.widths_after) == ([16, 16], [8, 8])
+    assert result.parameters_before is not None
+    assert result.parameters_after is not None
+    assert result.parameters_after < result.parameters_before
     compress = job.settings.compress
     assert isinstance(compress, PruneSettings)
-    assert result["finetune"] == compress.finetune
-    assert (result["finetune_seconds"] > 0) == (result["finetune"] != "none")
-    assert result["return_before_finetune_mean"] > 0
+    assert result.finetune == compress.finetune
+    assert result.finetune_seconds is not None
+    assert (result.finetune_seconds > 0) == (result.finetune != "none")
+    assert result.return_before_finetune_mean is not None
+    assert result.return_before_finetune_mean > 0
     contract = json.loads((run.artifact / "policy.json").read_text())
     kind = {"qat": "static_quant_linear", "ptsq": "static_quant_linear", "ptdq": "dynamic_quant_linear"}
     assert contract["stages"].count(kind.get(compress.quantization, "linear")) == 3
-    assert result["fp32_return_mean"] is not None
+    assert result.fp32_return_mean is not None
 
 
 def test_labels_of_pruned_runs_carry_the_ratio() -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from rlc.config.job import Job
 from rlc.config.plan import make_plan
-from rlc.runs.find import stored_settings
 from rlc.runs.identity import identity, training_identity
 from rlc.runs.run import Run
+from rlc.runs.stored import stored_settings
 from tests.helpers import DATA
 
 RECORDS: list[dict[str, Any]] = json.loads((DATA / "records.json").read_text())

@@ -21,7 +21,9 @@ from rlc.evaluate import evaluate_run
 from rlc.pipeline import measurement
 from rlc.pipeline.job import run_job
 from rlc.runs.find import finished_runs
-from rlc.runs.run import OUTPUTS, Run
+from rlc.runs.records import Measurement
+from rlc.runs.run import Run
+from rlc.runs.stored import OUTPUTS
 from tests.helpers import POLICIES, as_run, wandb_holds
 from trainers.errors import UserError
 
@@ -67,33 +69,41 @@ def no_meter() -> None:
     raise MeterUnavailable("no counter here; plug one in")
 
 
+def number(measurement: Measurement, name: str) -> float:
+    """The value `section.name` of a measurement, which must be there."""
+    section, _, field = name.partition(".")
+    value = measurement.value(section, field)
+    assert value is not None, name
+    return value
+
+
 def test_everything_is_measured_and_what_cannot_be_says_why(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(measurement, "open_meter", no_meter)
     results = [run.result() for run in runs]
     measure.measure(FEW)
-    fp32, int8 = (run.measurement() or {} for run in runs)
-    for own in (fp32, int8):
-        assert own["energy"]["joules_per_1000_actions"] is None
-        assert own["energy"]["missing_reason"] == "no counter here; plug one in"
-        assert own["infer"]["onnx_run_calls"] == 10_000
-        assert 0 < own["infer"]["floor_onnx_run_p50_us"] < own["infer"]["onnx_run_p50_us"]
-        assert own["infer"]["onnx_run_p50_us"] <= own["infer"]["onnx_run_p95_us"] <= own["infer"]["onnx_run_p99_us"]
-        assert own["machine"]["threads"] == 1
-        assert own["paper"]["episode_steps"] == 1000
-        assert own["paper"]["process_rss_bytes"] > own["mem"]["bytes_per_copy"] > 0
-        assert own["eval"]["early_end_share"] == 0
-        assert own["load"]["busy_percent"] >= 0
-    assert fp32["infer"]["torch_eager_p50_us"] > fp32["infer"]["onnx_run_p50_us"]
-    assert int8["infer"]["torch_eager_p50_us"] is None
-    assert "emulates" in int8["infer"]["torch_eager_reason"]
-    assert fp32["eval"]["return_difference_to_fp32_mean"] == 0
-    pairs = int8["eval"]
-    assert pairs["return_difference_to_fp32_mean"] == pytest.approx(pairs["return_mean"] - fp32["eval"]["return_mean"])
-    assert int8["mem"]["weight_bytes"] < fp32["mem"]["weight_bytes"]
+    fp32, int8 = (run.measurement() or Measurement() for run in runs)
+    for measured in (fp32, int8):
+        assert measured.energy.joules_per_1000_actions is None
+        assert measured.energy.missing_reason == "no counter here; plug one in"
+        assert measured.infer.onnx_run_calls == 10_000
+        p50 = number(measured, "infer.onnx_run_p50_us")
+        assert 0 < number(measured, "infer.floor_onnx_run_p50_us") < p50
+        assert p50 <= number(measured, "infer.onnx_run_p95_us") <= number(measured, "infer.onnx_run_p99_us")
+        assert (measured.machine or {})["threads"] == 1
+        assert measured.paper.episode_steps == 1000
+        assert number(measured, "paper.process_rss_bytes") > number(measured, "mem.bytes_per_copy") > 0
+        assert number(measured, "eval.early_end_share") == 0
+        assert (measured.load or {})["busy_percent"] >= 0
+    assert number(fp32, "infer.torch_eager_p50_us") > number(fp32, "infer.onnx_run_p50_us")
+    assert int8.infer.torch_eager_p50_us is None
+    assert "emulates" in (int8.infer.torch_eager_reason or "")
+    assert number(fp32, "eval.return_difference_to_fp32_mean") == 0
+    difference = number(int8, "eval.return_mean") - number(fp32, "eval.return_mean")
+    assert number(int8, "eval.return_difference_to_fp32_mean") == pytest.approx(difference)
+    assert number(int8, "mem.weight_bytes") < number(fp32, "mem.weight_bytes")
     assert [run.result() for run in runs] == results
-    assert runs[0].figures()["measurement"] == fp32
     shown = capsys.readouterr()
     assert "no counter here" in shown.out
     assert "energy is not measured: no counter here; plug one in" in shown.err
@@ -106,16 +116,17 @@ def test_measuring_again_replaces_the_measurement_and_keeps_the_choice(
     only = [*FEW, f"label={runs[1].label}", "energy.window_s=0.05", "energy.rounds=2"]
     measure.measure(only)
     assert runs[0].measurement() is None
-    first = runs[1].measurement() or {}
-    assert first["energy"]["source"] == "fake"
-    assert first["energy"]["joules_per_episode"] == pytest.approx(first["energy"]["joules_per_1000_actions"])
-    assert first["energy"]["idle_watts"] == pytest.approx(20, rel=0.2)
+    first = runs[1].measurement() or Measurement()
+    assert first.energy.source == "fake"
+    assert first.energy.joules_per_episode == pytest.approx(first.energy.joules_per_1000_actions)
+    assert first.energy.idle_watts == pytest.approx(20, rel=0.2)
     # fp32 is not measured, but played, from the start states of its own settings.
-    fp32 = np.mean((runs[0].result() or {})["episode_returns"][:2])
-    assert first["eval"]["return_mean"] - first["eval"]["return_difference_to_fp32_mean"] == pytest.approx(fp32)
+    fp32 = np.mean(runs[0].finished_result().episode_returns[:2])
+    difference = number(first, "eval.return_difference_to_fp32_mean")
+    assert number(first, "eval.return_mean") - difference == pytest.approx(fp32)
     monkeypatch.setattr(measurement, "open_meter", no_meter)
     measure.measure(only)
-    assert (runs[1].measurement() or {})["energy"]["joules_per_1000_actions"] is None
+    assert (runs[1].measurement() or Measurement()).energy.joules_per_1000_actions is None
 
 
 def test_figures_reach_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

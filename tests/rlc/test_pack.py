@@ -15,6 +15,7 @@ import torch
 from compression.artifact import check_artifact
 from compression.files import sha256
 from compression.onnx_export import onnx_bytes
+from measure.returns import Returns, summary
 from rlc import measure
 from rlc.compress import compress
 from rlc.config.plan import make_plan
@@ -22,16 +23,20 @@ from rlc.evaluate import evaluate_run
 from rlc.export import export
 from rlc.pack import pack
 from rlc.packing.packs import read_pack, record_files, same_outcome
-from rlc.pipeline.job import check_runs, run_job
+from rlc.pipeline.check import check_runs
+from rlc.pipeline.job import run_job
 from rlc.report import report
-from rlc.runs.find import list_runs, load_run
-from rlc.runs.run import OUTPUTS
+from rlc.runs.find import list_runs
+from rlc.runs.records import MeasuredReturns, Measurement
+from rlc.runs.stored import OUTPUTS, load_run
 from rlc.status import status
 from rlc.train import plan_and_run
 from rlc.unpack import unpack
 from tests.helpers import ROOT
 from tests.packed import DERIVED, LINES, MEASURED, PACK, RECORDS, SAC, TRPO, change, contents, runs_of, tree
 from trainers.policy import Policy, Rescale
+
+ONE_EPISODE = Measurement(eval=MeasuredReturns(**summary(Returns((1.0,), (5,)), 5, None)))
 
 
 class TestClone:
@@ -99,7 +104,7 @@ class TestPolicies:
         assert plan_and_run([*line.split(), "overwrite=true"]) == 0
         was = load_run(study_home / run.path)
         assert not run.record_only()
-        assert same_outcome(run.result() or {}, was.result() or {})
+        assert same_outcome(run.result(), was.result())
         assert contents(run.artifact) == contents(was.artifact)
 
     def test_a_qat_policy_gives_its_golden_actions(self, study_home: Path, study_clone: Path) -> None:
@@ -138,7 +143,7 @@ class TestPolicies:
     ) -> None:
         def other(policy: Policy) -> bytes:
             changed = copy.deepcopy(policy)
-            changed[-1] = Rescale(torch.zeros(1), torch.ones(1))
+            changed[-2] = Rescale(torch.zeros(1), torch.ones(1))
             return onnx_bytes(changed)
 
         monkeypatch.setattr("compression.artifact.onnx_bytes", other)
@@ -163,14 +168,15 @@ class TestPolicies:
         capsys: pytest.CaptureFixture[str],
         refusal: Callable[..., str],
     ) -> None:
-        monkeypatch.setattr(measure, "measure_group", lambda group, settings: [{"eval": {}} for _ in group])
+        monkeypatch.setattr(measure, "measure_group", lambda group, settings: [ONE_EPISODE for _ in group])
         monkeypatch.setattr(measure, "add_energy", lambda groups, settings: None)
         monkeypatch.setattr("rlc.reporting.console.show_measurements", lambda runs: None)
         measure.measure(["study=paper"])
         assert "left out, and their measurements left as they are: 6 runs came from a pack" in capsys.readouterr().err
         for run in list_runs("paper"):
-            found = run.measurement() or {}
-            assert ("eval" in found) == run.settings.trains
+            measurement = run.measurement()
+            measured = measurement is not None and measurement.eval == ONE_EPISODE.eval
+            assert measured == run.settings.trains
         (record,) = runs_of(f"{SAC} {DERIVED[0]}")
         assert record.measurement() == MEASURED
         assert "6 runs came from a pack" in refusal(measure.measure, "study=paper", "label=ptsq*,prune*")

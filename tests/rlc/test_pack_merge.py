@@ -12,7 +12,7 @@ from rlc.pack import pack
 from rlc.packing import packs
 from rlc.report import report
 from rlc.runs.find import list_runs
-from rlc.runs.run import OUTPUTS
+from rlc.runs.stored import OUTPUTS
 from rlc.status import status
 from rlc.train import plan_and_run
 from rlc.unpack import unpack
@@ -88,8 +88,8 @@ class TestMerge:
             change_json(run.path / "result.json", return_mean=5.0)
         pack(["study=paper"])
         packed = {(run.label, run.seed): run for run in packs.read_pack(PACK)}
-        assert packed[old.label, 0].result()["return_mean"] != 5.0
-        assert packed[again.label, 0].result()["return_mean"] == 5.0
+        assert packed[old.label, 0].result().return_mean != 5.0
+        assert packed[again.label, 0].result().return_mean == 5.0
         assert packed[gone.label, 1].settings.is_fp32
         assert len(packed) == 10
 
@@ -148,17 +148,18 @@ class TestRefusals:
     def test_one_computation_on_two_machines_is_one_result(self, study_clone: Path) -> None:
         shutil.copytree(PACK, "other")
 
-        def elsewhere(records: list[dict[str, Any]]) -> None:
-            records[-1]["result"].update(provenance={}, finetune_seconds=9.0, train_seconds_reason="elsewhere")
+        def recomputed(records: list[dict[str, Any]]) -> None:
+            elsewhere = records[-1]["result"]["provenance"] | {"git_commit": None}
+            records[-1]["result"].update(provenance=elsewhere, finetune_seconds=9.0, train_seconds_reason="elsewhere")
             records[-1]["result"].update(fp32_return_mean=None)
 
-        change(Path("other/Pendulum-v1/sac.jsonl.gz"), elsewhere)
+        change(Path("other/Pendulum-v1/sac.jsonl.gz"), recomputed)
         unpack([f"from=other,{PACK}"])
-        assert all((run.result() or {})["fp32_return_mean"] is not None for run in list_runs("paper"))
+        assert all(run.finished_result().fp32_return_mean is not None for run in list_runs("paper"))
 
     def test_repeated_seeds(self, study_copy: Path, refusal: Callable[..., str]) -> None:
         (_, second), key = runs_of(f"{SAC} seed=[0,1]"), "initial_weights_sha256"
-        repeated = {key: (runs_of(SAC)[0].result() or {})[key]}
+        repeated = {key: runs_of(SAC)[0].finished_result().initial_weights_sha256}
         shutil.copytree(PACK, "other")
         change(Path("other/Pendulum-v1/sac.jsonl.gz"), lambda records: records[1]["result"].update(repeated))
         assert f"have the same {key}" in refusal(pack, "study=nowhere", "to=other")

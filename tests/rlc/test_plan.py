@@ -14,7 +14,7 @@ from rlc.config.compress import FP32Settings, PruneSettings
 from rlc.config.job import Job
 from rlc.config.plan import make_plan
 from rlc.grid.estimate import estimate
-from rlc.pipeline.job import check_runs
+from rlc.pipeline.check import check_runs
 from rlc.reporting.published import RATIOS
 from rlc.reporting.study import ALGORITHMS
 from rlc.runs.identity import label, training_identity
@@ -291,7 +291,7 @@ def test_a_preset_of_grids_is_narrowed_where_it_fits() -> None:
     words = "+experiment=paper +algo=sac env=hopper seed=0,1 total_steps=20000"
     plan = make_plan(words.split())
     assert plan.multirun
-    assert plan.then == ("measure", "report")
+    assert plan.follow_ups == ("measure", "report")
     methods = Counter((job.settings.compress.method, job.settings.protocol) for job in plan.jobs)
     for method in ("fp32", "ptdq", "ptsq", "qat"):
         assert methods.pop((method, "ours")) == methods.pop((method, "paper")) == 2

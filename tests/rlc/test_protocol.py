@@ -12,7 +12,6 @@ from torch import nn
 
 from compression.artifact import ONNX_FILE, check_artifact, load_policy
 from compression.int8 import ActivationQuantize, StaticQuantLinear
-from compression.onnx_export import onnx_bytes
 from compression.paper import (
     QATHeadAsPublished,
     prepare_qat_as_published,
@@ -29,6 +28,7 @@ from trainers.data.rollout import collect_observations
 from trainers.errors import UserError
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
+from trainers.sac import SACSettings
 from trainers.tensors import FloatArray
 
 SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.evaluations=1 wandb.mode=disabled seed=1 total_steps=400"
@@ -42,7 +42,7 @@ QUICK = {
 
 def states(policy: Policy, n: int = 200) -> FloatArray:
     factory = functools.partial(gym.make, policy.spec.env_id)
-    return collect_observations(OnnxPolicy(onnx_bytes(policy)), factory, policy.spec, 3, n)
+    return collect_observations(OnnxPolicy.from_policy(policy), factory, policy.spec, 3, n)
 
 
 def test_sac_loses_its_squash() -> None:
@@ -128,11 +128,11 @@ def test_paper_runs_lie_beside_ours(algo: str, tmp_path: Path, monkeypatch: pyte
         result = run.result()
         assert result is not None, run.error()
         assert run.label.partition("~")[0] == f"{job.settings.compress.label}-paper"
-        assert result["protocol"] == "paper"
+        assert result.protocol == "paper"
         assert check_artifact(run.artifact)["compression"]["protocol"] == "paper"
-        fp32[job.settings.compress.method] = result["fp32_return_mean"]
+        fp32[job.settings.compress.method] = result.fp32_return_mean
     assert len(set(fp32.values())) == 1
-    own = (Run(jobs[0], 1).result() or {})["episode_returns"]
+    own = Run(jobs[0], 1).finished_result().episode_returns
     with paper.make_env(algo, "Hopper-v4") as env:
         act = OnnxPolicy(Run(jobs[0], 1).artifact / ONNX_FILE)
         for expected in own:
@@ -152,7 +152,8 @@ def test_published_qat_begins_with_the_temperature_and_warmup_of_the_paper() -> 
     assert not job.settings.trains
     assert job.settings.training_steps == 1_000_000
     algo = paper.second_training(job.settings.algo)
-    assert (algo.alpha, algo.initial_alpha, algo.learning_starts) == ("auto", 1.0, 5000)  # type: ignore[union-attr]
+    assert isinstance(algo, SACSettings)
+    assert (algo.alpha, algo.initial_alpha, algo.learning_starts) == ("auto", 1.0, 5000)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Tables, findings and the page on small studies with known answers."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -23,8 +22,9 @@ from rlc.reporting.paper_tables import Choice, largest_passing_ratio, own_choice
 from rlc.reporting.study import Study, Task, variant
 from rlc.reporting.tables import guidance, number, with_interval
 from rlc.runs.identity import label
-from rlc.runs.run import StoredRun
-from tests.helpers import as_run, wandb_holds
+from rlc.runs.records import MeasuredEnergy, MeasuredEpisodes, MeasuredMemory, MeasuredTimes, Measurement
+from rlc.runs.stored import StoredRun
+from tests.helpers import as_run, make_result, wandb_holds
 from trainers.errors import UserError
 
 HOPPER = Task("sac", "Hopper-v4")
@@ -35,22 +35,15 @@ Add = Callable[..., StoredRun]
 def add(tmp_path: Path) -> Add:
     """Writes the result of a run that never was."""
 
-    def write(words: str, seed: int, score: float, fp32: float | None = None, **figures: Any) -> StoredRun:
+    def write(words: str, seed: int, score: float, fp32: float | None = None, **changes: Any) -> StoredRun:
         job = make_plan(words.split()).jobs[0]
         own, settings = label(job), job.settings
         path = tmp_path / settings.env.id / settings.algo.name / own / f"seed{seed}"
         path.mkdir(parents=True)
-        result = {
-            "return_mean": score,
-            "return_std": 1.0,
-            "fp32_return_mean": score if settings.is_fp32 else fp32,
-            "random_return_mean": 20.0,
-            "zero_return_mean": 0.0,
-            "onnx_file_bytes": 1000,
-            "provenance": {"git_commit": "0123456789", "git_dirty": False},
-        }
-        (path / "result.json").write_text(json.dumps(result | figures))
-        return StoredRun(path, settings, seed, own, "")
+        run = StoredRun(path, settings, seed, own, "")
+        fp32_score = score if settings.is_fp32 else fp32
+        run.write_result(make_result(**({"return_mean": float(score), "fp32_return_mean": fp32_score} | changes)))
+        return run
 
     return write
 
@@ -220,7 +213,7 @@ def test_a_verdict_needs_seeds_tasks_and_an_interval_on_one_side(add: Add) -> No
     assert verdict([Interval(0.5, 0.4, 0.6)], 0.5, groups) == UNKNOWN
     assert verdict([Interval(0.7, 0.6, 0.8)], 0.5, groups[:1]) == UNKNOWN
     alone = [add("+algo=td3 env=hopper +compress=qat", 0, 1e3, 2e3), add("+algo=td3 env=hopper", 0, 2e3)]
-    assert [rules.counts(cell) for cell in Study(alone).cells.values()] == [False, False]
+    assert [rules.has_enough_seeds(cell) for cell in Study(alone).cells.values()] == [False, False]
 
 
 def test_cells_of_few_seeds_do_not_count(add: Add) -> None:
@@ -236,11 +229,11 @@ def test_energy_and_memory_are_judged_by_their_ratio(add: Add, tmp_path: Path) -
     study = study_of(add, ["+algo=sac env=hopper", "+algo=sac env=ant"], ptdq=0.99)
     for cell in study.cells.values():
         joules = 1.1 if cell.variant == "ptdq" else 1.0
-        for figures_of in cell.figures:
-            figures_of["measurement"] = {
-                "energy": {"joules_per_1000_actions": joules},
-                "paper": {"process_rss_bytes": 100 * joules},
-            }
+        measurement = Measurement(
+            energy=MeasuredEnergy(joules_per_1000_actions=joules),
+            paper=MeasuredEpisodes(process_rss_bytes=100 * joules),
+        )
+        cell.measurements[:] = [measurement] * cell.n
     found = {finding.claim: finding.verdict for finding in findings(study)}
     assert found["Quantisation saves no energy"] == HOLDS
     assert found["Quantisation changes the memory of the process by about 1 %"] == FAILS
@@ -298,8 +291,8 @@ def test_the_report_of_real_runs(
 def test_figures_of_a_study_with_everything(add: Add) -> None:
     study = study_of(add, ["+algo=sac env=hopper", "+algo=ppo env=ant"], ptdq=0.99, prune_l1__1=0.9, prune_l2__3=0.4)
     for cell in study.cells.values():
-        for figures_of in cell.figures:
-            figures_of["measurement"] = {"infer": {"onnx_run_p50_us": 8.0}, "mem": {"bytes_per_copy": 1e5}}
+        measurement = Measurement(infer=MeasuredTimes(onnx_run_p50_us=8.0), mem=MeasuredMemory(bytes_per_copy=1e5))
+        cell.measurements[:] = [measurement] * cell.n
     names = [name for name, _, _ in figures(study)]
     assert names == [
         "figure1",

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ import torch
 from compression.files import sha256
 from rlc.config.job import Job
 from rlc.config.plan import make_plan
-from rlc.pipeline.job import check_runs, run_job
-from rlc.runs.find import find_baseline
-from rlc.runs.identity import training_identity
+from rlc.pipeline.check import check_runs
+from rlc.pipeline.job import run_job
+from rlc.runs.records import TrainingRecord
 from rlc.runs.run import MetricsFile, Run
+from rlc.runs.stored import load_run
+from tests.helpers import make_result
 from trainers.errors import UserError
 
 
@@ -26,7 +29,7 @@ def job(arguments: str = "") -> Job:
     return make_plan(f"+algo=sac {arguments}".split()).jobs[0]
 
 
-def finish(run: Run, **result: object) -> Run:
+def finish(run: Run, **result: Any) -> Run:
     run.begin()
     run.artifact.mkdir()
     files = {"policy.onnx": b"graph", "policy.safetensors": b"tensors"}
@@ -34,7 +37,7 @@ def finish(run: Run, **result: object) -> Run:
         (run.artifact / name).write_bytes(content)
     hashes = {name: sha256(content) for name, content in files.items()}
     (run.artifact / "policy.json").write_text(json.dumps({"sha256": hashes}))
-    run.finish({"return_mean": 1.0} | result)
+    run.finish(make_result(**({"training_identity": run.training_identity} | result)))
     return run
 
 
@@ -51,12 +54,14 @@ def test_a_run_is_finished_when_status_result_and_artifact_are_there() -> None:
 
 @pytest.mark.parametrize("name", ["policy.onnx", "policy.safetensors", "policy.json"])
 def test_a_damaged_artifact_is_not_finished(name: str) -> None:
-    run = finish(Run(job(), 0), training_identity=training_identity(job().settings))
+    run = finish(Run(job(), 0))
     derived = job("+compress=ptdq")
-    assert find_baseline(derived, 0) == run.path
+    baseline = Run(derived, 0).baseline
+    assert baseline is not None
+    assert baseline.path == run.path
     (run.artifact / name).write_bytes(b"graf")
     assert not run.finished()
-    assert find_baseline(derived, 0) is None
+    assert Run(derived, 0).baseline is None
     (run.artifact / name).unlink()
     assert not run.finished()
 
@@ -65,9 +70,9 @@ def test_an_agent_counts_as_trained_only_whole_and_with_the_same_settings() -> N
     run = Run(job(), 0)
     run.begin()
     assert not run.trained()
-    run.save_agent({"weight": torch.ones(3)}, {"train_seconds": 1.5})
+    run.save_agent({"weight": torch.ones(3)}, TrainingRecord(train_seconds=1.5))
     assert run.trained()
-    assert run.load_agent()[1] == {"train_seconds": 1.5}
+    assert run.load_agent()[1] == TrainingRecord(train_seconds=1.5)
     assert torch.equal(run.load_agent()[0]["weight"], torch.ones(3))
     assert Run(job("eval.episodes=3"), 0).path != run.path
     other = Run(job("algo.gamma=0.9"), 0)
@@ -137,14 +142,65 @@ def test_config_names_what_differs_from_the_defaults() -> None:
 
 def test_an_fp32_run_is_found_by_its_training_whatever_its_evaluation() -> None:
     derived = job("+compress=ptdq eval.episodes=20")
-    assert find_baseline(derived, 0) is None
+    run = Run(derived, 0)
+    assert run.baseline is None
     for arguments in ("", "algo.tau=0.01"):
-        run = Run(job(arguments), 0)
-        finish(run, training_identity=training_identity(run.settings))
-    found = find_baseline(derived, 0)
-    assert found == Run(job(), 0).path
-    assert find_baseline(derived, 1) is None
-    assert find_baseline(job("+compress=ptdq algo.gamma=0.9"), 0) is None
+        finish(Run(job(arguments), 0))
+    assert run.baseline is not None
+    assert run.baseline.path == Run(job(), 0).path
+    assert Run(derived, 1).baseline is None
+    assert Run(job("+compress=ptdq algo.gamma=0.9"), 0).baseline is None
+
+
+class TestBaseline:
+    def test_it_is_a_run_with_settings_and_a_result_of_its_own(self) -> None:
+        fp32 = finish(Run(job("eval.episodes=3"), 0), return_mean=7.0)
+        baseline = Run(job("+compress=ptdq"), 0).baseline
+        assert baseline is not None
+        assert (baseline.path, baseline.identity, baseline.seed) == (fp32.path, fp32.identity, 0)
+        assert baseline.settings.is_fp32
+        assert baseline.settings.eval.episodes == 3
+        assert baseline.finished_result().return_mean == 7.0
+
+    def test_it_is_looked_for_until_it_is_there_and_then_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = Run(job("+compress=ptdq"), 0)
+        assert run.baseline is None
+        finish(Run(job(), 0))
+        baseline = run.baseline
+        assert baseline is not None
+        monkeypatch.setattr("rlc.runs.stored.find_baseline", None)
+        assert run.baseline is baseline
+
+    def test_an_fp32_run_by_the_papers_protocol_is_none(self) -> None:
+        finish(Run(job("+compress=fp32 protocol=paper"), 0))
+        assert Run(job("+compress=ptdq"), 0).baseline is None
+
+    def test_a_stored_run_has_the_same_one(self) -> None:
+        fp32 = finish(Run(job(), 0))
+        derived = finish(Run(job("+compress=ptdq"), 0))
+        baseline = load_run(derived.path).baseline
+        assert baseline is not None
+        assert baseline.path == fp32.path
+
+    def test_one_whose_settings_are_torn_is_named(self) -> None:
+        fp32 = finish(Run(job(), 0))
+        (fp32.path / "config.yaml").write_text("settings: {}")
+        with pytest.raises(UserError, match=f"{fp32.path} holds no run that can be read"):
+            check_runs([job("+compress=ptdq")])
+
+
+def test_the_environment_travels_with_the_run() -> None:
+    run = Run(job("env.id=Pendulum-v1"), 0)
+    assert (run.spec.env_id, run.spec.obs_dim, run.spec.act_dim) == ("Pendulum-v1", 3, 1)
+    with run.make_env() as env:
+        assert env.spec is not None
+        assert env.spec.id == "Pendulum-v1"
+
+
+def test_a_missing_result_is_named() -> None:
+    run = Run(job(), 0)
+    with pytest.raises(UserError, match=r"seed0/result.json: missing or damaged"):
+        run.finished_result()
 
 
 def test_metrics_leave_missing_columns_empty(tmp_path: Path) -> None:

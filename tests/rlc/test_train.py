@@ -227,9 +227,7 @@ def test_a_failing_export_costs_neither_the_training_nor_another_run(
     run_job(job)
     assert bad.finished()
     assert (bad.path / "agent.safetensors").stat().st_mtime_ns == agent_written
-    result = bad.result()
-    assert result is not None
-    assert result["lockstep_seeds"] == 2
+    assert bad.finished_result().lockstep_seeds == 2
     assert len((bad.path / "metrics.csv").read_text().splitlines()) > 2
 
 

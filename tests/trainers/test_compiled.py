@@ -9,7 +9,8 @@ import torch
 from rlc.config import decide
 from rlc.config.job import warn_without_compiler
 from rlc.config.plan import make_plan
-from rlc.pipeline.job import check_runs, run_job
+from rlc.pipeline.check import check_runs
+from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.helpers import FEW_BITS, batches, crash_at, job, make_agent, rollouts, spec, weights
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate

@@ -1,13 +1,17 @@
 """The seed axis: S networks in one must behave as S networks."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from trainers.nn.activations import ACTIVATIONS, activation_name
 from trainers.nn.optimizer import FlatAdam, clip_row_norms
-from trainers.nn.stacked import StackedMLP, orthogonal_
+from trainers.nn.stacked import StackedLinear, StackedMLP, orthogonal_
 from trainers.nn.targets import make_target, polyak_update
+from trainers.settings import ActivationName
 
 
 def stacked(rows: int, sizes: tuple[int, ...] = (4, 16, 3)) -> StackedMLP:
@@ -187,6 +191,47 @@ def test_acting_on_a_few_observations_gives_the_same_bits_alone_and_in_a_pack(
         together, alone = stacked(pack, sizes).numpy_fn()(x[:pack].numpy()), stacked(1, sizes).numpy_fn()(x[:1].numpy())
         assert np.array_equal(together[0], alone[0])
     torch.testing.assert_close(torch.from_numpy(stacked(3, sizes).numpy_fn()(x.numpy())), stacked(3, sizes)(x))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_acting_in_numpy_is_the_network(activation: str) -> None:
+    network = StackedMLP((7, 64, 64, 5), activation, [torch.Generator().manual_seed(n) for n in range(2)])
+    x = 30 * torch.randn(2, 9, 7)
+    torch.testing.assert_close(torch.from_numpy(network.numpy_fn()(x.numpy())), network(x), rtol=1e-5, atol=1e-5)
+    assert network.numpy_fn()(x.numpy()).dtype == np.float32
+    alone = network.extract(1)
+    torch.testing.assert_close(torch.nn.Sequential(*alone)(x[1]), network(x)[1], rtol=1e-5, atol=1e-5)
+    assert activation_name(alone[1]) == activation
+
+
+NAMES = get_args(ActivationName)
+
+
+def test_an_activation_with_other_settings_has_no_name() -> None:
+    others = (torch.nn.LeakyReLU(0.2), torch.nn.ELU(0.5), torch.nn.GELU("tanh"), torch.nn.Mish())
+    assert [activation_name(other) for other in others] == [None] * 4
+    assert [activation_name(kind()) for kind in ACTIVATIONS.values()] == list(ACTIVATIONS) == list(NAMES)
+
+
+@pytest.mark.parametrize("activation", ["elu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_activations_train_without_the_fused_node(activation: str, dtype: torch.dtype) -> None:
+    """Gradients of parameters and of the last inputs are those of plain torch modules."""
+    network = StackedMLP((7, 16, 16, 1), activation, [torch.Generator().manual_seed(n) for n in range(3)])
+    optimizer, x = FlatAdam(network, 1e-3), torch.randn(3, 9, 7, requires_grad=True)
+    network.dtype = dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    optimizer.differentiate(network(x).square().sum())
+    row = torch.nn.Sequential(*network.extract(1)).requires_grad_(True)
+    row(x[1]).square().sum().backward()
+    (of_x,) = torch.autograd.grad(network.with_frozen_params(num_grad_inputs=3)(x).square().sum(), [x])
+    (whole,) = torch.autograd.grad(row(x[1]).square().sum(), [x])
+    expected = whole[1]
+    torch.testing.assert_close(of_x[1], expected, rtol=tolerance, atol=tolerance)
+    first = network.layers[0]
+    assert isinstance(first, StackedLinear)
+    assert first.weight.grad is not None
+    torch.testing.assert_close(first.weight.grad[1], row[0].weight.grad, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])

@@ -38,10 +38,6 @@ def add_steps(replay: DeviceReplayBuffer, envs: SyncSeedEnvs, steps: int) -> Non
         replay.add(action, envs.step(action))
 
 
-def recorded_update(agent: ActorCritic, replay: DeviceReplayBuffer, **options: bool) -> CudaGraphUpdate:
-    return CudaGraphUpdate(agent, replay, BATCH_SIZE, record=lambda function: function, **options)
-
-
 def plain_update(agent: ActorCritic, replay: DeviceReplayBuffer) -> Callable[[], Metrics]:
     """The same numbers, without a recording."""
     draws = UpdateDraws(agent.seeds, BATCH_SIZE, agent.NOISE_DRAWS, agent.spec.act_dim, CPU)
@@ -63,7 +59,10 @@ def test_a_recorded_update_is_the_update(algo: str, qat: bool) -> None:
     seeds = [0, 4]
     plain, recorded = (make_agent(algo, SPEC, seeds, qat, hidden="[16]") for _ in range(2))
     replay, envs = filled_replay(seeds, steps=3)
-    update, play = plain_update(plain, replay), recorded_update(recorded, replay)
+    update, play = (
+        plain_update(plain, replay),
+        CudaGraphUpdate(recorded, replay, BATCH_SIZE, record=lambda function: function),
+    )
     for _ in range(BLOCK + 5):
         expected, metrics = update(), play()
         assert plain.updates == recorded.updates
@@ -72,21 +71,6 @@ def test_a_recorded_update_is_the_update(algo: str, qat: bool) -> None:
     for i in range(2):
         first, second = plain.state(i), recorded.state(i)
         assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("algo", OFF_POLICY)
-def test_a_recorded_compiled_update_is_close_to_the_update(algo: str) -> None:
-    seeds = [0, 4]
-    plain, recorded = (make_agent(algo, SPEC, seeds, hidden="[16,16]") for _ in range(2))
-    replay, _ = filled_replay(seeds)
-    update, play = plain_update(plain, replay), recorded_update(recorded, replay, with_compiler=True)
-    for _ in range(12):
-        expected, metrics = update(), play()
-        assert expected.keys() == metrics.keys()
-    assert plain.updates == recorded.updates
-    for name, tensor in plain.state(1).items():
-        torch.testing.assert_close(tensor, recorded.state(1)[name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_seed_draws_the_same_alone_and_in_a_pack() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from trainers.acceleration.compiled import compiled, tensors_of
+from trainers.acceleration.compiled import tensors_of
 from trainers.actor_critic import ActorCritic, NoiseBuffer
 from trainers.cuda import cuda_graph
 from trainers.data.device_replay import DeviceReplayBuffer
@@ -94,7 +94,6 @@ class CudaGraphUpdate:
         agent: The agent, whose `update_period` kinds of update do the same things each time.
         replay: Where batches come from.
         batch_size: Transitions per update and seed.
-        with_compiler: Whether TorchInductor fuses what lies between the matrix products: other rounding, fewer kernels.
         record: Makes a function that plays what the given one did.
     """
 
@@ -104,18 +103,14 @@ class CudaGraphUpdate:
         replay: DeviceReplayBuffer,
         batch_size: int,
         *,
-        with_compiler: bool = False,
         record: Callable[[Callable[[], Metrics]], Callable[[], Metrics]] = cuda_graph,
     ) -> None:
         self.agent = agent
         self.replay = replay
-        self.with_compiler = with_compiler
         self.record = record
         self.draws = UpdateDraws(agent.seeds, batch_size, agent.NOISE_DRAWS, agent.spec.act_dim, agent.device)
         self.recordings: dict[tuple[int, int], Callable[[], Metrics]] = {}
         """By kind of update, and by the address of what the replay buffer moves where it grows."""
-        self.compiled_updates: dict[int, Callable[..., Metrics]] = {}
-        """By kind of update."""
 
     def __call__(self) -> Metrics:
         """Sample and update; the metrics [S] are in the same tensors each time."""
@@ -132,11 +127,10 @@ class CudaGraphUpdate:
 
     def _record(self) -> Callable[[], Metrics]:
         """A recording of the next update. All tensors of the agent are as before."""
-        update = self._compiled_update() if self.with_compiler else self._update
 
         def step() -> Metrics:
             places, noise = self.draws.read()
-            return update(*self.replay.sample_drawn(places), *noise)
+            return self._update(self.replay.sample_drawn(places), noise)
 
         tensors = [*tensors_of(self.agent), self.draws.used_on_device]
         before = [tensor.clone() for tensor in tensors]
@@ -149,34 +143,12 @@ class CudaGraphUpdate:
         self.agent.updates = updates
         return self.record(step)
 
-    def _update(self, *inputs: Tensor) -> Metrics:
-        """The agent's update of the tensors of a batch and of its noise."""
-        size = len(Batch._fields)
-        self.agent.noise_buffer = NoiseBuffer(inputs[size:])
-        metrics: Metrics = self.agent.update(Batch(*inputs[:size]))  # type: ignore[attr-defined]
+    def _update(self, batch: Batch, noise: Sequence[Tensor]) -> Metrics:
+        """The agent's update of a batch, with the noise that it draws."""
+        self.agent.noise_buffer = NoiseBuffer(noise)
+        metrics: Metrics = self.agent.update(batch)  # type: ignore[attr-defined]
         self.agent.noise_buffer = None
         return metrics
-
-    def _compiled_update(self) -> Callable[..., Metrics]:
-        """`_update`, compiled for the next update and those of its kind."""
-        kind = (self.agent.updates + 1) % self.agent.update_period
-        if kind in self.compiled_updates:
-            return self.compiled_updates[kind]
-        names: list[str] = []
-        updates = self.agent.updates
-
-        def update(*inputs: Tensor) -> tuple[Tensor, ...]:
-            self.agent.updates = updates
-            metrics = self._update(*inputs)
-            names[:] = metrics
-            return tuple(metrics.values())
-
-        tensors = tensors_of(self.agent)
-        places, noise = self.draws.read()
-        self.draws.used_on_device -= 1
-        play = compiled(update, [*self.replay.sample_drawn(places), *noise], tensors)
-        self.compiled_updates[kind] = lambda *inputs: dict(zip(names, play(*inputs, *tensors), strict=True))
-        return self.compiled_updates[kind]
 
     def _on_side_stream(self, function: Callable[[], Metrics]) -> None:
         """Call a function on a stream of its own, as recording asks of calls before it."""

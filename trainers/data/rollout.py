@@ -48,8 +48,7 @@ def collect(act: Callable[[FloatArray], FloatArray], envs: Steppable, steps: int
         steps: How often: T of the rollout.
         device: Where the rollout is put.
     """
-    low = np.array(envs.spec.action_low, np.float32)
-    high = np.array(envs.spec.action_high, np.float32)
+    low, high = envs.spec.action_bounds()
     rows: list[tuple[Any, ...]] = []
     for _ in range(steps):
         obs = envs.obs

@@ -46,7 +46,8 @@ def make_env(env_id: str, render_mode: str | None = None) -> Env:
     if isinstance(env.action_space, Box) and shape is not None and len(shape) != 1:
         low = env.action_space.low.ravel()
         high = env.action_space.high.ravel()
-        env = gym.wrappers.TransformAction(env, lambda a: a.reshape(shape), Box(low, high, dtype=np.float32))
+        dtype: Any = env.action_space.dtype
+        env = gym.wrappers.TransformAction(env, lambda a: a.reshape(shape), Box(low, high, dtype=dtype))
     return env
 
 

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+from trainers.tensors import FloatArray
 
 
 @dataclass(frozen=True)
@@ -15,8 +18,22 @@ class EnvSpec:
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
 
+    def action_bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Smallest and largest action of each dimension in float32 [act_dim], rounded inwards.
+
+        An action between them lies inside the bounds of the environment, whose numbers may be float64.
+        """
+        low = np.array(self.action_low, np.float64)
+        high = np.array(self.action_high, np.float64)
+        with np.errstate(over="ignore"):  # bounds beyond the largest float32 come back to it
+            inner_low = low.astype(np.float32)
+            inner_high = high.astype(np.float32)
+            above = np.nextafter(inner_low, np.float32(np.inf))
+            below = np.nextafter(inner_high, np.float32(-np.inf))
+        return np.where(inner_low < low, above, inner_low), np.where(inner_high > high, below, inner_high)
+
     def action_center_and_scale(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Middle and half range of each action dimension, float32 [act_dim]."""
-        low = torch.tensor(self.action_low, dtype=torch.float32, device=device)
-        high = torch.tensor(self.action_high, dtype=torch.float32, device=device)
-        return (high + low) / 2, (high - low) / 2
+        low, high = (torch.from_numpy(bound).to(device) for bound in self.action_bounds())
+        # Halves first: the range of the largest bounds is no float32.
+        return high / 2 + low / 2, high / 2 - low / 2

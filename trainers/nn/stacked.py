@@ -5,16 +5,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from trainers.nn.activations import ACTIVATIONS, NUMPY_ACTIVATIONS
 from trainers.nn.flat_storage import Stacked
 from trainers.tensors import ArrayFn, FloatArray, as_numpy
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
-NUMPY_ACTIVATIONS: dict[str, ArrayFn] = {"relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
+# Those whose gradient FusedMLP knows from their output.
+FUSED_ACTIVATIONS = ("relu", "tanh")
 
 
 class StackedLinear(nn.Module):
@@ -137,8 +137,8 @@ class StackedMLP(Stacked):
         self.layers = nn.ModuleList(StackedLinear(rows, i, o) for i, o in itertools.pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
         self.activation_name = activation
-        self.fused = True
-        """Off where a gradient is differentiated again."""
+        self.fused = activation in FUSED_ACTIVATIONS
+        """Off where a gradient is differentiated again, and for activations that autograd differentiates."""
         self.dtype = torch.float32
         """Of the products of plain layers: float32 or bfloat16."""
         for layer in self.linears:
@@ -149,8 +149,8 @@ class StackedMLP(Stacked):
 
     def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:
         """`update_ranges` lets quantised layers follow the batch; plain layers do not care."""
-        if self.fused and self.is_plain():
-            return self._fused(x, x.shape[2], self._layer_parameters())
+        if self.is_plain():
+            return self._through_layers(x, x.shape[2], self._layer_parameters())
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             x = layer(x, update_ranges)
@@ -165,11 +165,17 @@ class StackedMLP(Stacked):
         """
         assert self.is_plain()
         parameters = [p.detach()[rows] for p in self._layer_parameters()]
-        return lambda x: self._fused(x, num_grad_inputs, parameters)
+        return lambda x: self._through_layers(x, num_grad_inputs, parameters)
 
-    def _fused(self, x: Tensor, num_grad_inputs: int, parameters: Sequence[Tensor]) -> Tensor:
-        y: Tensor = FusedMLP.apply(x, self, num_grad_inputs, *parameters)  # type: ignore[no-untyped-call]
-        return y
+    def _through_layers(self, x: Tensor, num_grad_inputs: int, parameters: Sequence[Tensor]) -> Tensor:
+        """Plain layers with the weights and biases of `parameters`, fused where that is possible."""
+        if self.fused:
+            y: Tensor = FusedMLP.apply(x, self, num_grad_inputs, *parameters)  # type: ignore[no-untyped-call]
+            return y
+        x = x.to(self.dtype)
+        for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+            x = self.activation(stacked_affine(x, weight.to(self.dtype), bias.to(self.dtype)))
+        return stacked_affine(x.float(), *parameters[-2:])
 
     @property
     def linears(self) -> list[StackedLinear]:

@@ -1,0 +1,64 @@
+"""What would stop a job on its way, found before anything is run."""
+
+import os
+from collections.abc import Sequence
+
+from rlc.config.decide import check_compile
+from rlc.config.job import Job
+from rlc.pipeline import build
+from rlc.runs.run import Run, runs_of
+from rlc.runs.stored import OUTPUTS
+from trainers.envs.make import spec_of
+from trainers.errors import UserError
+
+
+def check_runs(jobs: Sequence[Job]) -> list[Run]:
+    """The runs that jobs stand for. Raises UserError for what would stop one of them on its way."""
+    runs = []
+    for job in jobs:
+        runs += runs_of(job)
+    _check_seeds(runs)
+    for job in jobs:
+        spec_of(job.settings.env.id)
+        build.check_precision(job.settings.precision, build.device_of(job.settings.device))
+        check_compile(job.asked)
+    for run in runs:
+        if not run.settings.overwrite:
+            run.check_identity()
+        if not run.settings.trains and run.baseline is None:
+            Run(run.job.with_fp32(), run.seed).check_identity()
+    _check_critics(runs)
+    _check_outputs()
+    return runs
+
+
+def _check_seeds(runs: Sequence[Run]) -> None:
+    seen = set()
+    for run in runs:
+        if run.path in seen:
+            raise UserError(f"seed={run.seed}: asked for twice ({run.name})")
+        seen.add(run.path)
+
+
+def _check_critics(runs: Sequence[Run]) -> None:
+    """Raises UserError for a run that is left to train further from an agent without critics."""
+    trained_anew = {run.path for run in runs if run.settings.overwrite}
+    for run in runs:
+        further = run.settings.training_steps > 0 and not run.settings.trains
+        if not further or (run.finished() and not run.settings.overwrite):
+            continue
+        baseline = run.baseline
+        if baseline is not None and baseline.path not in trained_anew and baseline.lacks_critics():
+            raise UserError(
+                f"{run.name}: would train {baseline.path} further, which came from a pack without its critics: "
+                "train that run again first, with overwrite=true, or leave this one out"
+            )
+
+
+def _check_outputs() -> None:
+    try:
+        OUTPUTS.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{OUTPUTS.resolve()} cannot be made: {error.strerror}") from error
+    if not os.access(OUTPUTS, os.W_OK):
+        raise UserError(f"{OUTPUTS.resolve()} is not writable")
