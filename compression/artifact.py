@@ -16,6 +16,7 @@ from torch import nn
 
 from compression.files import sha256, write_atomic
 from compression.int8 import ActivationQuantize, StaticQuantLinear
+from compression.lowbit import LowBitLinear, low_bit_contract
 from compression.onnx_export import onnx_bytes
 from compression.ptdq import DynamicQuantLinear
 from compression.runtime import OnnxPolicy, optimized_operators
@@ -41,6 +42,7 @@ STAGE_KINDS: dict[str, type[nn.Module]] = {
     "standardize": Standardize,
     "linear": nn.Linear,
     "static_quant_linear": StaticQuantLinear,
+    "low_bit_linear": LowBitLinear,
     "dynamic_quant_linear": DynamicQuantLinear,
     "activation_quantize": ActivationQuantize,
     **ACTIVATIONS,
@@ -90,6 +92,7 @@ def save_artifact(
         "compression": compression,
         "stages": [kinds[type(stage)] for stage in policy],
         "normalizer": _normalizer(policy),
+        **low_bit_contract(policy),
         "kernels": kernels,
         "parity": vars(parity),
         "golden": {
@@ -241,6 +244,8 @@ def _restore(kind: type[nn.Module], tensors: dict[str, torch.Tensor]) -> nn.Modu
         return kind()
     if kind is nn.Linear:
         return make_linear(tensors["weight"], tensors["bias"])
+    if kind is LowBitLinear:
+        return LowBitLinear.from_state(tensors)
     stage = kind.__new__(kind)
     nn.Module.__init__(stage)
     for name, tensor in tensors.items():

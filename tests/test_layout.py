@@ -27,8 +27,8 @@ GROUPS = {
         "registry",
     ],
     "compression": [
-        "files int8",
-        "equalize onnx_export pruning qat",
+        "files int8 lowbit",
+        "equalize onnx_export pruning qat lsq",
         "runtime",
         "imports",
         "ptdq",

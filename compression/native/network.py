@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compression.int8 import ActivationQuantize, StaticQuantLinear
+from compression.int8 import ACTIVATION_LEVELS, ActivationQuantize, StaticQuantLinear
 from compression.ptdq import DynamicQuantLinear
 from trainers.errors import UserError
 from trainers.policy import Clamp, Policy, Rescale, Standardize
@@ -106,6 +106,11 @@ def _check_stages(stages: list[nn.Module]) -> None:
         )
     if any(isinstance(stage, ActivationQuantize) for stage in stages):
         raise UserError("target=c: policies of protocol=paper are not written as C; allowed: protocol=ours")
+    if any(isinstance(stage, StaticQuantLinear) and stage.input_levels < ACTIVATION_LEVELS for stage in stages):
+        raise UserError(
+            "target=c: activations of fewer than eight bits are not written as C; "
+            "allowed: compress.activation_bits=8 compress.input_bits=8"
+        )
     known = (nn.Linear, StaticQuantLinear, nn.ReLU, nn.Tanh, Standardize, Clamp, Rescale)
     for stage in stages:
         if not isinstance(stage, known):

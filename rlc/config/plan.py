@@ -24,7 +24,7 @@ from rlc.config.compose import (
     parse_overrides,
     values_of,
 )
-from rlc.config.compress import DERIVED_METHODS
+from rlc.config.compress import BIT_SETTINGS, DERIVED_METHODS
 from rlc.config.decide import decide
 from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.job import Job
@@ -33,7 +33,7 @@ from rlc.config.wandb_variables import check_wandb_variables
 from trainers.errors import UserError
 
 # Settings of methods that the published code had none of.
-NOT_OF_THE_PAPER = ("calibration_steps", "calibration", "percentile", "reduce_range")
+NOT_OF_THE_PAPER = ("calibration_steps", "calibration", "percentile", "reduce_range", *BIT_SETTINGS)
 # Launchers that are not installed with everything else: their extra and their module.
 LAUNCHERS = {
     "slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),

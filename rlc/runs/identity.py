@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any
 
-from rlc.config.compress import PruneSettings
+from rlc.config.compress import BIT_SETTINGS, PruneSettings, QuantizedSettings
 from rlc.config.job import Job
 from rlc.config.settings import Settings
 
@@ -29,9 +29,13 @@ NOT_TRAINING = frozenset({"eval"})
 LABEL_HASH_LENGTH = 6
 # Of a folder; file systems take 255 bytes, and a path of Windows 260 characters.
 LONGEST_NAME = 100
+UNSET = object()
 # Settings that have another name now than when the first study was committed, by their section: they are hashed, and
 # found in older records, under the old one.
 FIRST_NAMES = {"eval": {"evaluations": "along"}}
+# Settings that are younger than the first study, by their section, with the value that all runs before them had, with
+# which they are not hashed.
+YOUNGER = {"compress": dict.fromkeys(BIT_SETTINGS, 8)}
 
 
 def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
@@ -42,6 +46,9 @@ def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
     for section, names in FIRST_NAMES.items():
         if section in data:
             data[section] = {names.get(name, name): value for name, value in data[section].items()}
+    for section, before in YOUNGER.items():
+        if section in data:
+            data[section] = {key: value for key, value in data[section].items() if value != before.get(key, UNSET)}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
@@ -68,8 +75,10 @@ def label(job: Job) -> str:
         "env": job.settings.env.model_copy(update={"kwargs": {}}),
         "protocol": job.settings.protocol,
     }
-    if isinstance(compress, PruneSettings):  # its ratio stands in the name
-        changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})
+    if isinstance(compress, QuantizedSettings):  # its bits and its ratio stand in the name
+        named = (*BIT_SETTINGS, "ratio") if isinstance(compress, PruneSettings) else BIT_SETTINGS
+        update = {key: getattr(compress, key) for key in named}
+        changes["compress"] = job.defaults.compress.model_copy(update=update)
     asked = identity(job.asked)
     defaults = identity(job.defaults.model_copy(update=changes))
     return name if asked == defaults else f"{name}~{asked[:LABEL_HASH_LENGTH]}"

@@ -69,10 +69,17 @@ def test_the_units_of_the_smallest_norm_go_and_nothing_else_changes(norm: int, i
     assert torch.equal(narrow_last.bias, last.bias)
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 1.5])
+@pytest.mark.parametrize("ratio", [1.0, -0.1, 1.5])
 def test_ratios_outside_are_refused(ratio: float) -> None:
     with pytest.raises(PruningError, match=f"ratio={ratio}: must lie between 0 and 1"):
         prune(mlp(4, 8, 2), ratio, L2)
+
+
+def test_ratio_0_leaves_all_units() -> None:
+    layers = mlp(4, 8, 2)
+    kept = nn.Sequential(*prune(layers, 0, L2))
+    x = torch.randn(5, 4)
+    assert torch.equal(kept(x), nn.Sequential(*layers)(x))
 
 
 def test_a_layer_without_units_and_networks_that_cannot_be_pruned_are_refused() -> None:
