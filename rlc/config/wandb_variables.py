@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from rlc.config.settings import WandbSettings
 from trainers.errors import UserError
+
+if TYPE_CHECKING:
+    from rlc.config.settings import WandbSettings
 
 # Older names of modes.
 MODES = {"dryrun": "offline", "run": "online"}
@@ -18,7 +21,7 @@ def variable(name: str, default: str) -> str:
     return MODES.get(value, value) if name == "WANDB_MODE" else value
 
 
-def check_wandb_variables(settings: Iterable[WandbSettings]) -> None:
+def check_wandb_variables(settings: "Iterable[WandbSettings]") -> None:
     """Raises UserError for a variable that would have no effect, where anything is told to W&B."""
     for name in NOT_OBEYED:
         if os.environ.get(name) and any(one.mode != "disabled" for one in settings):
