@@ -1,7 +1,7 @@
 """Inference time of one policy call: one observation in, one action out, the simulator left out."""
 
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,23 +34,30 @@ class Latency:
 
 
 def time_interleaved(
-    calls: Mapping[Key, Call], observations: FloatArray, count: int, clock: Clock = time.perf_counter_ns
+    calls: Mapping[Key, Call],
+    observations: FloatArray,
+    count: int,
+    clock: Clock = time.perf_counter_ns,
+    unbatched: Collection[Key] = (),
 ) -> dict[Key, Latency]:
     """Time every call `count` times on observations [n, obs_dim], taken in turn.
 
     In one process, in blocks by turns and after a warm-up, so that what else the machine does meets all of them
-    alike: ratios between them are to be trusted further than the times. Raises ValueError where a block is not full.
+    alike: ratios between them are to be trusted further than the times. A call gets [1, obs_dim], one that `unbatched`
+    names [obs_dim]. Raises ValueError where a block is not full.
     """
     if count % BLOCK:
         raise ValueError(f"{count} calls are no multiple of a block of {BLOCK}")
-    rows = [np.ascontiguousarray(row[None]) for row in observations]
+    vectors = [np.ascontiguousarray(row) for row in observations]
+    batches = [row[None] for row in vectors]
     times = {name: np.empty(count, np.int64) for name in calls}
-    for call in calls.values():
+    rows = {name: vectors if name in unbatched else batches for name in calls}
+    for name, call in calls.items():
         for k in range(WARMUP_CALLS):
-            call(rows[k % len(rows)])
+            call(rows[name][k % len(vectors)])
     for first in range(0, count, BLOCK):
         for name, call in calls.items():
-            _block(call, rows, times[name], first, clock)
+            _block(call, rows[name], times[name], first, clock)
     return {name: summary(nanoseconds) for name, nanoseconds in times.items()}
 
 

@@ -36,7 +36,7 @@ GROUPS = {
         "artifact paper",
         "native",
     ],
-    "measure": ["statistics machine memory latency", "returns energy", "video paper"],
+    "measure": ["statistics machine memory latency", "returns energy native", "video paper"],
     "rlc": [
         "messages datafiles native",
         "cli config",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from compression.runtime import OnnxPolicy, weight_bytes
 from measure import latency
 from measure.energy import Meter, MeterUnavailable, measure_energy, open_meter
 from measure.memory import measure_memory
+from measure.native import NativeBuild, build_native
 from measure.paper import paper_episodes
 from measure.returns import Returns, summary
 from rlc.config.commands import MeasureSettings
@@ -39,12 +40,15 @@ PAPER_EPISODES = 10
 NO_EAGER = "the torch twin of an int8 policy only emulates it"
 # Whose the time of a call is, None for the model that does nothing, and how it is called.
 CallKey = tuple[Path | None, str]
+# The policy as C, or why there is none.
+Native = NativeBuild | str
 
 
 def measure_group(group: Sequence[StoredRun], settings: MeasureSettings) -> list[Measurement]:
     """Everything but energy of runs that are compared with each other, fp32 first where it is among them."""
     first = group[0]
-    times = _times(group, _observations(first), settings.calls)
+    natives = {run.path: build_native(run.artifact) for run in group}
+    times = _times(group, natives, _observations(first), settings.calls)
     evaluation = first.settings.eval.model_copy(update={"episodes": settings.episodes})
     returns = [_returns(run, evaluation) for run in group]
     fp32 = returns[0] if first.settings.is_fp32 else _baseline_returns(first, evaluation)
@@ -56,7 +60,7 @@ def measure_group(group: Sequence[StoredRun], settings: MeasureSettings) -> list
         measurement = Measurement(
             eval=MeasuredReturns(**summary(run_returns, limit, paired)),
             infer=times[run.path],
-            mem=_memory(run, settings.num_copies),
+            mem=_memory(run, natives[run.path], settings.num_copies),
             paper=_as_the_paper_measured(run),
         )
         measurements.append(measurement)
@@ -74,7 +78,7 @@ def _baseline_returns(run: StoredRun, evaluation: EvalSettings) -> Returns | Non
     return evaluate_policy(OnnxPolicy(run.baseline.artifact / ONNX_FILE), run, evaluation)
 
 
-def _memory(run: StoredRun, copies: int) -> MeasuredMemory:
+def _memory(run: StoredRun, native: Native, copies: int) -> MeasuredMemory:
     model = run.artifact / ONNX_FILE
     files = [run.artifact / name for name in (ONNX_FILE, TENSOR_FILE, CONTRACT_FILE)]
     sizes: dict[str, Any] = {
@@ -87,7 +91,18 @@ def _memory(run: StoredRun, copies: int) -> MeasuredMemory:
     except RuntimeError as error:
         memory = dict.fromkeys(("bytes_per_copy", "first_copy_bytes", "peak_process_bytes"))
         memory["missing_reason"] = str(error)
-    return MeasuredMemory(**sizes, **memory)
+    return MeasuredMemory(**sizes, **memory, **_native_memory(native))
+
+
+def _native_memory(native: Native) -> dict[str, Any]:
+    """Bytes of a policy as C, or why they were not counted."""
+    sizes = native.sizes if isinstance(native, NativeBuild) else None
+    return {
+        "native_code_bytes": sizes.code if sizes else None,
+        "native_constant_bytes": sizes.constants if sizes else None,
+        "native_stack_bytes": sizes.stack if sizes else None,
+        "native_reason": native.sizes_reason if isinstance(native, NativeBuild) else native,
+    }
 
 
 def _observations(run: StoredRun) -> FloatArray:
@@ -96,7 +111,9 @@ def _observations(run: StoredRun) -> FloatArray:
     return collect_observations(act, run.make_env, run.spec, run.seed, STATES)
 
 
-def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> dict[Path, MeasuredTimes]:
+def _times(
+    group: Sequence[StoredRun], natives: Mapping[Path, Native], observations: FloatArray, count: int
+) -> dict[Path, MeasuredTimes]:
     """Times of `count` calls of every policy, by the run's path."""
     noop = latency.noop_model(observations.shape[1])
     calls: dict[CallKey, latency.Call] = {
@@ -110,8 +127,13 @@ def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> 
         calls[run.path, "onnx_io_binding"] = latency.onnx_io_binding(model)
         if not quantized_layers(policy):
             calls[run.path, "torch_eager"] = latency.torch_eager(policy)
+        native = natives[run.path]
+        if isinstance(native, NativeBuild):
+            calls[run.path, "native"] = native.act
     fields: dict[Path | None, dict[str, Any]] = {path: {} for path, _ in calls}
-    for (path, way), times in latency.time_interleaved(calls, observations, count).items():
+    unbatched = [key for key in calls if key[1] == "native"]
+    timed = latency.time_interleaved(calls, observations, count, unbatched=unbatched)
+    for (path, way), times in timed.items():
         prefix = "floor_" if path is None else ""
         for name, value in dataclasses.asdict(times).items():
             fields[path][f"{prefix}{way}_{name}"] = value
@@ -120,7 +142,11 @@ def _times(group: Sequence[StoredRun], observations: FloatArray, count: int) -> 
         eager: dict[str, Any] = {}
         if (run.path, "torch_eager") not in calls:
             eager = {"torch_eager_p50_us": None, "torch_eager_reason": NO_EAGER}
-        measured[run.path] = MeasuredTimes(**fields[run.path], **fields[None], **eager)
+        native = natives[run.path]
+        built: dict[str, Any] = {"native_p50_us": None, "native_reason": native}
+        if isinstance(native, NativeBuild):
+            built = {"native_binding": native.binding, "native_reason": None}
+        measured[run.path] = MeasuredTimes(**fields[run.path], **fields[None], **eager, **built)
     return measured
 
 

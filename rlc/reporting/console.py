@@ -58,7 +58,8 @@ def show_returns(env_id: str, rows: dict[str, MeasuredReturns]) -> None:
 def show_measurements(runs: Iterable[StoredRun]) -> None:
     """What was measured of runs, with ratios to the fp32 run in front of them."""
     table = Table("environment", Column("policy", no_wrap=True), box=box.SIMPLE)
-    for header in ("seed", "return", "run us", "binding us", "eager us", "file KB", "copy KB", "J/1000"):
+    table.add_column("seed", justify="right")
+    for header, *_ in MEASURED:
         table.add_column(header, justify="right")
     reasons = set()
     for _, group in groupby(runs, key=comparison_key):
@@ -68,29 +69,33 @@ def show_measurements(runs: Iterable[StoredRun]) -> None:
             if run.settings.is_fp32:
                 fp32 = measurement
             cells = []
-            for section, name, unit in MEASURED:
+            for _, section, name, unit in MEASURED:
                 # Returns by two protocols are no ratio.
                 comparable = section != "eval" or run.settings.protocol == "ours"
                 cells.append(_ratio(measurement, fp32 if comparable else None, section, name, unit))
             policy = f"{run.settings.algo.name} {run.label}"
             table.add_row(run.settings.env.id, policy, str(run.seed), *cells)
-            reasons.add(measurement.energy.missing_reason)
+            reasons.add(("energy", measurement.energy.missing_reason))
+            reasons.add(("native time", measurement.infer.native_reason))
         table.add_section()
     print_table(table)
     print("in brackets: times the fp32 figure; p50 of a call; copy: memory that one more loaded copy takes")
-    for reason in sorted(filter(None, reasons)):
-        print(f"no energy: {reason}")
+    print("native: the policy as C, called from Python; bytes of its instructions and constants")
+    for missing, reason in sorted((missing, reason) for missing, reason in reasons if reason):
+        print(f"no {missing}: {reason}")
 
 
-# Section, name and unit of a measured value, by column.
+# Header, section, name and unit of a measured value, by column.
 MEASURED = (
-    ("eval", "return_mean", 1),
-    ("infer", "onnx_run_p50_us", 1),
-    ("infer", "onnx_io_binding_p50_us", 1),
-    ("infer", "torch_eager_p50_us", 1),
-    ("mem", "onnx_file_bytes", 1000),
-    ("mem", "bytes_per_copy", 1000),
-    ("energy", "joules_per_1000_actions", 1),
+    ("return", "eval", "return_mean", 1),
+    ("run us", "infer", "onnx_run_p50_us", 1),
+    ("binding us", "infer", "onnx_io_binding_p50_us", 1),
+    ("eager us", "infer", "torch_eager_p50_us", 1),
+    ("native us", "infer", "native_p50_us", 1),
+    ("file KB", "mem", "onnx_file_bytes", 1000),
+    ("native KB", "mem", "native_bytes", 1000),
+    ("copy KB", "mem", "bytes_per_copy", 1000),
+    ("J/1000", "energy", "joules_per_1000_actions", 1),
 )
 
 

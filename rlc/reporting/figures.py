@@ -33,7 +33,8 @@ from rlc.reporting.tables import QUANTIZED
 
 # Of measurement.json, with the unit of the axis and its size.
 COSTS = (
-    ("infer.onnx_run_p50_us", "time per action (us)", 1.0),
+    ("infer.onnx_run_p50_us", "time, ONNX Runtime (us)", 1.0),
+    ("infer.native_p50_us", "time, native C (us)", 1.0),
     ("energy.joules_per_1000_actions", "energy (J per 1000 actions)", 1.0),
     ("mem.bytes_per_copy", "memory per copy (KB)", 1000.0),
 )
@@ -151,8 +152,12 @@ def learning_curves(study: Study) -> Figure:
 
 def pareto(study: Study) -> Figure:
     """Small: a variant on a task. Large: the mean of one that all tasks have. The line joins what nothing beats."""
-    figure, grid = axes_grid(1, 2, width=5.8, height=4)
-    sides = (("onnx_file_bytes", "file size over fp32"), ("infer.onnx_run_p50_us", "time per action over fp32"))
+    sides = (
+        ("onnx_file_bytes", "file size over fp32"),
+        ("infer.onnx_run_p50_us", "time per action over fp32, ONNX Runtime"),
+        ("infer.native_p50_us", "time per action over fp32, native C"),
+    )
+    figure, grid = axes_grid(1, len(sides), width=5.8, height=4)
     for axes, (name, label) in zip(grid.flat, sides, strict=True):
         points = _kept_against(study, name)
         colors = dict(zip(METHODS, (f"C{k}" for k in range(len(METHODS))), strict=True))

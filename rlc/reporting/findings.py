@@ -9,7 +9,7 @@ import numpy as np
 from measure.statistics import Interval, bootstrap, improvement, interquartile_mean, pooled
 from rlc.reporting.published import KEEPS
 from rlc.reporting.study import Cell, Study
-from rlc.reporting.tables import at_least
+from rlc.reporting.tables import QUANTIZED, at_least
 
 LEAST_SEEDS = 3
 LEAST_TASKS = 2
@@ -17,6 +17,8 @@ HOLDS = "holds"
 FAILS = "does not hold"
 UNKNOWN = "not enough runs"
 Cells = Sequence[Cell]
+# What runs a policy, and the measured time of an action there.
+WAYS = {"in ONNX Runtime": "infer.onnx_run_p50_us", "as native C": "infer.native_p50_us"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ def findings(study: Study) -> list[Finding]:
         _better(study, "PTDQ is the best quantisation", "ptdq", ("ptsq", "qat")),
         _better(study, "PTSQ is the worst quantisation", "ptsq", ("ptdq", "qat"), worse=True),
         _better(study, "QAT helps SAC", "qat", ("fp32",), algo="sac"),
+        *(_no_time_gain("Quantisation", _quantized_pairs(study), way) for way in WAYS),
+        *(_no_time_gain("Pruning", _pruned_pairs(study), way) for way in WAYS),
         _no_energy_gain(study),
         _memory(study),
         _l2_better(study),
@@ -102,23 +106,49 @@ def _compared(pairs: Sequence[tuple[Cell, Cell]], worse: bool = False) -> tuple[
     return interval, f"{_show(interval)}; {shares}; {_size(pairs)}"
 
 
+def _no_time_gain(compression: str, pairs: Sequence[tuple[Cell, Cell]], way: str) -> Finding:
+    """The paper's claim, by what runs the policies: it timed ONNX Runtime alone, with the simulator in it."""
+    claim = f"{compression} saves no inference time, {way}"
+    rule = f"time of an action {way} over fp32's, mean over tasks and methods, whole interval not below 1"
+    return _ratio_claim(pairs, claim, rule, WAYS[way], lambda ratio: ratio)
+
+
 def _no_energy_gain(study: Study) -> Finding:
     claim = "Quantisation saves no energy"
     rule = "joules per action over fp32's, mean over tasks and methods, whole interval not below 1"
-    return _ratio_claim(study, claim, rule, "energy.joules_per_1000_actions", lambda ratio: ratio)
+    return _ratio_claim(_quantized_pairs(study), claim, rule, "energy.joules_per_1000_actions", lambda ratio: ratio)
 
 
 def _memory(study: Study) -> Finding:
     claim = "Quantisation changes the memory of the process by about 1 %"
     rule = "resident memory of the evaluating process over fp32's, mean over tasks and methods, within 2 % of 1"
-    return _ratio_claim(study, claim, rule, "paper.process_rss_bytes", lambda ratio: 1.02 - abs(ratio - 1))
+    pairs = _quantized_pairs(study)
+    return _ratio_claim(pairs, claim, rule, "paper.process_rss_bytes", lambda ratio: 1.02 - abs(ratio - 1))
 
 
-def _ratio_claim(study: Study, claim: str, rule: str, name: str, score: Callable[[float], float]) -> Finding:
-    """`score` of a ratio to fp32 is above 1 where it speaks for the claim; 1 is for it too."""
+def _quantized_pairs(study: Study) -> list[tuple[Cell, Cell]]:
+    """(fp32, quantised) of every task and method."""
     pairs = []
-    for method in ("ptdq", "ptsq", "qat"):
+    for method in QUANTIZED[1:]:
         pairs += _pairs(study, ("fp32", method))
+    return pairs
+
+
+def _pruned_pairs(study: Study) -> list[tuple[Cell, Cell]]:
+    """(fp32, pruned) of every task, norm and ratio."""
+    pairs = []
+    for task, norm in itertools.product(study.tasks, (1, 2)):
+        for cell in study.pruned(task, norm).values():
+            fp32 = study.cell(task, "fp32")
+            if fp32 is not None and has_enough_seeds(fp32) and has_enough_seeds(cell):
+                pairs.append((fp32, cell))
+    return pairs
+
+
+def _ratio_claim(
+    pairs: Sequence[tuple[Cell, Cell]], claim: str, rule: str, name: str, score: Callable[[float], float]
+) -> Finding:
+    """`score` of a ratio to fp32 is above 1 where it speaks for the claim; 1 is for it too."""
     measured = [(fp32, cell) for fp32, cell in pairs if fp32.values(name) and cell.values(name)]
     if not measured:
         return Finding(claim, rule, "not measured (measurement.json says why)", UNKNOWN)

@@ -47,11 +47,14 @@ def at_least(value: float, threshold: float) -> bool:
 def costs(study: Study) -> ReportTable:
     """Size, time, memory and energy of every policy; the shares are of fp32."""
     headers = ["algorithm", "environment", "policy", "seeds", "kept", "file KB", "us/action", "KB/copy", "J/1000"]
+    headers += ["native us/action", "native KB"]
     columns: list[tuple[str, float]] = [
         ("onnx_file_bytes", 1000),
         ("infer.onnx_run_p50_us", 1),
         ("mem.bytes_per_copy", 1000),
         ("energy.joules_per_1000_actions", 1),
+        ("infer.native_p50_us", 1),
+        ("mem.native_bytes", 1000),
     ]
     rows = []
     for task in study.tasks:
@@ -63,7 +66,8 @@ def costs(study: Study) -> ReportTable:
     notes = [
         "kept: (R - random) / (R of fp32 - random), mean over seeds; in brackets: times fp32. us/action: median of a "
         "call in ONNX Runtime, one pinned thread; KB/copy: memory that one more loaded copy takes; J/1000: joules of "
-        "1000 actions. A dash was not measured: measurement.json says why."
+        "1000 actions; native: the policy as C, timed from Python in turns with ONNX Runtime, with the bytes of its "
+        "instructions and constants. A dash was not measured: measurement.json says why (ptdq has no C)."
     ]
     return ReportTable("costs", "What compression saves, and what it costs", headers, rows, notes)
 
@@ -115,6 +119,10 @@ def tidy(study: Study) -> list[dict[str, Any]]:
             measured = (
                 "infer.onnx_run_p50_us",
                 "infer.onnx_io_binding_p50_us",
+                "infer.native_p50_us",
+                "mem.native_code_bytes",
+                "mem.native_constant_bytes",
+                "mem.native_stack_bytes",
                 "mem.bytes_per_copy",
                 "energy.joules_per_1000_actions",
             )

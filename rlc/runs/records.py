@@ -11,6 +11,7 @@ SCHEMA_VERSION = 1
 # What status.json says of the artifact of a run that came from a pack as a record alone.
 NOT_PACKED: Literal["not packed"] = "not packed"
 Numbers = dict[str, int | float]
+NATIVE_CAME_LATER = "measured before policies were timed as C: measure again"
 
 
 class Record(BaseModel):
@@ -188,6 +189,14 @@ class MeasuredTimes(Record):
     floor_onnx_io_binding_p95_us: float | None = None
     floor_onnx_io_binding_p99_us: float | None = None
     torch_eager_reason: str | None = None
+    native_calls: int | None = None
+    """The policy as C, called from Python."""
+    native_p50_us: float | None = None
+    native_p95_us: float | None = None
+    native_p99_us: float | None = None
+    native_binding: Literal["extension", "ctypes"] | None = None
+    native_reason: str | None = NATIVE_CAME_LATER
+    """Why it was not timed. Records without the key are from before there was C."""
 
 
 class MeasuredMemory(Record):
@@ -200,6 +209,18 @@ class MeasuredMemory(Record):
     first_copy_bytes: int | None = None
     peak_process_bytes: int | None = None
     missing_reason: str | None = None
+    native_code_bytes: int | None = None
+    """The policy as C: instructions, compiled for size."""
+    native_constant_bytes: int | None = None
+    native_stack_bytes: int | None = None
+    native_reason: str | None = NATIVE_CAME_LATER
+
+    @property
+    def native_bytes(self) -> int | None:
+        """Instructions and constants together: what the policy takes of a microcontroller's flash."""
+        if self.native_code_bytes is None or self.native_constant_bytes is None:
+            return None
+        return self.native_code_bytes + self.native_constant_bytes
 
 
 class MeasuredEpisodes(Record):

@@ -1,10 +1,10 @@
 """Policies in C beside ONNX Runtime and, where it is installed, OpenVINO: time, bytes, instructions.
 
-Run by hand: python tests/benchmarks/native.py --out native.csv
+Run by hand, in the root of the repository: python -m tests.benchmarks.native --out native.csv
 One pinned thread; all candidates of a policy are called in turn, so that other load falls on all of them alike, and
 the ratios hold better than the microseconds. Policies: SAC HalfCheetah (17-256-256), TRPO HalfCheetah (17-64-64), a
-random network for 376 observations; each float, int8, half pruned and int8. Instructions are those of QEMU's Cortex-M4
-(`-icount`), where arm-none-eabi-gcc and qemu-system-arm are found.
+random network for 376 observations; each float, int8, half pruned and int8. Instructions are those that QEMU counts on
+a Cortex-M4 and on aarch64, where it and the cross compilers are found.
 """
 
 import argparse
@@ -14,8 +14,6 @@ import importlib.util
 import json
 import os
 import platform
-import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,14 +34,22 @@ from compression.onnx_export import INPUT, OUTPUT, onnx_bytes
 from compression.pruning import Importance, prune
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy
+from tests.compression.native.builds import has_tools
+from tests.compression.native.emulated import (
+    AARCH64,
+    AARCH64_TOOLS,
+    CORTEX_M,
+    CORTEX_M_TOOLS,
+    aarch64_instructions,
+    cortex_m_instructions,
+)
 from trainers.envs.spec import EnvSpec
 from trainers.policy import Policy, Rescale, split_at_linears
 from trainers.tensors import FloatArray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POLICIES = ROOT / "tests" / "data" / "policies"
-BOARD = ROOT / "tests" / "compression" / "native" / "cortex_m"
-CORTEX_M = ["-mthumb", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
+PLAIN = ["-DPOLICY_KERNEL=POLICY_PLAIN"]
 MAGNITUDE = Importance(norm=2, reduction="mean", normalizer="mean", bias=False)
 STATES = 256
 ROUNDS = 40
@@ -165,7 +171,6 @@ def candidates(artifact: Path, folder: Path, act_dim: int) -> dict[str, Timer]:
     for name, options in {"auto": Options(), "skip": Options(skip_zeros=True)}.items():
         export_native(artifact, folder / name, options)
     source = [folder / "auto" / "policy.c"]
-    plain = [*FAST, "-DPOLICY_KERNEL=POLICY_PLAIN"]
     model = artifact / ONNX_FILE
     ways = {
         "onnxruntime run": python_timer(OnnxPolicy(model)),
@@ -173,7 +178,7 @@ def candidates(artifact: Path, folder: Path, act_dim: int) -> dict[str, Timer]:
         "native, python": python_timer(load(folder / "auto").act),
         "native, ctypes": python_timer(load(folder / "auto", binding="ctypes").act),
         "native, c": c_timer(source, folder, list(FAST), act_dim),
-        "native, c, plain": c_timer(source, folder, plain, act_dim),
+        "native, c, plain": c_timer(source, folder, [*FAST, *PLAIN], act_dim),
         "native, c, zeros skipped": c_timer([folder / "skip" / "policy.c"], folder, list(FAST), act_dim),
     }
     if importlib.util.find_spec("openvino"):
@@ -190,41 +195,6 @@ def interleaved_medians(ways: dict[str, Timer], obs: FloatArray) -> dict[str, fl
     return {name: float(np.median(np.concatenate(parts[1:]))) for name, parts in seconds.items()}
 
 
-def cortex_m_instructions(folder: Path, obs: FloatArray, flags: list[str]) -> int | None:
-    """Instructions of a call on QEMU's Cortex-M4, the mean over 16 states; None without the tools."""
-    if not (shutil.which("arm-none-eabi-gcc") and shutil.which("qemu-system-arm")):
-        return None
-    rows = ",\n".join("{" + ", ".join(f"{value:.9e}f" for value in row) + "}" for row in obs[:16])
-    table = f"#define PAIRS 16\nstatic const float observations[PAIRS][POLICY_OBS_DIM] = {{\n{rows}}};\n"
-    (folder / "observations.h").write_text(table)
-    program = folder / "count.elf"
-    board: list[str | Path] = [BOARD / "startup.c", "-T", BOARD / "mps2.ld", "--specs=rdimon.specs"]
-    sources = [f"-I{folder}", BOARD / "count.c", folder / "policy.c"]
-    command: list[str | Path] = [
-        "arm-none-eabi-gcc",
-        "-std=c99",
-        *CORTEX_M,
-        *flags,
-        *board,
-        *sources,
-        "-o",
-        program,
-        "-lm",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    machine = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none"]
-    counted: list[str | Path] = [
-        "-icount",
-        "shift=0",
-        "-semihosting-config",
-        "enable=on,target=native",
-        "-kernel",
-        program,
-    ]
-    shown = subprocess.run([*machine, *counted], capture_output=True, text=True, check=True, timeout=120).stdout
-    return int(shown)
-
-
 def measure(name: str, policy: Policy, model: bytes, obs: FloatArray) -> list[dict[str, Any]]:
     """One row per way to run a policy."""
     with tempfile.TemporaryDirectory() as home:
@@ -238,18 +208,29 @@ def measure(name: str, policy: Policy, model: bytes, obs: FloatArray) -> list[di
             rows.append({"policy": name, "way": way, "us": round(1e6 * seconds, 3), "ratio": reference / seconds})
         for options in ("auto", "skip"):
             rows.append({"policy": name, "way": f"cortex-m4, {options}", **cortex_m_row(folder / options, obs)})
+            rows.append({"policy": name, "way": f"aarch64, {options}", **aarch64_row(folder / options, obs)})
     return rows
 
 
 def cortex_m_row(folder: Path, obs: FloatArray) -> dict[str, Any]:
     """Bytes at -Os and instructions at -O2 on a Cortex-M4."""
-    if not shutil.which("arm-none-eabi-gcc"):
+    if not has_tools(*CORTEX_M_TOOLS):
         return {}
     sizes = measure_sizes(folder, ["arm-none-eabi-gcc"], ["-std=c99", "-Os", *CORTEX_M])
     row: dict[str, Any] = {} if sizes is None else dict(vars(sizes))
     row["instructions"] = cortex_m_instructions(folder, obs, ["-O2"])
-    row["instructions_plain"] = cortex_m_instructions(folder, obs, ["-O2", "-DPOLICY_KERNEL=POLICY_PLAIN"])
+    row["instructions_plain"] = cortex_m_instructions(folder, obs, ["-O2", *PLAIN])
     return row
+
+
+def aarch64_row(folder: Path, obs: FloatArray) -> dict[str, Any]:
+    """Instructions at -O3 on aarch64 with dot products and, in plain C, without."""
+    if not has_tools(*AARCH64_TOOLS):
+        return {}
+    return {
+        "instructions": aarch64_instructions(folder, obs, ["-O3", AARCH64["neon dotprod"]]),
+        "instructions_plain": aarch64_instructions(folder, obs, ["-O3", AARCH64["plain"], *PLAIN]),
+    }
 
 
 def policies() -> dict[str, tuple[Policy, FloatArray]]:

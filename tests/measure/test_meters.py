@@ -27,9 +27,9 @@ class Ticks:
     def __call__(self) -> int:
         return self.now
 
-    def taking(self, name: str, durations: Iterator[int]) -> Any:
+    def taking(self, name: str, durations: Iterator[int], shape: tuple[int, ...] = (1, 3)) -> Any:
         def call(obs: np.ndarray) -> None:
-            assert obs.shape == (1, 3)
+            assert obs.shape == shape
             self.seen.append(name)
             self.now += next(durations)
 
@@ -52,8 +52,9 @@ def test_percentiles_are_those_of_the_calls_after_the_warm_up() -> None:
 
 def test_calls_take_turns_in_blocks() -> None:
     clock = Ticks()
-    forever = {name: clock.taking(name, iter(lambda: 1, 0)) for name in ("a", "b")}
-    latency.time_interleaved(forever, np.zeros((5, 3), np.float32), 2 * latency.BLOCK, clock)
+    shapes = {"a": (1, 3), "b": (3,)}
+    forever = {name: clock.taking(name, iter(lambda: 1, 0), shape) for name, shape in shapes.items()}
+    latency.time_interleaved(forever, np.zeros((5, 3), np.float32), 2 * latency.BLOCK, clock, unbatched=["b"])
     timed = clock.seen[2 * latency.WARMUP_CALLS :]
     turns = [timed[k] for k in range(0, len(timed), latency.BLOCK)]
     assert turns == ["a", "b", "a", "b"]

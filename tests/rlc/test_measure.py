@@ -11,6 +11,7 @@ import pytest
 from filelock import FileLock
 
 from compression.artifact import ArtifactError
+from compression.native.toolchain import NO_COMPILER, find_compiler
 from measure import video
 from measure.energy import MeterUnavailable
 from measure.machine import machine, one_pinned_thread
@@ -78,6 +79,24 @@ def number(measurement: Measurement, name: str) -> float:
     return value
 
 
+def check_native(measured: Measurement) -> None:
+    """A policy that has a C form was timed as C, or no compiler was there."""
+    if find_compiler() is None:
+        assert measured.infer.native_p50_us is None
+        assert measured.infer.native_reason == measured.mem.native_reason == NO_COMPILER
+        return
+    assert measured.infer.native_reason is None
+    assert measured.infer.native_calls == 10_000
+    p50 = number(measured, "infer.native_p50_us")
+    assert p50 <= number(measured, "infer.native_p95_us") <= number(measured, "infer.native_p99_us")
+    assert 0 < p50 < number(measured, "infer.onnx_run_p50_us")
+    if measured.mem.native_reason is None:
+        constants = number(measured, "mem.native_constant_bytes")
+        assert number(measured, "mem.native_bytes") == number(measured, "mem.native_code_bytes") + constants
+        assert constants >= number(measured, "mem.weight_bytes")
+        assert number(measured, "mem.native_stack_bytes") > 0
+
+
 def test_everything_is_measured_and_what_cannot_be_says_why(
     runs: list[Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,9 +123,14 @@ def test_everything_is_measured_and_what_cannot_be_says_why(
     difference = number(int8, "eval.return_mean") - number(fp32, "eval.return_mean")
     assert number(int8, "eval.return_difference_to_fp32_mean") == pytest.approx(difference)
     assert number(int8, "mem.weight_bytes") < number(fp32, "mem.weight_bytes")
+    assert int8.infer.native_p50_us is None
+    for reason in (int8.infer.native_reason, int8.mem.native_reason):
+        assert "ptdq takes its ranges from each observation" in (reason or "")
+    check_native(fp32)
     assert [run.result() for run in runs] == results
     shown = capsys.readouterr()
     assert "no counter here" in shown.out
+    assert "no native time: ptdq takes its ranges from each observation" in shown.out
     assert "energy is not measured: no counter here; plug one in" in shown.err
 
 
@@ -160,6 +184,18 @@ def test_bad_requests_are_one_line(
     as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
     with pytest.raises(UserError, match=words):
         measure.measure(arguments)
+
+
+def test_without_a_compiler_native_is_null_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET)
+    monkeypatch.setattr(measurement, "open_meter", no_meter)
+    monkeypatch.setattr("compression.native.toolchain.shutil.which", lambda name: None)
+    measure.measure(FEW)
+    own = (run.measurement() or Measurement()).fields()
+    assert own["infer"]["native_p50_us"] is None
+    assert own["infer"]["native_reason"] == own["mem"]["native_reason"] == NO_COMPILER
+    assert own["infer"]["onnx_run_p50_us"] > 0
 
 
 def test_two_measurements_do_not_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from rlc.packing.packs import read_pack, record_files
 from rlc.report import report
 from rlc.runs.files import read_record, write_record
 from rlc.runs.records import (
+    NATIVE_CAME_LATER,
     SCHEMA_VERSION,
     MeasuredEnergy,
     MeasuredReturns,
@@ -73,6 +74,18 @@ class TestOlderRecords:
         assert result is not None
         write_record(path, result)
         assert json.loads(path.read_text()) == data | {"schema_version": SCHEMA_VERSION}
+
+    def test_a_measurement_from_before_c_says_so_and_is_not_changed(self, tmp_path: Path) -> None:
+        path = tmp_path / "measurement.json"
+        data = {"schema_version": 1, "infer": {"onnx_run_p50_us": 8.0}, "mem": {"onnx_file_bytes": 100}}
+        path.write_text(json.dumps(data))
+        measurement = read_record(Measurement, path)
+        assert measurement is not None
+        assert measurement.value("infer", "native_p50_us") is None
+        assert measurement.value("mem", "native_bytes") is None
+        assert measurement.infer.native_reason == measurement.mem.native_reason == NATIVE_CAME_LATER
+        write_record(path, measurement)
+        assert json.loads(path.read_text()) == data
 
     def test_a_measurement_of_fewer_sections_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "measurement.json"

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from rlc.reporting.figures import figures
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, findings, verdict
 from rlc.reporting.paper_tables import Choice, largest_passing_ratio, own_choice, pruning, table1, table2, table3
 from rlc.reporting.study import Study, Task, variant
-from rlc.reporting.tables import guidance, number, with_interval
+from rlc.reporting.tables import costs, guidance, number, with_interval
 from rlc.runs.identity import label
 from rlc.runs.records import MeasuredEnergy, MeasuredEpisodes, MeasuredMemory, MeasuredTimes, Measurement
 from rlc.runs.stored import StoredRun
@@ -239,6 +239,46 @@ def test_energy_and_memory_are_judged_by_their_ratio(add: Add, tmp_path: Path) -
     assert found["Quantisation changes the memory of the process by about 1 %"] == FAILS
 
 
+def times_of(study: Study, onnx: Mapping[str, float], native: Mapping[str, float]) -> None:
+    """Give all cells the times of their method in us; those that are not named were not timed."""
+    for cell in study.cells.values():
+        method = cell.variant.partition("-")[0]
+        times = MeasuredTimes(onnx_run_p50_us=onnx.get(method), native_p50_us=native.get(method))
+        cell.measurements[:] = [Measurement(infer=times)] * cell.n
+
+
+def test_time_is_judged_in_onnx_runtime_and_as_c(add: Add) -> None:
+    study = study_of(add, ["+algo=sac env=hopper", "+algo=sac env=ant"], ptdq=0.99, ptsq=0.9, prune_l2__5=0.9)
+    onnx = {"fp32": 10.0, "ptdq": 13.0, "ptsq": 12.0, "prune_l2": 8.0}
+    times_of(study, onnx, {"fp32": 3.0, "ptsq": 1.0, "prune_l2": 1.5})
+    found = {finding.claim: finding for finding in findings(study)}
+    quantized = found["Quantisation saves no inference time, in ONNX Runtime"]
+    assert quantized.verdict == HOLDS
+    assert quantized.evidence == "ratio 1.250 [1.250, 1.250]; 4 comparisons, 3 seeds each"
+    native = found["Quantisation saves no inference time, as native C"]
+    assert native.verdict == FAILS
+    assert native.evidence == "ratio 0.333 [0.333, 0.333]; 2 comparisons, 3 seeds each"
+    assert found["Pruning saves no inference time, in ONNX Runtime"].verdict == FAILS
+    assert found["Pruning saves no inference time, as native C"].evidence.startswith("ratio 0.500")
+    times_of(study, onnx, {})
+    assert {f.claim: f for f in findings(study)}[native.claim].verdict == UNKNOWN
+
+
+def test_costs_show_native_times_and_bytes_over_fp32(add: Add) -> None:
+    study = study_of(add, ["+algo=sac env=hopper"], ptdq=0.99, ptsq=0.9)
+    times_of(study, {"fp32": 10.0, "ptdq": 13.0, "ptsq": 12.0}, {"fp32": 3.0, "ptsq": 1.0})
+    for cell in study.cells.values():
+        scale = 1 if cell.variant == "fp32" else 0.25
+        sizes = MeasuredMemory(native_code_bytes=int(4000 * scale), native_constant_bytes=int(300_000 * scale))
+        bytes_too = {"mem": sizes if cell.variant != "ptdq" else MeasuredMemory()}
+        cell.measurements[:] = [one.model_copy(update=bytes_too) for one in cell.measurements if one]
+    table = costs(study)
+    rows = {row[2]: dict(zip(table.headers, row, strict=True)) for row in table.rows}
+    assert (rows["fp32"]["native us/action"], rows["fp32"]["native KB"]) == ("3 (1.00)", "304 (1.00)")
+    assert (rows["ptsq"]["native us/action"], rows["ptsq"]["native KB"]) == ("1 (0.33)", "76 (0.25)")
+    assert (rows["ptdq"]["native us/action"], rows["ptdq"]["native KB"]) == ("-", "-")
+
+
 class Page(HTMLParser):
     """The structure of the page."""
 
@@ -291,9 +331,18 @@ def test_the_report_of_real_runs(
 def test_figures_of_a_study_with_everything(add: Add) -> None:
     study = study_of(add, ["+algo=sac env=hopper", "+algo=ppo env=ant"], ptdq=0.99, prune_l1__1=0.9, prune_l2__3=0.4)
     for cell in study.cells.values():
-        measurement = Measurement(infer=MeasuredTimes(onnx_run_p50_us=8.0), mem=MeasuredMemory(bytes_per_copy=1e5))
-        cell.measurements[:] = [measurement] * cell.n
-    names = [name for name, _, _ in figures(study)]
+        native = None if cell.variant == "ptdq" else 1.0
+        times = MeasuredTimes(onnx_run_p50_us=8.0, native_p50_us=native)
+        cell.measurements[:] = [Measurement(infer=times, mem=MeasuredMemory(bytes_per_copy=1e5))] * cell.n
+    drawn = {name: figure for name, _, figure in figures(study)}
+    for figure, columns in (("figure1", 2), ("figure2", 2)):
+        labels = [axes.get_ylabel().partition("\n")[0] for axes in drawn[figure].axes[::columns]]
+        assert [label.partition(" (")[0] for label in labels if label.startswith("time")] == [
+            "time, ONNX Runtime",
+            "time, native C",
+        ]
+    assert [axes.get_xlabel().rpartition(", ")[2] for axes in drawn["pareto"].axes[1:]] == ["ONNX Runtime", "native C"]
+    names = list(drawn)
     assert names == [
         "figure1",
         "figure1_published",

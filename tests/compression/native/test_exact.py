@@ -1,11 +1,13 @@
 """Trained policies, all kernels, other processors, and a million observations: slow."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from compression.artifact import load_policy
 from compression.runtime import OnnxPolicy
 from tests.compression.native.builds import (
     KERNELS,
@@ -14,18 +16,24 @@ from tests.compression.native.builds import (
     golden_observations,
     has_tools,
     needs_tools,
+    observations,
     quantized_fixture,
     skip_without,
     small_artifact,
+)
+from tests.compression.native.emulated import (
+    AARCH64,
+    AARCH64_TOOLS,
+    CORTEX_M_TOOLS,
+    aarch64_instructions,
+    cortex_m_instructions,
+    run_on_aarch64,
+    run_on_cortex_m,
 )
 from tests.helpers import POLICIES
 
 pytestmark = [pytest.mark.slow, needs_tools("gcc")]
 FIXTURES = sorted(path.name for path in POLICIES.iterdir() if path.is_dir())
-HERE = Path(__file__).parent
-AARCH64 = "aarch64-linux-gnu-gcc"
-AARCH64_FLAGS = {"neon dotprod": "-march=armv8.2-a+dotprod", "plain": "-march=armv8-a"}
-CORTEX_M = ["-mthumb", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
 FUZZ = """
 #include "policy.c"
 #include <stdio.h>
@@ -83,45 +91,43 @@ def test_float_policies_stay_within_tolerance(tmp_path: Path) -> None:
         assert np.abs(actions - expected).max() <= 1e-4, name  # their half range is 1
 
 
-@needs_tools(AARCH64, "qemu-aarch64")
-@pytest.mark.parametrize("target", AARCH64_FLAGS)
+@needs_tools(*AARCH64_TOOLS)
+@pytest.mark.parametrize("target", AARCH64)
 def test_aarch64_passes_the_self_test(target: str, fixture: tuple[str, Path], tmp_path: Path) -> None:
     for options in ({}, {"skip_zeros": True}):
         folder = exported(fixture[1], tmp_path / f"c{len(options)}", **options)
-        flags = ["-std=c99", "-O3", "-static", AARCH64_FLAGS[target], "-Wall", "-Wextra", "-Wconversion", "-Werror"]
-        program = folder / "policy_test"
-        subprocess.run([AARCH64, *flags, "-o", program, folder / "policy_test.c", "-lm"], check=True)
-        shown = subprocess.run(["qemu-aarch64", program], capture_output=True, text=True, check=True).stdout
+        flags = ["-O3", AARCH64[target], "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+        shown = run_on_aarch64(folder / "policy_test", [folder / "policy_test.c"], flags)
         assert "16 of 16 actions identical" in shown
 
 
-@needs_tools("arm-none-eabi-gcc", "qemu-system-arm")
+@needs_tools(*CORTEX_M_TOOLS)
 @pytest.mark.parametrize("kernel", ["SMLAD", "PLAIN"])
 def test_a_cortex_m4_passes_the_self_test(kernel: str, fixture: tuple[str, Path], tmp_path: Path) -> None:
     for options in ({}, {"skip_zeros": True}):
         folder = exported(fixture[1], tmp_path / f"c{len(options)}", **options)
-        board: list[str | Path] = [
-            HERE / "cortex_m" / "startup.c",
-            "-T",
-            HERE / "cortex_m" / "mps2.ld",
-            "--specs=rdimon.specs",
-        ]
-        flags = ["-std=c99", "-Os", *CORTEX_M, f"-DPOLICY_KERNEL=POLICY_{kernel}"]
-        program = folder / "policy_test.elf"
-        command: list[str | Path] = [
-            "arm-none-eabi-gcc",
-            *flags,
-            *board,
-            folder / "policy_test.c",
-            "-o",
-            program,
-            "-lm",
-        ]
-        subprocess.run(command, check=True, capture_output=True)
-        machine = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none"]
-        semihosting: list[str | Path] = ["-semihosting-config", "enable=on,target=native", "-kernel", program]
-        shown = subprocess.run([*machine, *semihosting], capture_output=True, text=True, check=True, timeout=60).stdout
+        flags = ["-Os", f"-DPOLICY_KERNEL=POLICY_{kernel}"]
+        shown = run_on_cortex_m(folder / "policy_test.elf", [folder / "policy_test.c"], flags)
         assert "16 of 16 actions identical" in shown
+
+
+@needs_tools(*AARCH64_TOOLS, *CORTEX_M_TOOLS)
+@pytest.mark.parametrize("style", ["relu", "tanh"])
+def test_instructions_are_counted_and_fewer_after_compression(style: str, tmp_path: Path) -> None:
+    counts = []
+    for method in ("fp32", "ptsq", "prune_ptsq"):
+        artifact = small_artifact(tmp_path / f"{method}-artifact", method, style)
+        folder = exported(artifact, tmp_path / method)
+        obs = observations(load_policy(artifact), 16)
+        plain = ["-O2", "-DPOLICY_KERNEL=POLICY_PLAIN"]
+        cortex_m = cortex_m_instructions(folder, obs, plain)
+        counts.append((cortex_m, aarch64_instructions(folder, obs, plain)))
+        macs = json.loads((folder / "policy.json").read_text())["native"]["macs"]
+        # At least one multiplication each where nothing is done in vectors, which a Cortex-M4 cannot for int8 in C.
+        assert macs < cortex_m < 20 * macs + 5000
+    fp32, _, pruned = counts
+    assert pruned[0] < fp32[0]
+    assert pruned[1] < fp32[1]
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
