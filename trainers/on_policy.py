@@ -43,7 +43,7 @@ class GaussianActorCritic(ActorCritic):
     ) -> None:
         super().__init__(spec, seeds, settings, device)
         streams = init_streams(seeds)
-        actor_sizes = [spec.obs_dim, *settings.hidden, spec.act_dim]
+        actor_sizes = [spec.obs_dim, *settings.actor_widths, spec.act_dim]
         self.actor = GaussianMLP(actor_sizes, settings.activation, streams, settings.initial_log_std)
         self.critic = StackedMLP([spec.obs_dim, *settings.hidden, 1], settings.activation, streams)
         orthogonal_(self.actor, streams, head_gain=0.01)

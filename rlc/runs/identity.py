@@ -35,7 +35,7 @@ UNSET = object()
 FIRST_NAMES = {"eval": {"evaluations": "along"}}
 # Settings that are younger than the first study, by their section, with the value that all runs before them had, with
 # which they are not hashed.
-YOUNGER = {"compress": dict.fromkeys(BIT_SETTINGS, 8)}
+YOUNGER: dict[str, dict[str, Any]] = {"algo": {"actor_hidden": None}, "compress": dict.fromkeys(BIT_SETTINGS, 8)}
 
 
 def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
