@@ -112,7 +112,7 @@ def print_table(table: Table) -> None:
     """On a terminal as wide as it is, elsewhere wide enough."""
     # Without a terminal rich assumes 80 columns, too few for the table.
     console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=170)
+    console = console if console.is_terminal else Console(highlight=False, width=200)
     console.print(table)
 
 
