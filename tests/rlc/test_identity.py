@@ -17,6 +17,7 @@ from rlc.runs.identity import identity, training_identity
 from rlc.runs.run import Run
 from rlc.runs.stored import stored_settings
 from tests.helpers import DATA
+from trainers.registry import AGENTS
 
 RECORDS: list[dict[str, Any]] = json.loads((DATA / "records.json").read_text())
 
@@ -75,6 +76,24 @@ def test_bits_count_from_the_first_that_goes(method: str) -> None:
         "prune_qat": ["prune_qat-0.50-w4", "prune_qat-0.50-a4", "prune_qat-0.50-i6"],
     }
     assert labels == expected[method]
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_an_actor_counts_from_where_it_is_not_as_wide_as_the_critics(algo: str) -> None:
+    """No run before the setting had another one."""
+
+    def run(words: str) -> Run:
+        (job,) = make_plan(f"+algo={algo} {words}".split()).jobs
+        return Run(job, 0)
+
+    plain, small = run(""), run("algo.actor_hidden=[16,16]")
+    for words in ("algo.actor_hidden=null", f"algo.actor_hidden={plain.settings.algo.hidden}".replace(" ", "")):
+        same = run(words)
+        assert (same.label, same.identity, same.training_identity) == ("fp32", plain.identity, plain.training_identity)
+    assert len({each.identity for each in (plain, small, run("algo.actor_hidden=[16]"))}) == 3
+    assert small.label.startswith("fp32~")
+    derived = run("algo.actor_hidden=[16,16] +compress=ptsq")
+    assert derived.training_identity == small.training_identity != plain.training_identity
 
 
 def test_ratio_and_bits_stand_in_a_label_together() -> None:
