@@ -74,9 +74,7 @@ def _check_weights(network: Network, options: Options) -> None:
     if options.weights != "bits":
         return
     if options.skip_zeros:
-        raise UserError(
-            "weights=bits: packed bits skip no zeros; allowed: skip_zeros=false, weights=auto, weights=bytes"
-        )
+        raise UserError("weights=bits: packed bits skip no zeros; allowed: skip_zeros=false, weights=auto, bytes")
     if options.layout == "packed":
         raise UserError("weights=bits: packed bits lie in rows; allowed: layout=auto, layout=rows")
     if not network.quantized or network.weight_bits == 8:

@@ -38,8 +38,25 @@
 #endif
 #endif
 
+/* Pairs whose levels are held while rows pass by: more would not fit the registers of a Cortex-M. */
+#if POLICY_KERNEL == POLICY_SMLAD
+#define POLICY_PAIRS 4
+#else
+#define POLICY_PAIRS 2
+#endif
+
+/* The mask of a pair, in a register: gcc would take two instructions for a shift and a literal. */
+POLICY_INLINE uint32_t policy_field_mask(void)
+{
+    uint32_t mask = POLICY_FIELD_MASK;
+#if POLICY_KERNEL == POLICY_SMLAD
+    __asm__("" : "+r"(mask));
+#endif
+    return mask;
+}
+
 /* The codes of pair `p` of a group. */
-POLICY_INLINE uint32_t policy_codes(const uint32_t *group, const int p)
+POLICY_INLINE uint32_t policy_codes(const uint32_t *group, const int p, uint32_t mask)
 {
 #if POLICY_WEIGHT_BITS == 3
     if (p == 15)
@@ -48,7 +65,7 @@ POLICY_INLINE uint32_t policy_codes(const uint32_t *group, const int p)
     if (p >= 6)
         return (group[p == 6 ? 0 : 2] >> 12 & 0x000f000fu) | (group[1] >> (p == 6 ? 8 : 10) & 0x00300030u);
 #endif
-    return group[p / POLICY_FIELDS] >> p % POLICY_FIELDS * POLICY_WEIGHT_BITS & POLICY_FIELD_MASK;
+    return group[p / POLICY_FIELDS] >> p % POLICY_FIELDS * POLICY_WEIGHT_BITS & mask;
 }
 
 /* The levels of pair `p`, of a group whose inputs begin at `x`. */
@@ -77,17 +94,28 @@ POLICY_INLINE void policy_rows(const uint8_t *x, const uint32_t *w, const POLICY
                                uint32_t correction, const int rows)
 {
     const int row_words = in / POLICY_GROUP_INPUTS * POLICY_GROUP_WORDS;
+    const uint32_t mask = policy_field_mask();
     uint32_t sum[POLICY_ROWS];
     POLICY_UNROLL
     for (int r = 0; r < rows; r++)
         sum[r] = (uint32_t)bias[r] - correction;
     for (int i = 0; i < in; i += POLICY_GROUP_INPUTS, w += POLICY_GROUP_WORDS) {
         POLICY_UNROLL
-        for (int p = 0; p < POLICY_GROUP_INPUTS / 2; p++) {
-            const uint32_t levels = policy_levels(x + i, p);
+        for (int first = 0; first < POLICY_GROUP_INPUTS / 2; first += POLICY_PAIRS) {
+            uint32_t levels[POLICY_PAIRS];
             POLICY_UNROLL
-            for (int r = 0; r < rows; r++)
-                sum[r] = policy_pair(levels, policy_codes(w + r * row_words, p), sum[r]);
+            for (int p = 0; p < POLICY_PAIRS; p++)
+                levels[p] = policy_levels(x + i, first + p);
+            POLICY_UNROLL
+            for (int r = 0; r < rows; r++) {
+                POLICY_UNROLL
+                for (int p = 0; p < POLICY_PAIRS; p++)
+                    sum[r] = policy_pair(levels[p], policy_codes(w + r * row_words, first + p, mask), sum[r]);
+#if POLICY_KERNEL == POLICY_SMLAD
+                /* One row after the other: gcc would mix them and run out of registers. */
+                __asm__("" : "+r"(w) : "r"(sum[r]));
+#endif
+            }
         }
     }
     POLICY_UNROLL
@@ -95,20 +123,29 @@ POLICY_INLINE void policy_rows(const uint8_t *x, const uint32_t *w, const POLICY
         sums[r] = (int32_t)sum[r];
 }
 
+/* The sum of all levels. */
+POLICY_INLINE uint32_t policy_total(const uint8_t *x, int in)
+{
+    uint32_t total = 0;
+#if POLICY_KERNEL == POLICY_SMLAD
+    for (int i = 0; i < in; i += 4)
+        total = __usada8((uint8x4_t)policy_word(x + i), (uint8x4_t)0, total);
+#else
+    for (int i = 0; i < in; i++)
+        total += x[i];
+#endif
+    return total;
+}
+
 POLICY_DENSE void policy_dense(const uint8_t *x, const uint32_t *w, const POLICY_BIAS *bias, int32_t *sums, int in,
                                int out, const int skip)
 {
     (void)skip;
     const int row_words = in / POLICY_GROUP_INPUTS * POLICY_GROUP_WORDS;
-    uint32_t total = 0;
-    for (int i = 0; i < in; i++)
-        total += x[i];
-    total *= POLICY_HALF_OF_CODES;
-    int o = 0;
-    for (; o + POLICY_ROWS <= out; o += POLICY_ROWS, w += POLICY_ROWS * row_words)
-        policy_rows(x, w, bias + o, sums + o, in, total, POLICY_ROWS);
-#if POLICY_ROWS > 1
-    for (; o < out; o++, w += row_words)
-        policy_rows(x, w, bias + o, sums + o, in, total, 1);
-#endif
+    const uint32_t correction = policy_total(x, in) * POLICY_HALF_OF_CODES;
+    const int whole = out / POLICY_ROWS * POLICY_ROWS;
+    for (int o = 0; o < whole; o += POLICY_ROWS, w += POLICY_ROWS * row_words)
+        policy_rows(x, w, bias + o, sums + o, in, correction, POLICY_ROWS);
+    for (int o = whole; o < out; o++, w += row_words)
+        policy_rows(x, w, bias + o, sums + o, in, correction, 1);
 }

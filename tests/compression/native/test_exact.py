@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compression.lowbit import Bits
 from compression.runtime import OnnxPolicy
 from tests.compression.native.builds import (
     KERNELS,
@@ -23,6 +24,7 @@ from tests.helpers import POLICIES
 pytestmark = [pytest.mark.slow, needs_tools("gcc")]
 FIXTURES = sorted(path.name for path in POLICIES.iterdir() if path.is_dir())
 HERE = Path(__file__).parent
+FEW_BITS = [Bits(6), Bits(4), Bits(3), Bits(2), Bits(4, 4, 6), Bits(2, 2, 8)]
 AARCH64 = "aarch64-linux-gnu-gcc"
 AARCH64_FLAGS = {"neon dotprod": "-march=armv8.2-a+dotprod", "plain": "-march=armv8-a"}
 CORTEX_M = ["-mthumb", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"]
@@ -100,28 +102,46 @@ def test_aarch64_passes_the_self_test(target: str, fixture: tuple[str, Path], tm
 def test_a_cortex_m4_passes_the_self_test(kernel: str, fixture: tuple[str, Path], tmp_path: Path) -> None:
     for options in ({}, {"skip_zeros": True}):
         folder = exported(fixture[1], tmp_path / f"c{len(options)}", **options)
-        board: list[str | Path] = [
-            HERE / "cortex_m" / "startup.c",
-            "-T",
-            HERE / "cortex_m" / "mps2.ld",
-            "--specs=rdimon.specs",
-        ]
-        flags = ["-std=c99", "-Os", *CORTEX_M, f"-DPOLICY_KERNEL=POLICY_{kernel}"]
-        program = folder / "policy_test.elf"
-        command: list[str | Path] = [
-            "arm-none-eabi-gcc",
-            *flags,
-            *board,
-            folder / "policy_test.c",
-            "-o",
-            program,
-            "-lm",
-        ]
-        subprocess.run(command, check=True, capture_output=True)
-        machine = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none"]
-        semihosting: list[str | Path] = ["-semihosting-config", "enable=on,target=native", "-kernel", program]
-        shown = subprocess.run([*machine, *semihosting], capture_output=True, text=True, check=True, timeout=60).stdout
-        assert "16 of 16 actions identical" in shown
+        assert "16 of 16 actions identical" in on_cortex_m4(folder, kernel, "-Os")
+
+
+@pytest.mark.parametrize("name", ["sac-halfcheetah", "trpo-halfcheetah"])
+@pytest.mark.parametrize("bits", FEW_BITS, ids=str)
+class TestPoliciesOfFewBits:
+    def test_ten_thousand_states_give_the_same_bits(self, bits: Bits, name: str, tmp_path: Path) -> None:
+        artifact = quantized_fixture(tmp_path / "artifact", name, bits)
+        obs = golden_observations(name, 10_000)
+        runner = OnnxPolicy(artifact / "policy.onnx")
+        expected = np.stack([runner(row) for row in obs])
+        for weights in ("bytes", "bits"):
+            folder = exported(artifact, tmp_path / weights, weights=weights)
+            actions = compiled(folder, folder / "policy.so", ["-O3", "-march=native"])(obs)
+            assert (actions == expected).all(), weights
+
+    @needs_tools("arm-none-eabi-gcc", "qemu-system-arm")
+    def test_a_cortex_m4_passes_the_self_test(self, bits: Bits, name: str, tmp_path: Path) -> None:
+        folder = exported(quantized_fixture(tmp_path / "artifact", name, bits), tmp_path / "c")
+        for kernel, size in (("SMLAD", "-O2"), ("SMLAD", "-Os"), ("PLAIN", "-Os")):
+            shown = on_cortex_m4(folder, kernel, size)
+            assert "packed bits in rows: 16 of 16 actions identical" in shown.replace(" layout", "")
+
+
+def on_cortex_m4(folder: Path, kernel: str, optimize: str) -> str:
+    """What the self-test of an exported folder prints on QEMU's Cortex-M4."""
+    board: list[str | Path] = [
+        HERE / "cortex_m" / "startup.c",
+        "-T",
+        HERE / "cortex_m" / "mps2.ld",
+        "--specs=rdimon.specs",
+    ]
+    flags = ["-std=c99", optimize, *CORTEX_M, f"-DPOLICY_KERNEL=POLICY_{kernel}"]
+    program = folder / f"policy_test_{kernel}{optimize}.elf"
+    source = folder / "policy_test.c"
+    command: list[str | Path] = ["arm-none-eabi-gcc", *flags, *board, source, "-o", program, "-lm"]
+    subprocess.run(command, check=True, capture_output=True)
+    machine = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-monitor", "none", "-serial", "none"]
+    semihosting: list[str | Path] = ["-semihosting-config", "enable=on,target=native", "-kernel", program]
+    return subprocess.run([*machine, *semihosting], capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
