@@ -4,14 +4,14 @@ import shutil
 from pathlib import Path
 
 from compression.native.folder import Score, export_native
-from compression.native.generate import LAYOUTS, Options
+from compression.native.generate import LAYOUTS, WEIGHTS, Options
 from rlc.cli import given_path, only, run_command
 from rlc.runs.files import RESULT_FILE, read_record
 from rlc.runs.find import open_artifact
 from rlc.runs.records import RunResult
 from trainers.errors import UserError
 
-KEYS = ("run", "policy", "target", "to", "layout", "skip_zeros")
+KEYS = ("run", "policy", "target", "to", "layout", "skip_zeros", "weights")
 TARGETS = ("onnx", "c")
 BOOLEANS = {"true": True, "false": False}
 
@@ -47,7 +47,7 @@ def _options(values: dict[str, str], target: str) -> Options:
     """How the C code is written. Raises UserError for values that are not allowed or make no sense here."""
     if target == "c" and not values.get("to"):
         raise UserError("to: none given; target=c needs to=<folder>")
-    for key in ("layout", "skip_zeros"):
+    for key in ("layout", "skip_zeros", "weights"):
         if key in values and target != "c":
             raise UserError(f"{key}={values[key]}: only with target=c")
     given = values.get("layout", "auto")
@@ -57,7 +57,11 @@ def _options(values: dict[str, str], target: str) -> Options:
     skip_zeros = values.get("skip_zeros", "false")
     if skip_zeros not in BOOLEANS:
         raise UserError(f"skip_zeros={skip_zeros}: unknown; allowed: {', '.join(BOOLEANS)}")
-    return Options(layout, BOOLEANS[skip_zeros])
+    given = values.get("weights", "auto")
+    weights = next((name for name in WEIGHTS if name == given), None)
+    if weights is None:
+        raise UserError(f"weights={given}: unknown; allowed: {', '.join(WEIGHTS)}")
+    return Options(layout, BOOLEANS[skip_zeros], weights)
 
 
 def _score(source: Path) -> Score | None:
