@@ -38,7 +38,7 @@ GROUPS = {
     ],
     "measure": ["statistics machine memory latency", "returns energy", "video paper"],
     "rlc": [
-        "messages datafiles native",
+        "messages datafiles native comments usage",
         "cli config",
         "runs",
         "pipeline",

@@ -3,7 +3,6 @@
 import functools
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,13 +15,11 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 
 from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.wandb_variables import variable
+from rlc.datafiles import CONF as CONF
 from rlc.messages import did_you_mean
 from trainers.envs.names import canonical_id, task_name
 from trainers.errors import UserError, one_line
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# In a wheel conf/ lies inside the package, in a checkout beside it.
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 # `env` has a default and is replaced; the others start empty and are added with a plus.
 ADDED_GROUPS = ("algo", "compress", "experiment")
 GROUPS = ("env", *ADDED_GROUPS)

@@ -64,7 +64,7 @@ def make_plan(arguments: Sequence[str]) -> Plan:
     given = [a for a in arguments if a not in MULTIRUN_FLAGS]
     for argument in given:
         if argument.startswith("-"):
-            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --cfg job, key=value")
+            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --dry-run, --cfg job, key=value")
     try:
         preset = _preset(given)
         plan = _joined(given, preset) if "grids" in preset else _make_plan(given, len(given) < len(arguments))
