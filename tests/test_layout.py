@@ -32,7 +32,7 @@ GROUPS = {
         "runtime",
         "imports",
         "ptdq",
-        "ptsq distill",
+        "ptsq distill explain",
         "artifact paper",
         "native",
     ],

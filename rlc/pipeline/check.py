@@ -12,7 +12,7 @@ from trainers.errors import UserError
 
 
 def check_runs(jobs: Sequence[Job], *, writes: bool = True) -> list[Run]:
-    """The runs that jobs stand for, to be written or only looked at. Raises UserError for what would stop one on its way."""
+    """The runs that jobs stand for, to be written or only looked at. Raises UserError for what would stop one."""
     runs = []
     for job in jobs:
         runs += runs_of(job)
