@@ -1,4 +1,4 @@
-"""The deployable artifact: a folder of policy.onnx, policy.safetensors and policy.json, the contract."""
+"""The deployable artifact: a folder of policy.onnx, policy.safetensors, policy.json, the contract, and a README."""
 
 import json
 import os
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from compression.explain import README_FILE, interface, readme
 from compression.files import sha256, write_atomic
 from compression.int8 import ActivationQuantize, StaticQuantLinear
 from compression.lowbit import LowBitLinear, low_bit_contract
@@ -88,6 +89,7 @@ def save_artifact(
     contract = {
         "format": FORMAT,
         "environment": _environment(policy.spec),
+        "interface": interface(policy.spec),
         "algorithm": algorithm,
         "compression": compression,
         "stages": [kinds[type(stage)] for stage in policy],
@@ -104,9 +106,15 @@ def save_artifact(
         "sha256": {ONNX_FILE: sha256(model), TENSOR_FILE: sha256(tensors)},
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "gymnasium", "mujoco")},
     }
-    files = {ONNX_FILE: model, TENSOR_FILE: tensors, CONTRACT_FILE: contract_bytes(contract)}
-    _write_folder(folder, files)
+    _write_folder(folder, {ONNX_FILE: model, TENSOR_FILE: tensors, **contract_files(contract)})
     return contract
+
+
+def add_origin(folder: Path, origin: dict[str, Any]) -> None:
+    """Say in the contract of an artifact, and in its README, where it came from: run, seed, commit, return."""
+    contract = json.loads((folder / CONTRACT_FILE).read_text()) | {"origin": origin}
+    for name, content in contract_files(contract).items():
+        write_atomic(folder / name, content)
 
 
 def quantized_layers(policy: Policy) -> int:
@@ -171,12 +179,15 @@ def remade_files(policy: Policy, contract: dict[str, Any]) -> dict[str, bytes]:
     same = sha256(model) == contract["sha256"][ONNX_FILE]
     _check_golden(Path(), contract, policy, None if same else model)
     contract = contract | {"sha256": {ONNX_FILE: sha256(model), TENSOR_FILE: sha256(tensors)}}
-    return {ONNX_FILE: model, TENSOR_FILE: tensors, CONTRACT_FILE: contract_bytes(contract)}
+    return {ONNX_FILE: model, TENSOR_FILE: tensors, **contract_files(contract)}
 
 
-def contract_bytes(contract: dict[str, Any]) -> bytes:
-    """The content of policy.json."""
-    return json.dumps(contract, indent=1).encode()
+def contract_files(contract: dict[str, Any]) -> dict[str, bytes]:
+    """policy.json, and the README of it; contracts of earlier versions have no `interface`, and get none."""
+    files = {CONTRACT_FILE: json.dumps(contract, indent=1).encode()}
+    if "interface" in contract:
+        files[README_FILE] = readme(contract).encode()
+    return files
 
 
 def hashes_match(folder: Path) -> bool:

@@ -16,6 +16,12 @@ def _hidden_packages() -> list[str]:
     return found
 
 
+if sys.argv[:1] == ["-m"]:
+    # Here, since the modules of the commands import for seconds what help does not need.
+    from rlc import usage
+
+    usage.answer()
+
 _hidden = _hidden_packages()
 if _hidden:
     _text = (

@@ -8,7 +8,7 @@ from compression.imports.read import FORMATS, read_foreign
 from compression.onnx_export import onnx_bytes
 from compression.runtime import OnnxPolicy
 from measure.returns import Returns, evaluate
-from rlc.cli import given_path, run_command, split
+from rlc.cli import given_path, positional, run_command, split
 from rlc.config.compose import compose_groups
 from rlc.config.compress import PruneSettings
 from rlc.config.decide import decide_range
@@ -34,7 +34,7 @@ def compress(arguments: list[str]) -> None:
 
     With `target_return`, a share of the return, the smallest that keeps it is looked for first.
     """
-    values, rest = split(arguments, OWN)
+    values, rest = split(positional(arguments, "policy"), OWN)
     if not values.get("policy"):
         raise UserError(f"policy: none given; add policy=<folder of an artifact, or file: {', '.join(FORMATS)}>")
     for key, allowed in ALLOWED.items():

@@ -6,7 +6,7 @@ from compression.artifact import ONNX_FILE
 from compression.runtime import OnnxPolicy
 from measure import video
 from measure.returns import Act, Returns, evaluate, random_policy, summary, zero_policy
-from rlc.cli import configured, given_path, run_command
+from rlc.cli import configured, given_path, positional, run_command
 from rlc.config.commands import parse_evaluation
 from rlc.config.compose import CONF
 from rlc.reporting import console
@@ -22,7 +22,7 @@ VIDEO_FILE = "video.mp4"
 
 def evaluate_run(arguments: list[str]) -> None:
     """Print returns of a run's policy, of the fp32 policy it comes from, of random and of zero actions."""
-    values = configured(arguments, CONF / "evaluate.yaml")
+    values = configured(positional(arguments, "run"), CONF / "evaluate.yaml")
     if not values["run"]:
         raise UserError("run: none given; add run=<directory of a run, or folder of an artifact>")
     settings = parse_evaluation(values)

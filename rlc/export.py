@@ -5,7 +5,7 @@ from pathlib import Path
 
 from compression.native.folder import Score, export_native
 from compression.native.generate import LAYOUTS, WEIGHTS, Options
-from rlc.cli import given_path, only, run_command
+from rlc.cli import given_path, only, positional, run_command
 from rlc.runs.files import RESULT_FILE, read_record
 from rlc.runs.find import open_artifact
 from rlc.runs.records import RunResult
@@ -18,7 +18,7 @@ BOOLEANS = {"true": True, "false": False}
 
 def export(arguments: list[str]) -> None:
     """Without `to` the artifact is only checked. Raises ArtifactError where it is damaged."""
-    values = only(arguments, KEYS, required=())
+    values = only(positional(arguments, "run"), KEYS, required=())
     source = _source(values)
     target = values.get("target", "onnx")
     if target not in TARGETS:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from rich import box
 from rich.table import Column, Table
 
-from rlc.cli import only, run_command
+from rlc.cli import only, positional, run_command
 from rlc.config.plan import make_plan
 from rlc.packing.restore import unpack_own
 from rlc.reporting.console import print_table
@@ -25,6 +25,8 @@ def status(arguments: list[str]) -> None:
     """Print the state of the runs of a study, or of exactly those that the arguments of rlc.train stand for."""
     as_json = "--json" in arguments
     rest = [argument for argument in arguments if argument != "--json"]
+    if len(rest) == 1:
+        rest = positional(rest, "study")
     if all(argument.startswith("study=") for argument in rest):
         study = only(rest, ("study",), required=()).get("study", "default")
         unpack_own(study)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rlc.cli import given_path, only, run_command
+from rlc.cli import given_path, only, positional, run_command
 from rlc.messages import warn
 from rlc.packing.packs import PackedRun, read_pack, same_outcome
 from rlc.packing.restore import lend_measurements, restore
@@ -19,7 +19,7 @@ def unpack(arguments: list[str]) -> None:
     Raises UserError, before anything is written, for packs that are damaged, or do not mix with each other or with
     the run directories that are there.
     """
-    values = only(arguments, ("from", "study"), required=("from",))
+    values = only(positional(arguments, "from"), ("from", "study"), required=("from",))
     packed: list[PackedRun] = []
     for folder in values["from"].split(","):
         packed += read_pack(given_path(folder), values.get("study"))

@@ -1,10 +1,9 @@
 """Write docs/reference/settings.md from the comments in conf/: python docs/reference/generate.py"""
 
-import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+from rlc.comments import bases, head, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -18,12 +17,10 @@ FILES = [
         (f"+compress={name}", f"compress/{name}.yaml", "compress.")
         for name in ("prune_l2", "prune_l1", "prune_ptdq", "prune_ptsq", "prune_qat")
     ),
-    ("python -m rlc.evaluate", "evaluate.yaml", ""),
+    *((f"python -m rlc.{name}", f"{name}.yaml", "") for name in ("compress", "evaluate", "export")),
     ("python -m rlc.measure", "measure.yaml", ""),
-    ("python -m rlc.report", "report.yaml", ""),
+    *((f"python -m rlc.{name}", f"{name}.yaml", "") for name in ("report", "status", "pack", "unpack")),
 ]
-# Parts of a file that are no settings of a job: Hydra's own, and names that the choice of the file settles.
-LEFT_OUT = {"defaults", "hydra", "name", "method"}
 HEAD = """\
 # Settings
 
@@ -40,43 +37,6 @@ What commands do: [commands.md](commands.md).
 """
 
 
-class Setting(NamedTuple):
-    """A key of a configuration file, its default as written there (None for a group of settings), and its meaning."""
-
-    key: str
-    default: str | None
-    meaning: str
-
-
-def settings(path: Path) -> Iterator[Setting]:
-    """The settings of a file in `conf/`, in order; a meaning it lacks is that of the file its defaults name."""
-    inherited = {name: setting.meaning for base in _bases(path) for name, setting in by_key(base).items()}
-    parents: list[tuple[int, str]] = []
-    above: list[str] = []
-    for line in path.read_text().splitlines()[len(_head(path)) :]:
-        found = re.fullmatch(r"( *)([\w/]+):(?: +([^#\s].*?))?(?: *# (.*))?", line)
-        if found is None:
-            comment = re.fullmatch(r" *# (.*)", line)
-            above = [*above, comment[1]] if comment else []
-            continue
-        indent = len(found[1])
-        parents = [parent for parent in parents if parent[0] < indent]
-        names = [name for _, name in parents] + [found[2]]
-        parents.append((indent, found[2]))
-        # A remark beside the key comes first, then the lines above it.
-        meaning = ". ".join(part for part in (found[4], " ".join(above)) if part)
-        above = []
-        key = ".".join(names)
-        meaning = meaning or inherited.get(key, "")
-        if names[0] not in LEFT_OUT and (found[3] or meaning):
-            yield Setting(key, found[3], meaning)
-
-
-def by_key(path: Path) -> dict[str, Setting]:
-    """The settings of a file in `conf/` by their keys."""
-    return {setting.key: setting for setting in settings(path)}
-
-
 def page() -> str:
     """The whole reference."""
     return "\n".join([HEAD, *(_section(*file) for file in FILES)])
@@ -86,9 +46,9 @@ def _section(title: str, name: str, prefix: str) -> str:
     path = CONF / name
     link = f"From [conf/{name}](../../conf/{name})."
     lines = [f"## `{title}`", "", " ".join([*_description(path), link]), ""]
-    bases = ", ".join(f"`{base.stem}`" for base in _bases(path))
-    if bases:
-        lines += [f"Where it differs from {bases}, whose other settings it has too:", ""]
+    inherited = ", ".join(f"`{base.stem}`" for base in bases(path))
+    if inherited:
+        lines += [f"Where it differs from {inherited}, whose other settings it has too:", ""]
     lines += ["| setting | default | meaning |", "|---|---|---|"]
     for setting in settings(path):
         default = "" if setting.default is None else _shown(setting.default)
@@ -98,20 +58,7 @@ def _section(title: str, name: str, prefix: str) -> str:
 
 def _description(path: Path) -> list[str]:
     """What the head of a file says. A command in it is an example."""
-    return [f"Example: `{line}`." if line.startswith("python -m ") else line for line in _head(path)]
-
-
-def _head(path: Path) -> list[str]:
-    """The lines of the comment that a file begins with."""
-    lines = path.read_text().splitlines()
-    return [line.removeprefix("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
-
-
-def _bases(path: Path) -> list[Path]:
-    """The files of the same folder that a file's list of defaults begins with."""
-    block = re.search(r"^defaults:\n((?: +- .*\n)+)", path.read_text(), re.M)
-    names = re.findall(r"- (\w+)$", block[1], re.M) if block else []
-    return [path.with_name(f"{name}.yaml") for name in names if name != "_self_"]
+    return [f"Example: `{line}`." if line.startswith("python -m ") else line for line in head(path)]
 
 
 def _shown(default: str) -> str:

@@ -2,8 +2,7 @@
 
 import functools
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import yaml
@@ -16,13 +15,11 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 
 from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.wandb_variables import variable
+from rlc.datafiles import CONF as CONF
 from rlc.messages import did_you_mean
 from trainers.envs.names import canonical_id, task_name
 from trainers.errors import UserError, one_line
 
-PACKAGE = Path(__file__).resolve().parents[1]
-# In a wheel conf/ lies inside the package, in a checkout beside it.
-CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 # `env` has a default and is replaced; the others start empty and are added with a plus.
 ADDED_GROUPS = ("algo", "compress", "experiment")
 GROUPS = ("env", *ADDED_GROUPS)
@@ -40,7 +37,7 @@ def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
         for override in overrides:
             if override.is_sweep_override() or override.key_or_group in ("algo", "experiment"):
                 raise UserError(f"{override.input_line}: one policy is compressed here, and nothing trained")
-        check_keys(overrides)
+        check_keys(overrides, unresolved_config)
         return compose_settings(tuple(str(override.input_line) for override in overrides), without=("algo",))
     except HYDRA_ERRORS as error:
         raise hydra_message(error, arguments) from error
@@ -92,10 +89,14 @@ OmegaConf.register_new_resolver("variable", variable, replace=True)
 def compose_settings(overrides: tuple[str, ...], without: tuple[str, ...] = ()) -> dict[str, Any]:
     """The composed configuration as plain data, without Hydra's part and the keys in `without`."""
     config = compose_config(overrides)
-    ours = OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("hydra", *without)])
+    return resolved(OmegaConf.masked_copy(config, [str(key) for key in config if key not in ("hydra", *without)]))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """A configuration as plain data. Raises OmegaConfBaseException for what is missing or refers to nothing."""
     # Before other settings are resolved: their defaults may depend on it.
-    ours.env.id = canonical_id(str(ours.env.id))
-    data = OmegaConf.to_container(ours, resolve=True, throw_on_missing=True)
+    config.env.id = canonical_id(str(config.env.id))
+    data = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
 
@@ -112,22 +113,32 @@ def compose_config(overrides: tuple[str, ...]) -> DictConfig:
         raise UserError(f"{given}: cannot be composed: {text}; allowed: names of files in conf/") from error
 
 
+@functools.cache
+def unresolved_config(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The composed configuration as plain data, interpolations as they stand, without Hydra's part."""
+    config = compose_config(overrides)
+    data = OmegaConf.to_container(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items()}
+
+
 def parse_overrides(lines: Sequence[str]) -> list[Override]:
     """Arguments as Hydra reads them. Raises HydraException for what is no override, UserError for too long a number."""
-    parser = OverridesParser.create()
-    overrides = []
-    for line in lines:
-        try:
-            overrides += parser.parse_overrides([_added(line)])
-        except (HydraException, RecursionError, ValueError) as error:
-            why = (
-                "a number has too many digits" if isinstance(error, ValueError) else str(error).partition("See http")[0]
-            )
-            raise UserError(
-                f"{shortened(line)}: {why}; allowed: key=value, with quotes inside where a value has special "
-                "characters, as in 'key=\"a,b\"'"
-            ) from error
-    return overrides
+    return [_parsed(line) for line in lines]
+
+
+# A grid has few lines, many times.
+@functools.cache
+def _parsed(line: str) -> Override:
+    try:
+        (override,) = OverridesParser.create().parse_overrides([_added(line)])
+    except (HydraException, RecursionError, ValueError) as error:
+        why = "a number has too many digits" if isinstance(error, ValueError) else str(error).partition("See http")[0]
+        raise UserError(
+            f"{shortened(line)}: {why}; allowed: key=value, with quotes inside where a value has special "
+            "characters, as in 'key=\"a,b\"'"
+        ) from error
+    return override
 
 
 def _added(line: str) -> str:
@@ -174,8 +185,11 @@ def check_groups(overrides: list[Override]) -> None:
                 raise UserError(f"{override.input_line}: write {plus}{group}={values_of(override)[0]}")
 
 
-def check_keys(overrides: list[Override]) -> None:
-    """Every key on the command line must exist for every choice of algorithm and compression in it."""
+def check_keys(overrides: list[Override], config_of: Callable[[tuple[str, ...]], dict[str, Any]]) -> None:
+    """Every key on the command line must exist for every choice of algorithm and compression in it.
+
+    `config_of`: as `unresolved_config`.
+    """
     given = {override.key_or_group: override for override in overrides}
     for key in ("env.name", "env.version"):
         if key in given and "env.id" in given:
@@ -183,14 +197,16 @@ def check_keys(overrides: list[Override]) -> None:
     groups = [o for o in overrides if is_group(o)]
     tasks = BasicSweeper.split_arguments(groups, max_batch_size=None)[0]
     for task in tasks:
-        config = compose_config(tuple(task))
+        config = config_of(tuple(task))
         for override in overrides:
             key = override.key_or_group
             if is_group(override) or is_hydra(override) or override.is_delete() or ENV_KWARGS.match(key):
                 continue
-            parent, _, leaf = key.rpartition(".")
-            node = OmegaConf.select(config, parent) if parent else config
-            if not isinstance(node, DictConfig) or leaf not in node:
-                siblings = [str(k) for k in node if k != "hydra"] if isinstance(node, DictConfig) else []
+            *parents, leaf = key.split(".")
+            node: Any = config
+            for parent in parents:
+                node = node.get(parent) if isinstance(node, dict) else None
+            if not isinstance(node, dict) or leaf not in node:
+                siblings = list(node) if isinstance(node, dict) else []
                 within = f" for {' '.join(task)}" if "." in key else ""
                 raise UserError(f"{override.input_line}: no such key{within}{did_you_mean(leaf, siblings)}")

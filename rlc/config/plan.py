@@ -16,7 +16,6 @@ from rlc.config.compose import (
     check_keys,
     choices,
     compose_config,
-    compose_settings,
     first_value,
     hydra_message,
     is_group,
@@ -24,6 +23,7 @@ from rlc.config.compose import (
     parse_overrides,
     values_of,
 )
+from rlc.config.composer import Composer
 from rlc.config.compress import BIT_SETTINGS, DERIVED_METHODS
 from rlc.config.decide import decide
 from rlc.config.hydra_compat import BasicSweeper
@@ -64,7 +64,7 @@ def make_plan(arguments: Sequence[str]) -> Plan:
     given = [a for a in arguments if a not in MULTIRUN_FLAGS]
     for argument in given:
         if argument.startswith("-"):
-            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --cfg job, key=value")
+            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --dry-run, --cfg job, key=value")
     try:
         preset = _preset(given)
         plan = _joined(given, preset) if "grids" in preset else _make_plan(given, len(given) < len(arguments))
@@ -87,18 +87,19 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
         given_keys.add("env")  # env.id=... settles the environment as env=... does
     everything = _preset_last([o for o in sweep if o.key_or_group not in given_keys] + overrides)
     _check_algorithm(everything)
-    check_keys(everything)
+    composer = Composer()
+    check_keys(everything, composer.config)
     if not multirun:
         for override in overrides:
             if override.is_sweep_override():
                 raise UserError(f"{override.input_line}: several values make several jobs: add -m")
-        return Plan([_job(everything)], [], multirun=False)
+        return Plan([_job(everything, composer)], [], multirun=False)
     tasks = _training_first([o for o in everything if not is_hydra(o)])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     if not lines:
         raise UserError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
     own = [str(o.input_line) for o in overrides if is_hydra(o)]
-    return Plan([_job(parse_overrides(line)) for line in lines], own, multirun=True)
+    return Plan([_job(parse_overrides(line), composer) for line in lines], own, multirun=True)
 
 
 def _preset(given: list[str]) -> dict[str, Any]:
@@ -144,16 +145,16 @@ def _fitting(overrides: list[Override], grid: str) -> list[str] | None:
     return lines
 
 
-def _job(overrides: list[Override]) -> Job:
+def _job(overrides: list[Override], composer: Composer) -> Job:
     """Compose one job. Jobs that differ only in their seeds share the composition."""
-    data = compose_settings(tuple(str(o.input_line) for o in overrides if o.key_or_group != "seed"))
+    data = composer.settings(tuple(str(o.input_line) for o in overrides if o.key_or_group != "seed"))
     for override in overrides:
         if override.key_or_group == "seed":
             data = data | {"seed": override.value()}
     chosen = [o for o in overrides if is_group(o) or o.key_or_group.startswith("env.")]
     plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
     asked = parse_settings(data)
-    defaults = parse_settings(compose_settings(plain))
+    defaults = parse_settings(composer.settings(plain))
     if asked.protocol == "paper":
         for key in NOT_OF_THE_PAPER:
             value = getattr(asked.compress, key, None)

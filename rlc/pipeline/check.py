@@ -11,8 +11,8 @@ from rlc.runs.stored import OUTPUTS
 from trainers.errors import UserError
 
 
-def check_runs(jobs: Sequence[Job]) -> list[Run]:
-    """The runs that jobs stand for. Raises UserError for what would stop one of them on its way."""
+def check_runs(jobs: Sequence[Job], *, writes: bool = True) -> list[Run]:
+    """The runs that jobs stand for, to be written or only looked at. Raises UserError for what would stop one."""
     runs = []
     for job in jobs:
         runs += runs_of(job)
@@ -27,7 +27,8 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
         if not run.settings.trains and run.baseline is None:
             Run(run.job.with_fp32(), run.seed).check_identity()
     _check_critics(runs)
-    _check_outputs()
+    if writes:
+        _check_outputs()
     return runs
 
 

@@ -46,8 +46,8 @@ class TestClone:
         for line in LINES:
             assert plan_and_run(line.split()) == 0
         shown = capsys.readouterr()
-        assert shown.out.count("1 jobs, 1 runs, 1 of them finished already") == len(LINES) - 1
-        assert shown.out.count("1 jobs, 2 runs, 2 of them finished already") == 1
+        assert shown.out.count("1 job, 1 run, 1 of them finished already") == len(LINES) - 1
+        assert shown.out.count("1 job, 2 runs, 2 of them finished already") == 1
         assert shown.err == "rlc: outputs/paper: 10 runs from its pack\n"
 
     def test_status_and_report_find_it_by_themselves(
