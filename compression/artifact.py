@@ -102,7 +102,7 @@ def save_artifact(
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "gymnasium", "mujoco")},
     }
     files = {ONNX_FILE: model, TENSOR_FILE: tensors, CONTRACT_FILE: contract_bytes(contract)}
-    _write_folder(folder, files)
+    write_files(folder, files)
     return contract
 
 
@@ -174,6 +174,20 @@ def remade_files(policy: Policy, contract: dict[str, Any]) -> dict[str, bytes]:
 def contract_bytes(contract: dict[str, Any]) -> bytes:
     """The content of policy.json."""
     return json.dumps(contract, indent=1).encode()
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a whole folder, or none; one that is there is replaced."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            write_atomic(temporary / name, content)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def hashes_match(folder: Path) -> bool:
@@ -267,16 +281,3 @@ def _normalizer(policy: Policy) -> dict[str, list[float]] | None:
         if isinstance(stage, Standardize):
             return {"mean": stage.mean.tolist(), "inverse_std": stage.inverse_std.tolist()}
     return None
-
-
-def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            write_atomic(temporary / name, content)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
