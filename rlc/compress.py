@@ -33,8 +33,8 @@ def compress(arguments: list[str]) -> None:
     """Read, compress, check, evaluate both, and write an artifact to `to`."""
     values, rest = split(arguments, OWN)
     if not values.get("policy"):
-        allowed = f"<folder of an artifact>, zoo:<name>, or a file: {', '.join(FORMATS)}"
-        raise UserError(f"policy: none given; add policy={allowed}")
+        sources = f"<folder of an artifact>, zoo:<name>, or a file: {', '.join(FORMATS)}"
+        raise UserError(f"policy: none given; add policy={sources}")
     for key, allowed in ALLOWED.items():
         if key in values and values[key] not in allowed:
             raise UserError(f"{key}={values[key]}: unknown; allowed: {', '.join(allowed)}")
