@@ -106,7 +106,7 @@ def save_artifact(
         "sha256": {ONNX_FILE: sha256(model), TENSOR_FILE: sha256(tensors)},
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "gymnasium", "mujoco")},
     }
-    _write_folder(folder, {ONNX_FILE: model, TENSOR_FILE: tensors, **contract_files(contract)})
+    write_files(folder, {ONNX_FILE: model, TENSOR_FILE: tensors, **contract_files(contract)})
     return contract
 
 
@@ -188,6 +188,20 @@ def contract_files(contract: dict[str, Any]) -> dict[str, bytes]:
     if "interface" in contract:
         files[README_FILE] = readme(contract).encode()
     return files
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a whole folder, or none; one that is there is replaced."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            write_atomic(temporary / name, content)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def hashes_match(folder: Path) -> bool:
@@ -283,16 +297,3 @@ def _normalizer(policy: Policy) -> dict[str, list[float]] | None:
         if isinstance(stage, Standardize):
             return {"mean": stage.mean.tolist(), "inverse_std": stage.inverse_std.tolist()}
     return None
-
-
-def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            write_atomic(temporary / name, content)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

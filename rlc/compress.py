@@ -14,6 +14,7 @@ from rlc.config.compress import PruneSettings
 from rlc.config.decide import decide_range
 from rlc.config.settings import CompressRequest, parse_request
 from rlc.messages import warn
+from rlc.packing.zoo import given_policy
 from rlc.pipeline.protocol import export_policy
 from rlc.pipeline.prune import prune_policy
 from rlc.pipeline.smallest import Search, write_search
@@ -36,13 +37,14 @@ def compress(arguments: list[str]) -> None:
     """
     values, rest = split(positional(arguments, "policy"), OWN)
     if not values.get("policy"):
-        raise UserError(f"policy: none given; add policy=<folder of an artifact, or file: {', '.join(FORMATS)}>")
+        sources = f"<folder of an artifact>, zoo:<name>, or a file: {', '.join(FORMATS)}"
+        raise UserError(f"policy: none given; add policy={sources}")
     for key, allowed in ALLOWED.items():
         if key in values and values[key] not in allowed:
             raise UserError(f"{key}={values[key]}: unknown; allowed: {', '.join(allowed)}")
     request = parse_request(compose_groups(rest))
     share = _target_return(values.get("target_return"), request, rest)
-    source = given_path(values["policy"])
+    source = given_policy(values["policy"])
     env_given = any(argument.partition("=")[0] in ("env", "env.id") for argument in rest)
     policy, algorithm = _read(source, values, request, env_given=env_given)
     name = request.compress.label if share is None else "smallest"

@@ -83,6 +83,10 @@ class TestSettingsReference:
         page: Path = self.generate["PAGE"]
         assert page.read_text() == self.generate["page"](), "run: python docs/reference/generate.py"
 
+    def test_the_page_of_the_zoo_is_current(self) -> None:
+        page: Path = self.generate["ZOO_PAGE"]
+        assert page.read_text() == self.generate["zoo_page"](), "run: python docs/reference/generate.py"
+
     def test_every_file_of_settings_is_in_it(self) -> None:
         listed = {ROOT / "conf" / name for _, name, _ in self.generate["FILES"]}
         files = {path for part in ("*", "algo/*", "compress/*") for path in (ROOT / "conf").glob(f"{part}.yaml")}

@@ -36,7 +36,7 @@ GROUPS = {
         "artifact paper",
         "native",
     ],
-    "measure": ["statistics machine memory latency", "returns energy native", "video paper"],
+    "measure": ["statistics machine memory latency", "returns energy native", "video paper disturbance"],
     "rlc": [
         "messages datafiles native comments usage",
         "cli config",
@@ -44,7 +44,7 @@ GROUPS = {
         "pipeline",
         "packing",
         "grid reporting",
-        "train compress evaluate export measure report status pack unpack",
+        "train compress evaluate export measure report status pack unpack zoo",
     ],
 }
 MAX_LINES = 300

@@ -20,6 +20,7 @@ class RngStream(IntEnum):
     CALIBRATE = 8
     RANDOM_POLICY = 9
     DISTILL = 10
+    DISTURB = 11
 
 
 def env_seed(stream: RngStream, seed: int, index: int = 0) -> int:

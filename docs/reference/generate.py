@@ -1,13 +1,20 @@
-"""Write docs/reference/settings.md from the comments in conf/: python docs/reference/generate.py"""
+"""Write settings.md from the comments in conf/, and zoo.md from the cards of the zoo.
 
+Run by hand: python docs/reference/generate.py
+"""
+
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from rlc.comments import bases, head, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 PAGE = Path(__file__).with_name("settings.md")
+ZOO = ROOT / "rlc" / "data" / "zoo"
+ZOO_PAGE = Path(__file__).with_name("zoo.md")
 # Title, file, and what stands before its keys on a command line.
 FILES = [
     ("python -m rlc.train", "train.yaml", ""),
@@ -35,11 +42,76 @@ A name in brackets is the source of a default; "paper" is the paper that the sec
 environment (`${by_env:...}` in `conf/algo/`), by its name, whatever its version.
 What commands do: [commands.md](commands.md).
 """
+ZOO_HEAD = """\
+# Policies that come with rlc
+
+Trained fp32 policies, one for each algorithm and environment that has one so far, as `zoo:<name>`. No training is
+needed to compress one, to play it, and to deploy it as ONNX or as C:
+
+```
+python -m rlc.zoo
+python -m rlc.compress policy=zoo:sac-hopper +compress=ptsq to=small
+python -m rlc.evaluate policy=small baseline=zoo:sac-hopper
+python -m rlc.export policy=small target=c to=deployed
+```
+
+`rlc.compress`, `rlc.evaluate` and `rlc.export` make the artifact of a name in `outputs/zoo/<name>/`. The first column
+leads to the card of a policy: its returns, settings, seed, commit, and learning curve where the run has one.
+Generated from the cards by `python docs/reference/generate.py`.
+"""
+ZOO_TAIL = """\
+
+- **Return**: mean and standard deviation over that many episodes of deterministic actions, played when the policy was
+  added, on other start states than those it was chosen by.
+- **Chosen**: the run with the highest return in its own record, of so many runs of that pair; it must beat random and
+  zero actions. The best of several seeds is better than a seed of yours: for what to expect of an algorithm, see a
+  study. Steps differ between policies, so the table compares no algorithms.
+- **Commit**: that of the code that wrote the record of the run.
+- **Sources**: the committed study, `outputs/paper/pack`, and the policies that tests use, `tests/data/policies`; the
+  card names which.
+
+## Add policies
+
+```
+python -m rlc.zoo add=outputs/paper/pack,tests/data/policies
+python docs/reference/generate.py
+```
+
+takes packs and folders with runs in them. A policy of the zoo is replaced by one with a higher recorded return, and
+played anew only then. Stored are the tensors, the contract and the card; `policy.onnx`, half of the bytes, is made
+again from them and must give the golden actions. A wheel has all of it.
+"""
 
 
 def page() -> str:
     """The whole reference."""
     return "\n".join([HEAD, *(_section(*file) for file in FILES)])
+
+
+def zoo_page() -> str:
+    """The page of the zoo."""
+    titles = ("policy", "return", "episodes", "random", "zero", "steps", "seed", "chosen of", "weights KB", "commit")
+    lines = [ZOO_HEAD, f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    lines += [_policy_row(file) for file in sorted(ZOO.glob("*/card.json"))]
+    return "\n".join([*lines, ZOO_TAIL])
+
+
+def _policy_row(file: Path) -> str:
+    card: dict[str, Any] = json.loads(file.read_text())
+    name = file.parent.name
+    cells = (
+        f"[`{name}`](../../{file.relative_to(ROOT)})",
+        f"{card['return_mean']:.0f} +- {card['return_std']:.0f}",
+        str(card["episodes"]),
+        str(round(card["random_return_mean"])),
+        str(round(card["zero_return_mean"])),
+        f"{card['total_steps']:,}",
+        str(card["seed"]),
+        str(card["candidates"]),
+        f"{file.with_name('policy.safetensors').stat().st_size / 1000:.0f}",
+        f"`{card['git_commit'][:8]}`" if card["git_commit"] else "",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def _section(title: str, name: str, prefix: str) -> str:
@@ -82,3 +154,4 @@ def _escaped(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    ZOO_PAGE.write_text(zoo_page())

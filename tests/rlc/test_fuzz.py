@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlc import compress, evaluate, export, measure, pack, report, status, train, unpack
+from rlc import compress, evaluate, export, measure, pack, report, status, train, unpack, zoo
 from rlc.cli import run_command
 from rlc.config import compose, plan
 from rlc.config.help import ANSWERED
@@ -154,7 +154,17 @@ SMALL = {
     "status": ["study=fixtures", "study=none", "--json", "+algo=sac", "-m"],
     "report": ["study=none", "env=Hopper*", "algo=trpo", "seed=0", "wandb.mode=disabled", "label=fp32"],
     "measure": ["study=none", "calls=10000", "episodes=1", "energy.rounds=2", "num_copies=3"],
-    "evaluate": ["run=nowhere", "run=outputs", "episodes=0", "seed=1", "video=maybe"],
+    "evaluate": [
+        "run=nowhere",
+        "run=outputs",
+        "episodes=0",
+        "seed=1",
+        "video=maybe",
+        "policy=zoo:none",
+        "noise=-1",
+        "drop=1",
+        "delay=0.5",
+    ],
     "export": ["run=nowhere", "to=there", "run=~nobody/x"],
     "compress": [
         "policy=nowhere.zip",
@@ -167,6 +177,7 @@ SMALL = {
     ],
     "pack": ["study=none", "to=there", "study=../x"],
     "unpack": ["from=nowhere", "from=,", "study=other"],
+    "zoo": ["add=nowhere", "add=outputs/none", "to=there"],
 }
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "status": status.status,
@@ -177,6 +188,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "compress": compress.compress,
     "pack": pack.pack,
     "unpack": unpack.unpack,
+    "zoo": zoo.zoo,
 }
 
 
