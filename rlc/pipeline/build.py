@@ -81,20 +81,25 @@ def build_envs(
 
 def actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:
     """What quantisation-aware training does to an actor's network; None without."""
-    return qat_transform(compress, raw=isinstance(algo, OffPolicySettings))
+    raw = isinstance(algo, OffPolicySettings)
+    # On-policy ranges move once per rollout, not once per minibatch.
+    return qat_transform(compress, standardize_input=raw, range_momentum=0.01 if raw else 0.1)
 
 
-def qat_transform(compress: CompressSettings, raw: bool) -> ActorTransform | None:
-    """As `actor_transform`, for a network that reads raw observations or normalised ones."""
+def qat_transform(
+    compress: CompressSettings, *, standardize_input: bool, range_momentum: float
+) -> ActorTransform | None:
+    """As `actor_transform`, for any network: raw observations are standardised in front of its first quantiser."""
     if isinstance(compress, PruneSettings) and compress.quantization != "qat":
         return None
     if not isinstance(compress, QATSettings | PruneSettings):
         return None
-    # On-policy ranges move once per rollout, not once per minibatch.
-    momentum = 0.01 if raw else 0.1
     prepare = functools.partial(prepare_low_bit_qat, bits=compress.bits) if compress.bits.low else prepare_qat
     return functools.partial(
-        prepare, standardize_input=raw, reduce_range=decided(compress.reduce_range), range_momentum=momentum
+        prepare,
+        standardize_input=standardize_input,
+        reduce_range=decided(compress.reduce_range),
+        range_momentum=range_momentum,
     )
 
 

@@ -26,9 +26,21 @@ def distill_policy(student: Policy, teacher: Policy, compress: PruneSettings, se
     before, _, _ = split_at_linears(teacher)
     factory = env_factory(teacher.spec)
     # A policy that begins with a linear layer reads raw observations.
-    transform = build.qat_transform(compress, raw=not before)
-    settings = compress.distill.model_dump()
-    return distill(student, teacher, factory, seed=seed, transform=transform, **settings)
+    raw = not before
+    low = compress.quantization == "qat" and compress.bits.low
+    transform = build.qat_transform(
+        compress, standardize_input=raw and not low, range_momentum=0.01 if raw or low else 0.1
+    )
+    return distill(
+        student,
+        teacher,
+        factory,
+        seed=seed,
+        transform=transform,
+        standardize=raw and low,
+        one_sided=low,
+        **compress.distill.model_dump(),
+    )
 
 
 def importance_of(compress: PruneSettings) -> Importance:
