@@ -45,7 +45,7 @@ class Composer:
             return compose_settings(lines)
         if not apart:
             return _resolve(raw, changes)
-        key = tuple(o.input_line for o in overrides if not o.key_or_group.startswith("compress"))
+        key = tuple(str(o.input_line) for o in overrides if not o.key_or_group.startswith("compress"))
         if key not in self._resolved:
             rest = {name: value for name, value in raw.items() if name != "compress"}
             self._resolved[key] = _resolve(rest, [change for change in changes if change not in of_compress])
