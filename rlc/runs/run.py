@@ -37,6 +37,7 @@ class Run(StoredRun):
         name = label(job)
         path = algorithm_directory(job.settings) / name / f"seed{seed}"
         super().__init__(path, job.settings, seed, name, identity(job.asked))
+        self.differences = dict(_differences(job.asked.model_dump(), job.defaults.model_dump()))
         self.job = job
         self.training_identity = training_identity(job.asked)
         self._checkpoint_folder = self.path / "checkpoint"
@@ -82,7 +83,7 @@ class Run(StoredRun):
     def _write_config(self) -> None:
         config = {
             "settings": self.settings.model_copy(update={"seed": [self.seed]}).model_dump(),
-            "differs_from_defaults": dict(_differences(self.job.asked.model_dump(), self.job.defaults.model_dump())),
+            "differs_from_defaults": self.differences,
             "auto": list(self.job.auto),
             "overrides": list(self.job.overrides),
             "identity": self.identity,

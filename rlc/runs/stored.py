@@ -13,6 +13,7 @@ from rlc.config.settings import Settings, parse_settings
 from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, read_record, write_record
 from rlc.runs.identity import folder_name, training_identity, with_names_of_now
 from rlc.runs.records import NOT_PACKED, Measurement, RunResult, RunStatus
+from rlc.runs.wording import worded
 from trainers.envs.make import env_factory
 from trainers.envs.seed_envs import EnvFactory
 from trainers.envs.spec import EnvSpec
@@ -43,11 +44,18 @@ class StoredRun:
         self.identity = identity
         self.artifact = path / ARTIFACT
         self.agent_file = path / AGENT_FILE
+        self.differences: dict[str, Any] = {}
+        """Settings that differ from the defaults, by dotted key."""
         self._baseline: StoredRun | None = None
 
     @property
     def name(self) -> str:
         return f"{self.settings.algo.name} {self.settings.env.id} {self.label} seed {self.seed}"
+
+    @property
+    def words(self) -> str:
+        """The label as people read it: what differs in place of a hash."""
+        return worded(self.label, self.differences)
 
     @property
     def spec(self) -> EnvSpec:
@@ -143,7 +151,9 @@ def load_run(path: Path) -> StoredRun:
     try:
         config = read_config(path)
         settings = stored_settings(config)
-        return StoredRun(path, settings, settings.seed[0], path.parent.name, config["identity"])
+        run = StoredRun(path, settings, settings.seed[0], path.parent.name, config["identity"])
+        run.differences = dict(config.get("differs_from_defaults") or {})
+        return run
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{path} holds no run that can be read: {error}") from error
 
