@@ -108,8 +108,8 @@ class TestAPolicyOfFewBits:
             assert (compiled(folder, tmp_path / f"{number}.so", flags)(obs) == expected).all()
         with torch.no_grad():
             twin = load_policy(artifact)(torch.from_numpy(obs)).numpy()
-        np.testing.assert_allclose(twin, expected, rtol=0, atol=1e-2)
-        assert (twin == expected).all(1).mean() >= (0.95 if style == "relu" else 0.0)
+        # The torch twin's tanh has other last bits: behind the last layer in one style, between layers in the other.
+        assert (np.abs(twin - expected).max(1) <= 5e-7).mean() >= 0.99
 
     @pytest.mark.parametrize("kernel", KERNELS)
     def test_every_kernel_gives_the_same_bits(self, kernel: str, tmp_path: Path) -> None:
