@@ -64,7 +64,7 @@ class TestClone:
     def test_a_command_finds_it_in_a_process_of_its_own(self, study_clone: Path) -> None:
         command = [sys.executable, "-m", "rlc.status", *f"{SAC} seed=0,1,2 -m".split()]
         done = subprocess.run(command, cwd=study_clone, capture_output=True, text=True, check=True)
-        assert "2 done, 1 missing" in done.stdout
+        assert "2 done, 1 not begun" in done.stdout
 
     def test_directories_are_those_of_the_original(self, study_home: Path, study_clone: Path) -> None:
         status(["study=paper"])
