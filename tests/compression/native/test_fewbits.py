@@ -2,9 +2,7 @@
 
 import ctypes
 import json
-import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from compression.native.folder import export_native
 from compression.native.generate import Options
 from compression.native.layouts import padded
 from compression.runtime import OnnxPolicy
-from rlc.export import export
 from tests.compression.native.builds import (
     FEW_BITS,
     KERNELS,
@@ -164,8 +161,3 @@ def test_what_does_not_fit_is_one_line(options: Options, line: str, tmp_path: Pa
     with pytest.raises(UserError, match=line):
         export_native(artifact, tmp_path / "c", options)
     assert not (tmp_path / "c").exists()
-
-
-def test_an_unknown_value_of_the_option_is_one_line(refusal: Callable[..., str]) -> None:
-    line = refusal(export, "policy=artifact", "target=c", "to=c", "weights=nibbles")
-    assert re.search("weights=nibbles: unknown; allowed: auto, bytes, bits", line)
