@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithConf(build_py):
-    """Copies conf/ to rlc/conf, where rlc.config.compose looks first; an editable install reads the checkout's."""
+    """Copies conf/ to rlc/conf, where rlc.datafiles looks first; an editable install reads the checkout's."""
 
     def run(self) -> None:
         """Build the packages, then add conf/."""

@@ -1,4 +1,4 @@
-"""The deployable artifact: a folder of policy.onnx, policy.safetensors and policy.json, the contract."""
+"""The deployable artifact: a folder of policy.onnx, policy.safetensors, policy.json, the contract, and a README."""
 
 import json
 import os
@@ -14,8 +14,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from compression.explain import README_FILE, interface, readme
 from compression.files import sha256, write_atomic
 from compression.int8 import ActivationQuantize, StaticQuantLinear
+from compression.lowbit import LowBitLinear, low_bit_contract
 from compression.onnx_export import onnx_bytes
 from compression.ptdq import DynamicQuantLinear
 from compression.runtime import OnnxPolicy, optimized_operators
@@ -41,6 +43,7 @@ STAGE_KINDS: dict[str, type[nn.Module]] = {
     "standardize": Standardize,
     "linear": nn.Linear,
     "static_quant_linear": StaticQuantLinear,
+    "low_bit_linear": LowBitLinear,
     "dynamic_quant_linear": DynamicQuantLinear,
     "activation_quantize": ActivationQuantize,
     **ACTIVATIONS,
@@ -86,10 +89,12 @@ def save_artifact(
     contract = {
         "format": FORMAT,
         "environment": _environment(policy.spec),
+        "interface": interface(policy.spec),
         "algorithm": algorithm,
         "compression": compression,
         "stages": [kinds[type(stage)] for stage in policy],
         "normalizer": _normalizer(policy),
+        **low_bit_contract(policy),
         "kernels": kernels,
         "parity": vars(parity),
         "golden": {
@@ -101,9 +106,15 @@ def save_artifact(
         "sha256": {ONNX_FILE: sha256(model), TENSOR_FILE: sha256(tensors)},
         "versions": {name: version(name) for name in ("torch", "onnx", "onnxruntime", "gymnasium", "mujoco")},
     }
-    files = {ONNX_FILE: model, TENSOR_FILE: tensors, CONTRACT_FILE: contract_bytes(contract)}
-    _write_folder(folder, files)
+    write_files(folder, {ONNX_FILE: model, TENSOR_FILE: tensors, **contract_files(contract)})
     return contract
+
+
+def add_origin(folder: Path, origin: dict[str, Any]) -> None:
+    """Say in the contract of an artifact, and in its README, where it came from: run, seed, commit, return."""
+    contract = json.loads((folder / CONTRACT_FILE).read_text()) | {"origin": origin}
+    for name, content in contract_files(contract).items():
+        write_atomic(folder / name, content)
 
 
 def quantized_layers(policy: Policy) -> int:
@@ -137,6 +148,7 @@ def read_spec(contract: dict[str, Any]) -> EnvSpec:
         environment["action"]["shape"][0],
         tuple(environment["action"]["low"]),
         tuple(environment["action"]["high"]),
+        kwargs=environment.get("kwargs", {}),
     )
 
 
@@ -167,12 +179,29 @@ def remade_files(policy: Policy, contract: dict[str, Any]) -> dict[str, bytes]:
     same = sha256(model) == contract["sha256"][ONNX_FILE]
     _check_golden(Path(), contract, policy, None if same else model)
     contract = contract | {"sha256": {ONNX_FILE: sha256(model), TENSOR_FILE: sha256(tensors)}}
-    return {ONNX_FILE: model, TENSOR_FILE: tensors, CONTRACT_FILE: contract_bytes(contract)}
+    return {ONNX_FILE: model, TENSOR_FILE: tensors, **contract_files(contract)}
 
 
-def contract_bytes(contract: dict[str, Any]) -> bytes:
-    """The content of policy.json."""
-    return json.dumps(contract, indent=1).encode()
+def contract_files(contract: dict[str, Any]) -> dict[str, bytes]:
+    """policy.json, and the README of it; contracts of earlier versions have no `interface`, and get none."""
+    files = {CONTRACT_FILE: json.dumps(contract, indent=1).encode()}
+    if "interface" in contract:
+        files[README_FILE] = readme(contract).encode()
+    return files
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a whole folder, or none; one that is there is replaced."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            write_atomic(temporary / name, content)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def hashes_match(folder: Path) -> bool:
@@ -240,6 +269,8 @@ def _restore(kind: type[nn.Module], tensors: dict[str, torch.Tensor]) -> nn.Modu
         return kind()
     if kind is nn.Linear:
         return make_linear(tensors["weight"], tensors["bias"])
+    if kind is LowBitLinear:
+        return LowBitLinear.from_state(tensors)
     stage = kind.__new__(kind)
     nn.Module.__init__(stage)
     for name, tensor in tensors.items():
@@ -250,6 +281,7 @@ def _restore(kind: type[nn.Module], tensors: dict[str, torch.Tensor]) -> nn.Modu
 def _environment(spec: EnvSpec) -> dict[str, Any]:
     return {
         "id": spec.env_id,
+        **({"kwargs": dict(spec.kwargs)} if spec.kwargs else {}),
         "observation": {"shape": [spec.obs_dim], "dtype": "float32"},
         "action": {
             "shape": [spec.act_dim],
@@ -265,16 +297,3 @@ def _normalizer(policy: Policy) -> dict[str, list[float]] | None:
         if isinstance(stage, Standardize):
             return {"mean": stage.mean.tolist(), "inverse_std": stage.inverse_std.tolist()}
     return None
-
-
-def _write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            write_atomic(temporary / name, content)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

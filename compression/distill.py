@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.pruning import replace_layers
+from compression.qat import standard_deviation
 from compression.runtime import OnnxPolicy
 from trainers.actor_critic import ActorTransform
 from trainers.data.rollout import collect_observations
@@ -12,7 +13,7 @@ from trainers.envs.seed_envs import EnvFactory
 from trainers.nn.activations import activation_name
 from trainers.nn.optimizer import FlatAdam
 from trainers.nn.stacked import StackedMLP
-from trainers.policy import Clamp, Policy, split_at_linears
+from trainers.policy import Clamp, Policy, input_standardized, split_at_linears
 from trainers.rng import RngStream, torch_stream
 
 # Episodes of one round lie apart from those of the next.
@@ -47,6 +48,12 @@ class Student:
         return Policy(self.spec, [*self.before, *self.network.extract(0), *self.after])
 
 
+def action_error(action: Tensor, target: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """`action` - `target`, and 0 where the target lies at a bound and the action beyond it: clipped, they are equal."""
+    beyond = ((target >= high) & (action > high)) | ((target <= low) & (action < low))
+    return torch.where(beyond, 0.0, action - target)
+
+
 def distill(
     policy: Policy,
     teacher: Policy,
@@ -59,29 +66,40 @@ def distill(
     steps: int,
     batch_size: int,
     lr: float,
+    standardize: bool = False,
+    one_sided: bool = False,
 ) -> Policy:
     """`policy` after `steps` gradient steps towards the teacher's actions, their error measured in half ranges.
 
     Begins on `states` states that the teacher visits; then `rounds` times the student adds as many of its own, with
     the teacher's actions as labels (DAgger, arXiv 1011.0686). The learning rate falls linearly to 0. `transform`
-    may prepare the layers for quantisation.
+    may prepare the layers for quantisation. With `standardize` a policy that begins with a linear layer has its input
+    standardised first, by the teacher's states, and trains the weights of that: Adam then moves the weights of every
+    input by as large a share of the grid that they are rounded to. `one_sided` as in `action_error`.
     """
+    act = OnnxPolicy.from_policy(teacher)
+    observations = collect_observations(act, make_env, policy.spec, seed, states)
+    if standardize:
+        var, mean = torch.var_mean(torch.from_numpy(observations), 0, correction=0)
+        policy = input_standardized(policy, mean, standard_deviation(var))
     student = Student(policy, transform)
     optimizer = FlatAdam(student.network, lr)
     generator = torch_stream(RngStream.DISTILL, seed)
     _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
-    observations = np.empty((0, policy.spec.obs_dim), np.float32)
+    low, high = torch.tensor(policy.spec.action_low), torch.tensor(policy.spec.action_high)
     done = 0
     for stage in range(rounds + 1):
-        act = OnnxPolicy.from_policy(teacher if stage == 0 else student.policy())
-        new = collect_observations(act, make_env, policy.spec, seed, states, stage * EPISODES_PER_ROUND)
-        observations = np.concatenate([observations, new])
+        if stage > 0:
+            act = OnnxPolicy.from_policy(student.policy())
+            new = collect_observations(act, make_env, policy.spec, seed, states, stage * EPISODES_PER_ROUND)
+            observations = np.concatenate([observations, new])
         x = torch.from_numpy(observations)
         target = teacher(x)
         while done < steps * (stage + 1) // (rounds + 1):
             optimizer.lr.fill_(lr * (1 - done / steps))
             chosen = torch.randint(len(x), (batch_size,), generator=generator)
-            error = (student.act(x[chosen], update_ranges=True) - target[chosen]) / half_range
-            optimizer.minimize(error.square().mean())
+            action = student.act(x[chosen], update_ranges=True)
+            error = action_error(action, target[chosen], low, high) if one_sided else action - target[chosen]
+            optimizer.minimize((error / half_range).square().mean())
             done += 1
     return student.policy()

@@ -21,10 +21,10 @@ def activation_qparams(low: Tensor, high: Tensor, levels: int = ACTIVATION_LEVEL
     return scale, torch.round(-low / scale)
 
 
-def quantize_centered(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """The uint8 levels of x minus the zero point, float64: what an integer kernel multiplies."""
+def quantize_centered(x: Tensor, scale: Tensor, zero_point: Tensor, levels: int = ACTIVATION_LEVELS) -> Tensor:
+    """The levels of x, 0 to `levels`, minus the zero point, float64: what an integer kernel multiplies."""
     level = torch.round(x / scale) + zero_point
-    return level.clamp(0, ACTIVATION_LEVELS).double() - zero_point
+    return level.clamp(0, levels).double() - zero_point
 
 
 def weight_levels(reduce_range: bool) -> int:
@@ -48,6 +48,7 @@ class StaticQuantLinear(nn.Module):
     bias_int32: Tensor
     input_scale: Tensor
     input_zero_point: Tensor
+    input_levels = ACTIVATION_LEVELS
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class StaticQuantLinear(nn.Module):
         self.register_buffer("input_zero_point", input_zero_point.to(torch.uint8).cpu().reshape(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        levels = quantize_centered(x, self.input_scale, self.input_zero_point)
+        levels = quantize_centered(x, self.input_scale, self.input_zero_point, self.input_levels)
         accumulated = levels @ self.weight_int8.double().mT + self.bias_int32
         return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
 

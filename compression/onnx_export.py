@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from compression.int8 import ActivationQuantize, StaticQuantLinear
+from compression.int8 import ACTIVATION_LEVELS, ActivationQuantize, StaticQuantLinear
+from compression.lowbit import LowBitLinear, low_bit_layers, tensor_bytes
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 
 OPSET = 17
 IR_VERSION = 8
+# Key of a file's metadata: bytes of the tensors of the policy where its weights are packed.
+PACKED_BYTES = "packed_bytes"
 INPUT = "observation"
 OUTPUT = "action"
 
@@ -59,16 +62,22 @@ def write_linear(graph: GraphWriter, stage: nn.Linear) -> None:
     graph.extend("Gemm", weight, graph.constant("bias", stage.bias.detach()))
 
 
-def write_grid(graph: GraphWriter, scale: Tensor, zero_point: Tensor) -> None:
-    """Round the newest value to an integer grid: a pair of QuantizeLinear and DequantizeLinear."""
+def write_grid(graph: GraphWriter, scale: Tensor, zero_point: Tensor, levels: int = ACTIVATION_LEVELS) -> None:
+    """Round the newest value to an integer grid: a pair of QuantizeLinear and DequantizeLinear.
+
+    Fewer levels than those of eight bits are cut off between the two.
+    """
     grid = [graph.constant("scale", scale), graph.constant("zero_point", zero_point)]
     graph.extend("QuantizeLinear", *grid)
+    if levels < ACTIVATION_LEVELS:
+        ends = [np.array(end, np.uint8) for end in (0, levels)]
+        graph.extend("Clip", *(graph.constant("level", end) for end in ends))
     graph.extend("DequantizeLinear", *grid)
 
 
 def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> None:
     """Add a linear layer on the int8 grid to the graph, in the form that ONNX Runtime fuses."""
-    write_grid(graph, stage.input_scale, stage.input_zero_point)
+    write_grid(graph, stage.input_scale, stage.input_zero_point, stage.input_levels)
     weight_scale = graph.constant("weight_scale", stage.weight_scale)
     zeros = np.zeros(len(stage.weight_scale))
     weight = graph.node(
@@ -128,6 +137,8 @@ WRITERS: dict[type[nn.Module], Callable[..., None]] = {
     Standardize: write_standardize,
     nn.Linear: write_linear,
     StaticQuantLinear: write_static_quant_linear,
+    # In int8 storage: ONNX Runtime's integer kernels take nothing smaller.
+    LowBitLinear: write_static_quant_linear,
     ActivationQuantize: lambda graph, stage: write_grid(graph, stage.scale, stage.zero_point),
     nn.ReLU: lambda graph, _stage: graph.extend("Relu"),
     nn.Tanh: lambda graph, _stage: graph.extend("Tanh"),
@@ -166,6 +177,20 @@ def onnx_bytes(policy: Policy) -> bytes:
         ir_version=IR_VERSION,
         producer_name="rlc",
     )
+    helper.set_model_props(model, _low_bit_properties(policy))
     onnx.checker.check_model(model, full_check=True)
     serialized: bytes = model.SerializeToString(deterministic=True)
     return serialized
+
+
+def _low_bit_properties(policy: Policy) -> dict[str, str]:
+    """What the file says of layers of few bits: their bits, and that a weight takes a byte here."""
+    layers = low_bit_layers(policy)
+    if not layers:
+        return {}
+    return {
+        "weight_bits": ",".join(str(layer.weight_bits) for layer in layers),
+        "input_bits": ",".join(str(layer.input_bits) for layer in layers),
+        "weight_storage": "int8",
+        PACKED_BYTES: str(tensor_bytes(policy)),
+    }

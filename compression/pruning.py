@@ -43,9 +43,12 @@ class Size:
 def prune(layers: Sequence[nn.Module], ratio: float, importance: Importance) -> list[nn.Module]:
     """Copies of the layers in which every hidden width w became floor(w (1 - ratio)); inputs and outputs stay.
 
-    `layers` are plain linear layers and activations. Raises PruningError for a ratio outside (0, 1), for one that
-    leaves a layer without units, and where the result has other widths than asked for.
+    `layers` are plain linear layers and activations; with ratio 0 they stay as they are. Raises PruningError for a
+    ratio outside [0, 1), for one that leaves a layer without units, and where the result has other widths than asked
+    for.
     """
+    if ratio == 0:
+        return [copy.deepcopy(layer) for layer in layers]
     import torch_pruning as tp
 
     if not 0 < ratio < 1:

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from compression.equalize import equalized
-from compression.int8 import ActivationQuantize, StaticQuantLinear
+from compression.int8 import (
+    ACTIVATION_LEVELS,
+    ActivationQuantize,
+    StaticQuantLinear,
+    activation_qparams,
+    weight_levels,
+    weight_scale,
+)
+from compression.lowbit import EIGHT, Bits, LowBitLinear, activation_levels, least_squares_scale
 from compression.onnx_export import INPUT, onnx_bytes
 from compression.ptdq import run_ort_quantizer
 from trainers.policy import Policy
@@ -20,19 +28,49 @@ Calibration = Literal["minmax", "entropy", "percentile"]
 
 
 def quantize_static_policy(
-    policy: Policy, observations: FloatArray, *, calibration: Calibration, percentile: float, reduce_range: bool
+    policy: Policy,
+    observations: FloatArray,
+    *,
+    calibration: Calibration,
+    percentile: float,
+    reduce_range: bool,
+    bits: Bits = EIGHT,
 ) -> tuple[Policy, bytes]:
     """The policy with statically quantised linear layers, and its ONNX file from ONNX Runtime's quantiser.
 
     Its ranges are made alike on `observations` [n, obs_dim] first, which it visited. `calibration` makes the ranges
     from what its layers see on them: smallest and largest, smallest entropy lost, or `percentile` percent of the
     values. The last layer's output stays float. `reduce_range` keeps weights to 7 bits, for CPUs without VNNI.
+    Below eight bits the ranges are the same, and weight scales are those that lose least.
     """
     policy = equalized(policy, observations)
     model = _quantize_static(onnx_bytes(policy), observations, calibration, percentile, reduce_range)
-    quantized = iter(QuantizedGraph(model).layers())
+    layers = QuantizedGraph(model).layers()
+    if bits.low:
+        linears = [stage for stage in policy if isinstance(stage, nn.Linear)]
+        layers = [
+            _low_bit_layer(linear, layer, bits.weight, bits.into(i), reduce_range)
+            for i, (linear, layer) in enumerate(zip(linears, layers, strict=True))
+        ]
+    quantized = iter(layers)
     stages = [next(quantized) if isinstance(stage, nn.Linear) else stage for stage in policy]
-    return Policy(policy.spec, stages), model
+    smaller = Policy(policy.spec, stages)
+    return smaller, onnx_bytes(smaller) if bits.low else model
+
+
+def _low_bit_layer(
+    linear: nn.Linear, eight_bit: StaticQuantLinear, weight_bits: int, input_bits: int, reduce_range: bool
+) -> StaticQuantLinear:
+    """A float layer in few bits, on the input range of its eight-bit version."""
+    zero_point = eight_bit.input_zero_point.float()
+    low = -zero_point * eight_bit.input_scale
+    high = (ACTIVATION_LEVELS - zero_point) * eight_bit.input_scale
+    grid = activation_qparams(low, high, activation_levels(input_bits))
+    if weight_bits == 8:
+        scale = weight_scale(linear.weight, weight_levels(reduce_range))
+    else:
+        scale = least_squares_scale(linear.weight, weight_bits)
+    return LowBitLinear.from_float(linear.weight, linear.bias, scale, *grid, weight_bits, input_bits)
 
 
 def _quantize_static(

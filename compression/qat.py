@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compression.int8 import ACTIVATION_LEVELS, activation_qparams, static_quant_linear, weight_levels, weight_scale
+from compression.int8 import (
+    ACTIVATION_LEVELS,
+    StaticQuantLinear,
+    activation_qparams,
+    static_quant_linear,
+    weight_levels,
+    weight_scale,
+)
 from trainers.nn.stacked import StackedLinear, StackedMLP, stacked_affine
 from trainers.policy import Standardize
 from trainers.tensors import ArrayFn, FloatArray, as_numpy
@@ -104,20 +111,34 @@ class QATLinear(StackedLinear):
         weight, bias = self._folded()
         if update_ranges:
             self._follow_range(x.detach(), momentum)
-        grid = activation_qparams(self.running_lo, self.running_hi, self.activation_levels)
-        quantized = fake_quantize(x, *grid, 0, self.activation_levels)
+        quantized = self.quantized_input(x)
         if not update_ranges:
             quantized = torch.where(self.batches > 0, quantized, x)
-        return stacked_affine(quantized, fake_quantize_weight(weight, self.levels), bias)
+        return stacked_affine(quantized, self.quantized_weight(weight), self.quantized_bias(bias, weight))
+
+    def input_grid(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point of what the layer reads, [N, 1, 1]."""
+        return activation_qparams(self.running_lo, self.running_hi, self.activation_levels)
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """x [N, B, in] on its grid."""
+        return fake_quantize(x, *self.input_grid(), 0, self.activation_levels)
+
+    def quantized_weight(self, weight: Tensor) -> Tensor:
+        """Folded weights [N, out, in] on their grids."""
+        return fake_quantize_weight(weight, self.levels)
+
+    def quantized_bias(self, bias: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002 (of fewer bits)
+        """Folded biases [N, 1, out] of folded weights: at eight bits so fine a grid that it does not show."""
+        return bias
 
     @torch.no_grad()
     def numpy_fn(self) -> ArrayFn:
         """As StackedLinear's; the weights are quantised once."""
         folded, folded_bias = self._folded()
-        weight = as_numpy(fake_quantize_weight(folded, self.levels).mT)
-        bias = as_numpy(folded_bias)
-        grid = activation_qparams(self.running_lo, self.running_hi, self.activation_levels)
-        scale, zero_point = (as_numpy(x) for x in grid)
+        weight = as_numpy(self.quantized_weight(folded).mT)
+        bias = as_numpy(self.quantized_bias(folded_bias, folded))
+        scale, zero_point = (as_numpy(x) for x in self.input_grid())
         seen = as_numpy(self.batches > 0)
         levels = np.float32(self.activation_levels)
         if self.standardize:
@@ -155,12 +176,15 @@ class QATLinear(StackedLinear):
         if not self.batches[row] > 0:
             raise ValueError("the quantised layer has no ranges yet: its actor was never updated")
         weight, bias = (tensor[row].detach() for tensor in self._folded())
-        ranges = self.running_lo[row, 0, 0], self.running_hi[row, 0, 0]
-        scale, zero_point = activation_qparams(*ranges, self.activation_levels)
         stages: list[nn.Module] = []
         if self.standardize:
             stages.append(Standardize(self.running_mean[row, 0], standard_deviation(self.running_var[row, 0])))
-        return [*stages, static_quant_linear(weight[:outputs], bias[0, :outputs], scale, zero_point, self.levels)]
+        return [*stages, self.deployed(row, weight[:outputs], bias[0, :outputs])]
+
+    def deployed(self, row: int, weight: Tensor, bias: Tensor) -> StaticQuantLinear:
+        """Folded weight [out, in] and bias [out] of row `row` as the layer that is deployed."""
+        scale, zero_point = (grid[row, 0, 0].detach() for grid in self.input_grid())
+        return static_quant_linear(weight, bias, scale, zero_point, self.levels)
 
 
 def prepare_qat(

@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 
-from compression.onnx_export import INPUT, onnx_bytes
+from compression.onnx_export import INPUT, PACKED_BYTES, onnx_bytes
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
 
@@ -41,8 +41,12 @@ def optimized_operators(model: bytes) -> list[str]:
 
 
 def weight_bytes(model: bytes) -> int:
-    """Bytes of all initialisers of an ONNX file."""
-    return sum(onnx.numpy_helper.to_array(t).nbytes for t in onnx.load_from_string(model).graph.initializer)
+    """Bytes of all initialisers of an ONNX file; below eight bits of the packed tensors, whose size the file states."""
+    loaded = onnx.load_from_string(model)
+    for prop in loaded.metadata_props:
+        if prop.key == PACKED_BYTES:
+            return int(prop.value)
+    return sum(onnx.numpy_helper.to_array(t).nbytes for t in loaded.graph.initializer)
 
 
 def onnx_session(model: bytes | Path, optimized_path: Path | None = None) -> Any:

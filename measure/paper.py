@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from measure.memory import stderr_tail
+from trainers.envs.spec import EnvSpec
 
 # Python with gymnasium and ONNX Runtime at its default options, on all cores, as the published scripts ran: no
 # warm-up, one seed for all episodes.
@@ -16,9 +17,9 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, range(os.cpu_count()))
 import gymnasium, numpy, onnxruntime, psutil
 warnings.simplefilter("ignore")
-path, env_id, episodes = sys.argv[1], sys.argv[2], int(sys.argv[3])
+path, env_id, episodes, kwargs = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[5])
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-env, process = gymnasium.make(env_id), psutil.Process()
+env, process = gymnasium.make(env_id, **kwargs), psutil.Process()
 if sys.argv[4] == "normalize":
     env = gymnasium.wrappers.NormalizeObservation(gymnasium.wrappers.ClipAction(env))
     env = gymnasium.wrappers.TransformObservation(env, lambda obs: obs.clip(-10, 10), env.observation_space)
@@ -50,15 +51,17 @@ class PaperEpisodes:
     """Resident size of interpreter, libraries, simulator and policy."""
 
 
-def paper_episodes(model: Path, env_id: str, episodes: int, normalize: bool) -> PaperEpisodes:
+def paper_episodes(model: Path, spec: EnvSpec, episodes: int, normalize: bool) -> PaperEpisodes:
     """Play episodes in a fresh process, `normalize` behind fresh observation statistics.
 
     Raises RuntimeError where it fails.
     """
-    command = [sys.executable, "-c", PROBE, str(model), env_id, str(episodes), "normalize" if normalize else "plain"]
+    way = "normalize" if normalize else "plain"
+    told = [str(model), spec.env_id, str(episodes), way, json.dumps(dict(spec.kwargs))]
+    command = [sys.executable, "-c", PROBE, *told]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{env_id} cannot be played in a process of its own: {stderr_tail(done)}")
+        raise RuntimeError(f"{spec.env_id} cannot be played in a process of its own: {stderr_tail(done)}")
     # MuJoCo and gymnasium may print lines of their own before.
     found = json.loads(done.stdout.splitlines()[-1])
     means = {name: sum(values) / len(values) for name, values in found.items()}

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from measure.statistics import paired_difference
-from trainers.envs.seed_envs import EnvFactory, check_finite
+from trainers.envs.seed_envs import EnvFactory, check_actions, check_finite
 from trainers.envs.spec import EnvSpec
-from trainers.rng import RngStream, env_seed, numpy_stream
+from trainers.rng import RngStream, numpy_stream
 from trainers.tensors import FloatArray
 
 Act = Callable[[FloatArray], FloatArray]
@@ -38,7 +38,7 @@ def evaluate(act: Act, make_env: EnvFactory, spec: EnvSpec, *, episodes: int, se
     Episode k starts from the same state for every policy; `seed` chooses the set of start states, which is
     disjoint from those of training and calibration. With None episodes follow the environment's own stream.
     """
-    seeds = [None if seed is None else env_seed(RngStream.EVALUATE, seed, k) for k in range(episodes)]
+    seeds = [None if seed is None else spec.reset_seed(RngStream.EVALUATE, seed, k) for k in range(episodes)]
     with make_env() as env:
         played = [_episode(act, env, spec, reset_seed) for reset_seed in seeds]
     returns, lengths = zip(*played, strict=True)
@@ -80,7 +80,8 @@ def _episode(act: Act, env: Any, spec: EnvSpec, seed: int | None) -> tuple[float
     length = 0
     done = False
     while not done:
-        obs, reward, terminated, truncated, _ = env.step(act(check_finite(obs, spec)))
+        action = check_actions(act(check_finite(obs, spec)), length)
+        obs, reward, terminated, truncated, _ = env.step(action)
         total = total + float(reward)
         length = length + 1
         done = terminated or truncated

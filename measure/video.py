@@ -1,6 +1,7 @@
 """A film of policies side by side, rendered without a screen."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -17,27 +18,28 @@ from measure.memory import stderr_tail
 from measure.returns import Act
 from trainers.envs.make import make_env
 from trainers.envs.seed_envs import Env
+from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
 
 BACKENDS = ("egl", "osmesa")
 # A backend that fails leaves OpenGL unusable in its process: each is tried in one of its own.
 PROBE = """
-import sys, warnings
+import json, sys, warnings
 warnings.simplefilter("ignore")
 import gymnasium
-env = gymnasium.make(sys.argv[1], render_mode="rgb_array")
+env = gymnasium.make(sys.argv[1], render_mode="rgb_array", **json.loads(sys.argv[2]))
 env.reset(seed=0)
 assert env.render().max() > 0
 """
 
 
-def choose_backend(env_id: str) -> None:
+def choose_backend(spec: EnvSpec) -> None:
     """Set MUJOCO_GL to what renders here. Raises UserError where nothing does."""
     chosen = os.environ.get("MUJOCO_GL")
     reason = ""
     for backend in (chosen,) if chosen else BACKENDS:
         environment = os.environ | {"MUJOCO_GL": backend}
-        command = [sys.executable, "-c", PROBE, env_id]
+        command = [sys.executable, "-c", PROBE, spec.env_id, json.dumps(dict(spec.kwargs))]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             os.environ["MUJOCO_GL"] = backend
@@ -45,15 +47,15 @@ def choose_backend(env_id: str) -> None:
         reason = stderr_tail(done)
     tried = f"MUJOCO_GL={chosen} cannot" if chosen else "neither EGL nor OSMesa can"
     raise UserError(
-        f"video=true: {tried} render {env_id} here ({reason}); MuJoCo needs libegl1 and a driver, or libosmesa6"
+        f"video=true: {tried} render {spec.env_id} here ({reason}); MuJoCo needs libegl1 and a driver, or libosmesa6"
     )
 
 
-def record_video(path: Path, env_id: str, policies: Sequence[Act], seed: int) -> None:
+def record_video(path: Path, spec: EnvSpec, policies: Sequence[Act], seed: int) -> None:
     """Write an mp4 of an episode of every policy from the same start state, side by side in their order."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     with ExitStack() as stack:
-        worlds = [stack.enter_context(make_env(env_id, render_mode="rgb_array")) for _ in policies]
+        worlds = [stack.enter_context(make_env(spec.env_id, spec.kwargs, render_mode="rgb_array")) for _ in policies]
         episodes = [_frames(env, act, seed) for env, act in zip(worlds, policies, strict=True)]
         stack.callback(temporary.unlink, missing_ok=True)
         writer: Any = imageio.get_writer(temporary, fps=worlds[0].metadata["render_fps"], macro_block_size=2)

@@ -28,6 +28,17 @@ def split(arguments: Sequence[str], keys: Collection[str]) -> tuple[dict[str, st
     return values, rest
 
 
+def positional(arguments: Sequence[str], key: str) -> list[str]:
+    """The arguments, of which the first word without `=` stands for the value of a key.
+
+    A second one is left as it is, and refused as unknown by what reads them.
+    """
+    for number, argument in enumerate(arguments):
+        if "=" not in argument and not argument.startswith("-"):
+            return [*arguments[:number], f"{key}={argument}", *arguments[number + 1 :]]
+    return list(arguments)
+
+
 def only(arguments: Sequence[str], keys: Collection[str], required: Collection[str]) -> dict[str, str]:
     """As `split`, where nothing else is allowed. Raises UserError for what is unknown or missing."""
     values, rest = split(arguments, keys)
@@ -55,6 +66,14 @@ def configured(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
         raise UserError(str(error)) from error
     assert isinstance(merged, dict)
     return {str(key): value for key, value in merged.items()}
+
+
+def given_path(text: str) -> Path:
+    """A path of the command line. `~` is the home directory, which shells leave alone behind `key=`."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: {error}; allowed: ~/ for your own, or the whole path") from error
 
 
 def run_command(command: Callable[[list[str]], None]) -> None:

@@ -1,10 +1,13 @@
-"""Tables that come with rlc."""
+"""Files that come with rlc: tables, and the configuration."""
 
 import csv
 import functools
 from pathlib import Path
 
-DATA = Path(__file__).parent / "data"
+PACKAGE = Path(__file__).resolve().parent
+DATA = PACKAGE / "data"
+# In a wheel conf/ lies inside the package, in a checkout beside it.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 
 @functools.cache

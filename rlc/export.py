@@ -4,50 +4,52 @@ import shutil
 from pathlib import Path
 
 from compression.native.folder import Score, export_native
-from compression.native.generate import LAYOUTS, Options
-from rlc.cli import only, run_command
+from compression.native.generate import LAYOUTS, WEIGHTS, Options
+from rlc.cli import given_path, only, positional, run_command
+from rlc.packing.zoo import card_of, given_policy
 from rlc.runs.files import RESULT_FILE, read_record
 from rlc.runs.find import open_artifact
 from rlc.runs.records import RunResult
 from trainers.errors import UserError
 
-KEYS = ("run", "policy", "target", "to", "layout", "skip_zeros")
+KEYS = ("run", "policy", "target", "to", "layout", "skip_zeros", "weights")
 TARGETS = ("onnx", "c")
 BOOLEANS = {"true": True, "false": False}
 
 
 def export(arguments: list[str]) -> None:
     """Without `to` the artifact is only checked. Raises ArtifactError where it is damaged."""
-    values = only(arguments, KEYS, required=())
-    source = _source(values)
+    values = only(positional(arguments, "run"), KEYS, required=())
+    given = _given(values)
     target = values.get("target", "onnx")
     if target not in TARGETS:
         raise UserError(f"target={target}: unknown; allowed: {', '.join(TARGETS)}")
     options = _options(values, target)
+    source = given_policy(given)
     folder, contract, _ = open_artifact(source)
     description = f"{contract['algorithm']} for {contract['environment']['id']}, {contract['compression']['method']}"
     if target == "c":
-        written = export_native(folder, Path(values["to"]), options, _score(source))
+        written = export_native(folder, given_path(values["to"]), options, _score(given, source))
         print(f"{values['to']}: {description}: {written.test}")
     elif "to" in values:
-        _copy(folder, Path(values["to"]))
+        _copy(folder, given_path(values["to"]))
         print(f"{values['to']}: {description}")
     else:
         print(f"{folder}: {description}: whole, and gives its golden actions")
 
 
-def _source(values: dict[str, str]) -> Path:
+def _given(values: dict[str, str]) -> str:
     given = [key for key in ("run", "policy") if values.get(key)]
     if len(given) != 1:
-        raise UserError("run: give one of run=<directory of a run> and policy=<folder of an artifact>")
-    return Path(values[given[0]])
+        raise UserError("run: give one of run=<directory of a run> and policy=<folder of an artifact, or zoo:<name>>")
+    return values[given[0]]
 
 
 def _options(values: dict[str, str], target: str) -> Options:
     """How the C code is written. Raises UserError for values that are not allowed or make no sense here."""
     if target == "c" and not values.get("to"):
         raise UserError("to: none given; target=c needs to=<folder>")
-    for key in ("layout", "skip_zeros"):
+    for key in ("layout", "skip_zeros", "weights"):
         if key in values and target != "c":
             raise UserError(f"{key}={values[key]}: only with target=c")
     given = values.get("layout", "auto")
@@ -57,11 +59,18 @@ def _options(values: dict[str, str], target: str) -> Options:
     skip_zeros = values.get("skip_zeros", "false")
     if skip_zeros not in BOOLEANS:
         raise UserError(f"skip_zeros={skip_zeros}: unknown; allowed: {', '.join(BOOLEANS)}")
-    return Options(layout, BOOLEANS[skip_zeros])
+    given = values.get("weights", "auto")
+    weights = next((name for name in WEIGHTS if name == given), None)
+    if weights is None:
+        raise UserError(f"weights={given}: unknown; allowed: {', '.join(WEIGHTS)}")
+    return Options(layout, BOOLEANS[skip_zeros], weights)
 
 
-def _score(source: Path) -> Score | None:
-    """The return in a run's record, where there is one."""
+def _score(given: str, source: Path) -> Score | None:
+    """The return in a run's record, or on a card of the zoo, where there is one."""
+    card = card_of(given)
+    if card is not None:
+        return Score(card.return_mean, card.return_std, card.episodes)
     result = read_record(RunResult, source / RESULT_FILE)
     if result is None:
         return None

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from rich.progress import track
 
 from measure.machine import BUSY_PERCENT, load, machine, one_pinned_thread
-from rlc.cli import configured, run_command
+from rlc.cli import configured, positional, run_command
 from rlc.config.commands import parse_measure
 from rlc.config.compose import CONF
 from rlc.messages import warn
@@ -28,7 +28,7 @@ from trainers.errors import UserError
 
 def measure(arguments: list[str]) -> None:
     """Measure the runs that the arguments choose and write measurement.json beside each result.json."""
-    settings = parse_measure(configured(arguments, CONF / "measure.yaml"))
+    settings = parse_measure(configured(positional(arguments, "study"), CONF / "measure.yaml"))
     runs = _with_policies(chosen_runs(settings))
     with _alone(), one_pinned_thread() as core:
         context = {"machine": machine() | {"pinned_core": core}, "load": _quiet(), "provenance": provenance()}

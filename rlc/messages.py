@@ -15,6 +15,11 @@ def warn(text: str) -> None:
     print(f"rlc: {one_line(text)}", file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: 1 run, 2 runs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def did_you_mean(word: str, offered: Sequence[str]) -> str:
     """The end of a message about an unknown word: what was perhaps meant, and what is allowed."""
     close = difflib.get_close_matches(OLD_NAMES.get(word, word), offered, n=1)

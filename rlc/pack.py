@@ -12,7 +12,7 @@ import safetensors.torch
 
 from compression.artifact import CONTRACT_FILE, TENSOR_FILE
 from compression.files import sha256, write_atomic
-from rlc.cli import only, run_command
+from rlc.cli import given_path, only, positional, run_command
 from rlc.messages import warn
 from rlc.packing.packs import (
     SCHEMA,
@@ -42,9 +42,9 @@ def pack(arguments: list[str]) -> None:
     Raises UserError, before anything is written, where the folder has a run of other settings in the place of one
     of these, or is damaged, or seeds repeat.
     """
-    values = only(arguments, ("study", "to"), required=("study",))
+    values = only(positional(arguments, "study"), ("study", "to"), required=("study",))
     study = values["study"]
-    folder = Path(values.get("to") or OUTPUTS / study / PACK)
+    folder = given_path(values["to"]) if values.get("to") else OUTPUTS / study / PACK
     merged = {run.path: run for run in read_pack(folder, study)} if record_files(folder) else {}
     tensors: dict[Path, bytes] = {}
     for stored in finished_runs(study):

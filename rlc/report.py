@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from compression.files import write_atomic
-from rlc.cli import configured, run_command
+from rlc.cli import configured, positional, run_command
 from rlc.config.commands import parse_report
 from rlc.config.compose import CONF
 from rlc.pipeline.tracking import log_tables
@@ -26,7 +26,7 @@ from rlc.runs.stored import OUTPUTS
 
 def report(arguments: list[str]) -> None:
     """Write the report of the runs that the arguments choose. Raises UserError for runs that do not mix."""
-    settings = parse_report(configured(arguments, CONF / "report.yaml"))
+    settings = parse_report(configured(positional(arguments, "study"), CONF / "report.yaml"))
     runs = chosen_runs(settings)
     study = Study(run for run in runs if run.settings.protocol == "ours")
     as_published = Study(run for run in runs if run.settings.protocol == "paper")

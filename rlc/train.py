@@ -5,18 +5,25 @@ import sys
 from typing import TYPE_CHECKING
 
 from rlc.config.help import ANSWERED, answer
-from rlc.messages import warn
+from rlc.messages import counted, warn
+from trainers.errors import UserError
 
 if TYPE_CHECKING:
     from rlc.config.plan import Plan
     from rlc.runs.run import Run
+
+DRY_RUN = "--dry-run"
 
 
 def main() -> None:
     """Plan everything, then run it. Exit code 2: bad input, nothing was run; 1: a run failed; 130: Ctrl-C."""
     arguments = sys.argv[1:]
     if any(a.split("=")[0] in ANSWERED for a in arguments):
-        answer(arguments)
+        try:
+            answer(arguments)
+        except UserError as error:
+            warn(str(error))
+            sys.exit(2)
         return
     try:
         sys.exit(plan_and_run(arguments))
@@ -30,26 +37,32 @@ def plan_and_run(arguments: list[str]) -> int:
     from rlc.config.job import warn_without_compiler
     from rlc.config.plan import make_plan
     from rlc.grid.estimate import estimate
+    from rlc.grid.preview import show_plan
     from rlc.packing.restore import unpack_own
     from rlc.pipeline.check import check_runs
     from rlc.pipeline.job import run_job
     from rlc.pipeline.record import backfill_baseline
     from rlc.reporting import console
-    from trainers.errors import UserError
 
+    dry_run = DRY_RUN in arguments
     try:
-        plan = make_plan(arguments)
-        for study in sorted({job.settings.study for job in plan.jobs}):
+        plan = make_plan([argument for argument in arguments if argument != DRY_RUN])
+        for study in () if dry_run else sorted({job.settings.study for job in plan.jobs}):
             unpack_own(study)
-        runs = check_runs(plan.jobs)
+        runs = check_runs(plan.jobs, writes=not dry_run)
         unfinished = [run for run in runs if not run.finished()]
-    except UserError as error:
+    except (UserError, OSError) as error:
         warn(str(error))
         return 2
     overwrite = any(job.settings.overwrite for job in plan.jobs)
     left = runs if overwrite else unfinished
-    costs = f"; {estimate(left)}" if left and plan.multirun else ""
-    line = f"{len(plan.jobs)} jobs, {len(runs)} runs, {len(runs) - len(left)} of them finished already{costs}"
+    costs = f"; {estimate(left)}" if left and (plan.multirun or dry_run) else ""
+    done = len(runs) - len(left)
+    line = f"{counted(len(plan.jobs), 'job')}, {counted(len(runs), 'run')}, {done} of them finished already{costs}"
+    if dry_run:
+        show_plan(runs, left)
+        print(f"{line}; nothing was done")
+        return 0
     print(line, flush=True)
     if left:
         warn_without_compiler(run.job for run in left)
@@ -64,7 +77,8 @@ def plan_and_run(arguments: list[str]) -> int:
     console.show(finished)
     for run in runs:
         if run not in finished:
-            warn(f"failed: {run.name}: {run.error()}; see {run.path}/run.log")
+            log = run.path / "run.log"
+            warn(f"failed: {run.name}: {run.error()}" + (f"; see {log}" if log.exists() else ""))
     if len(finished) < len(runs):
         return 1
     return follow_up(plan) if plan.follow_ups else 0
@@ -74,7 +88,6 @@ def follow_up(plan: "Plan") -> int:
     """Run the commands that a preset wants on its study when all of it is done; returns the exit code."""
     from rlc.measure import measure
     from rlc.report import report
-    from trainers.errors import UserError
 
     commands = {"measure": measure, "report": report}
     for name in plan.follow_ups:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from rlc.cli import only, run_command
+from rlc.cli import given_path, only, positional, run_command
 from rlc.messages import warn
 from rlc.packing.packs import PackedRun, read_pack, same_outcome
 from rlc.packing.restore import lend_measurements, restore
@@ -19,10 +19,10 @@ def unpack(arguments: list[str]) -> None:
     Raises UserError, before anything is written, for packs that are damaged, or do not mix with each other or with
     the run directories that are there.
     """
-    values = only(arguments, ("from", "study"), required=("from",))
+    values = only(positional(arguments, "from"), ("from", "study"), required=("from",))
     packed: list[PackedRun] = []
     for folder in values["from"].split(","):
-        packed += read_pack(Path(folder), values.get("study"))
+        packed += read_pack(given_path(folder), values.get("study"))
     runs = _joined(packed)
     studies = sorted({run.settings.study for run in runs})
     if len(studies) > 1:

@@ -79,14 +79,18 @@ OffPolicy = DDPG | TD3 | SAC
 POLICIES = DATA / "policies"
 
 
-def make_agent(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = False, **changes: Any) -> ActorCritic:
-    """An agent as conf/ configures it, but for the changes."""
+FEW_BITS = "compress.weight_bits=3 compress.activation_bits=4 compress.input_bits=6"
+
+
+def make_agent(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool | str = False, **changes: Any) -> ActorCritic:
+    """An agent as conf/ configures it, but for the changes; with settings of quantisation-aware training or without."""
     overrides = [f"+algo={algo}", *(f"algo.{key}={value}" for key, value in changes.items())]
-    settings = make_plan(overrides + ["+compress=qat"] * qat).jobs[0].settings
+    quantized = ["+compress=qat", *(qat.split() if isinstance(qat, str) else [])] if qat else []
+    settings = make_plan(overrides + quantized).jobs[0].settings
     return build_agent(settings.algo, settings.compress, of, seeds, torch.device("cpu"))
 
 
-def make_off_policy(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = False, **changes: Any) -> OffPolicy:
+def make_off_policy(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool | str = False, **changes: Any) -> OffPolicy:
     """As `make_agent`, of an algorithm that learns from batches."""
     agent = make_agent(algo, of, seeds, qat, **changes)
     assert isinstance(agent, OffPolicy)
@@ -94,7 +98,7 @@ def make_off_policy(algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = Fa
 
 
 def make_on_policy(
-    algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool = False, **changes: Any
+    algo: str, of: EnvSpec, seeds: Sequence[int], qat: bool | str = False, **changes: Any
 ) -> GaussianActorCritic:
     """As `make_agent`, of an algorithm that learns from rollouts."""
     agent = make_agent(algo, of, seeds, qat, **changes)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from rlc.comments import LEFT_OUT
 from tests.helpers import ROOT
 
 README = ROOT / "README.md"
@@ -82,6 +83,10 @@ class TestSettingsReference:
         page: Path = self.generate["PAGE"]
         assert page.read_text() == self.generate["page"](), "run: python docs/reference/generate.py"
 
+    def test_the_page_of_the_zoo_is_current(self) -> None:
+        page: Path = self.generate["ZOO_PAGE"]
+        assert page.read_text() == self.generate["zoo_page"](), "run: python docs/reference/generate.py"
+
     def test_every_file_of_settings_is_in_it(self) -> None:
         listed = {ROOT / "conf" / name for _, name, _ in self.generate["FILES"]}
         files = {path for part in ("*", "algo/*", "compress/*") for path in (ROOT / "conf").glob(f"{part}.yaml")}
@@ -91,7 +96,7 @@ class TestSettingsReference:
         for _, name, _ in self.generate["FILES"]:
             path = ROOT / "conf" / name
             found = {s.key: s for s in self.generate["settings"](path) if s.default is not None}
-            assert found.keys() == set(leaves(yaml.safe_load(path.read_text()), self.generate["LEFT_OUT"]))
+            assert found.keys() == set(leaves(yaml.safe_load(path.read_text()), LEFT_OUT))
             assert all(setting.meaning for setting in found.values()), path
 
 

@@ -46,10 +46,11 @@ class DDPG(ActorCritic):
         super().__init__(spec, seeds, settings, device)
 
         # networks
-        hidden = settings.hidden
         streams = init_streams(seeds)
-        self.actor = StackedMLP([spec.obs_dim, *hidden, spec.act_dim], settings.activation, streams).to(device)
-        self.critic = StackedMLP([spec.obs_dim + spec.act_dim, *hidden, 1], settings.activation, streams).to(device)
+        actor_sizes = [spec.obs_dim, *settings.actor_widths, spec.act_dim]
+        critic_sizes = [spec.obs_dim + spec.act_dim, *settings.hidden, 1]
+        self.actor = StackedMLP(actor_sizes, settings.activation, streams).to(device)
+        self.critic = StackedMLP(critic_sizes, settings.activation, streams).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)
 

@@ -3,6 +3,7 @@
 A loop goes on from `steps` steps when its agent, environments and replay memory are restored to that point.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from trainers.data.replay import ReplayBuffer
 from trainers.data.rollout import Rollout, collect
-from trainers.envs.seed_envs import SyncSeedEnvs
+from trainers.envs.seed_envs import SyncSeedEnvs, check_actions
 from trainers.envs.workers import SubprocSeedEnvs
 from trainers.tensors import FloatArray
+
+# What may help where a policy that learns gives NaN.
+DIVERGED = ": its training diverged; a smaller learning rate may help"
 
 
 class OffPolicyAgent(Protocol):
@@ -92,6 +96,7 @@ def off_policy_loop(
     yielded = steps
     while steps < total_steps:
         action = warmup() if steps < learning_starts else agent.act(envs.obs)
+        check_actions(action, steps, DIVERGED)
         envs.step_async(action)
         steps += num_envs
         learning = steps > learning_starts
@@ -138,8 +143,14 @@ def on_policy_loop(
         rest = total_steps - steps
         size = rest if 2 * rest < 3 * rollout_steps else rollout_steps
         steps_per_env = math.ceil(size / num_envs)
-        rollout = collect(agent.act, envs, steps_per_env, device)
+        rollout = collect(_checked(agent.act, steps, num_envs), envs, steps_per_env, device)
         agent.anneal(steps)
         metrics = agent.update(rollout)
         steps += steps_per_env * num_envs
         yield steps, metrics
+
+
+def _checked(act: Callable[[FloatArray], FloatArray], step: int, num_envs: int) -> Callable[[FloatArray], FloatArray]:
+    """Actions of `act`, from `step` on. Raises FloatingPointError where one is not finite."""
+    calls = itertools.count()
+    return lambda obs: check_actions(act(obs), step + next(calls) * num_envs, DIVERGED)

@@ -43,7 +43,7 @@ class GaussianActorCritic(ActorCritic):
     ) -> None:
         super().__init__(spec, seeds, settings, device)
         streams = init_streams(seeds)
-        actor_sizes = [spec.obs_dim, *settings.hidden, spec.act_dim]
+        actor_sizes = [spec.obs_dim, *settings.actor_widths, spec.act_dim]
         self.actor = GaussianMLP(actor_sizes, settings.activation, streams, settings.initial_log_std)
         self.critic = StackedMLP([spec.obs_dim, *settings.hidden, 1], settings.activation, streams)
         orthogonal_(self.actor, streams, head_gain=0.01)
@@ -61,13 +61,13 @@ class GaussianActorCritic(ActorCritic):
         self.step: Callable[..., Sequence[Tensor]] = self.minibatch_step
         """`minibatch_step`, or its compiled twin."""
 
-    @abstractmethod
-    def update(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Learn from a rollout [S, T, E, ...] of the policy as it is; `METRICS` [S]."""
-
     def use_compiled_step(self, step: Callable[..., Sequence[Tensor]]) -> None:
         """Update with a compiled twin of `minibatch_step` from here on."""
         self.step = step
+
+    @abstractmethod
+    def update(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Learn from a rollout [S, T, E, ...] of the policy as it is; `METRICS` [S]."""
 
     def anneal(self, steps: int) -> None:
         """Set what changes along the training at hand, before the update after its first `steps` steps."""

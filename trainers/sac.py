@@ -55,10 +55,10 @@ class SAC(ActorCritic):
         super().__init__(spec, seeds, settings, device)
 
         # networks
-        hidden = settings.hidden
         streams = init_streams(seeds)
-        self.actor = StackedMLP([spec.obs_dim, *hidden, 2 * spec.act_dim], settings.activation, streams).to(device)
-        critic_sizes = [spec.obs_dim + spec.act_dim, *hidden, 1]
+        actor_sizes = [spec.obs_dim, *settings.actor_widths, 2 * spec.act_dim]
+        critic_sizes = [spec.obs_dim + spec.act_dim, *settings.hidden, 1]
+        self.actor = StackedMLP(actor_sizes, settings.activation, streams).to(device)
         self.critics = StackedMLP(critic_sizes, settings.activation, twin_streams(streams)).to(device)
         if transform_actor is not None:
             transform_actor(self.actor)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
 def _integral(value: Any) -> Any:
@@ -16,6 +16,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ActivationName = Literal["relu", "tanh", "elu", "silu", "leaky_relu", "gelu"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Widths = Annotated[list[Count], Field(min_length=1)]
 
 
 class Strict(BaseModel):
@@ -24,12 +25,30 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class OffPolicySettings(Strict):
-    """What the algorithms that learn from a replay buffer share; each one narrows `name` to its own."""
+class NetworkSettings(Strict):
+    """The networks of an algorithm, which narrows `name` to its own."""
 
     name: str
-    hidden: Annotated[list[Count], Field(min_length=1)]
+    hidden: Widths
+    # Records older than the setting lack it: then the actor is as wide as the critics.
+    actor_hidden: Widths | None = None
     activation: ActivationName
+
+    @field_validator("actor_hidden")
+    @classmethod
+    def _null_where_as_the_critics(cls, widths: list[int] | None, info: ValidationInfo) -> list[int] | None:
+        """One training has one identity: the critics' widths, spelled out, are the default."""
+        return None if widths == info.data.get("hidden") else widths
+
+    @property
+    def actor_widths(self) -> list[int]:
+        """Widths of the actor's hidden layers."""
+        return self.actor_hidden or self.hidden
+
+
+class OffPolicySettings(NetworkSettings):
+    """What the algorithms that learn from a replay buffer share."""
+
     actor_lr: Rate
     critic_lr: Rate
     gamma: Fraction
@@ -42,12 +61,9 @@ class OffPolicySettings(Strict):
     num_envs: Count
 
 
-class OnPolicySettings(Strict):
-    """What the algorithms that learn from rollouts of the current policy share; each one narrows `name` to its own."""
+class OnPolicySettings(NetworkSettings):
+    """What the algorithms that learn from rollouts of the current policy share."""
 
-    name: str
-    hidden: Annotated[list[Count], Field(min_length=1)]
-    activation: ActivationName
     initial_log_std: Annotated[float, Field(ge=-20, le=2)]
     gamma: Fraction
     gae_lambda: Fraction

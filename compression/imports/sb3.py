@@ -30,7 +30,7 @@ from compression.imports.layers import (
 )
 from compression.imports.records import InertError, Record, Reference, array_of, describe
 from compression.imports.vecnormalize import beside, read_statistics
-from trainers.envs.make import make_env
+from trainers.envs.make import env_factory
 from trainers.nn.activations import ACTIVATIONS
 from trainers.policy import Policy
 
@@ -225,7 +225,7 @@ def _space(request: Request, data: dict[str, Any], key: str, size: int) -> tuple
 def _check_observations(request: Request, bounds: tuple[NDArray[Any], NDArray[Any]]) -> None:
     """Bounds of observations that differ are those of another environment, or of a wrapper that changes them."""
     env_id = request.spec.env_id
-    with make_env(env_id) as env:
+    with env_factory(request.spec)() as env:
         space: Any = env.observation_space
     own = (space.low.ravel(), space.high.ravel())
     same = [a.shape == b.shape and np.allclose(a, b, rtol=1e-5) for a, b in zip(bounds, own, strict=True)]

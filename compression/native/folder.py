@@ -54,6 +54,7 @@ def export_native(artifact: Path, target: Path, options: Options, score: Score |
     if options.skip_zeros and options.layout == "rows":
         raise UserError("layout=rows: skip_zeros=true needs the packed layout; allowed: layout=auto, layout=packed")
     network = read_network(load_policy(artifact))
+    _check_weights(network, options)
     contract = json.loads((artifact / CONTRACT_FILE).read_text())
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -66,6 +67,18 @@ def export_native(artifact: Path, target: Path, options: Options, score: Score |
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return outcome
+
+
+def _check_weights(network: Network, options: Options) -> None:
+    """Raises UserError where packed bits are asked for that do not fit the policy or the other options."""
+    if options.weights != "bits":
+        return
+    if options.skip_zeros:
+        raise UserError("weights=bits: packed bits skip no zeros; allowed: skip_zeros=false, weights=auto, bytes")
+    if options.layout == "packed":
+        raise UserError("weights=bits: packed bits lie in rows; allowed: layout=auto, layout=rows")
+    if not network.quantized or network.weight_bits == 8:
+        raise UserError("weights=bits: the policy has no weights of fewer than eight bits; allowed: auto, bytes")
 
 
 def _write(
@@ -86,6 +99,7 @@ def _write(
     native = {
         "layout": options.layout,
         "skip_zeros": options.skip_zeros,
+        "weights": options.weights,
         "macs": network.macs,
         "sizes": asdict(sizes) if sizes else None,
     }
@@ -118,6 +132,7 @@ def _template_values(network: Network, contract: dict[str, Any], options: Option
         "widths": "-".join(str(width) for width in widths),
         "layout": options.layout,
         "skip_zeros": options.skip_zeros,
+        "weights": options.weights,
     }
 
 

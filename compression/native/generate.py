@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compression.native import layouts
+from compression.native.fewbits import GROUPS, few_bit_rows
 from compression.native.network import Layer, Network, float_literal
 
 Layout = Literal["auto", "rows", "packed"]
 LAYOUTS: tuple[Layout, ...] = ("auto", "rows", "packed")
+Weights = Literal["auto", "bytes", "bits"]
+WEIGHTS: tuple[Weights, ...] = ("auto", "bytes", "bits")
+TableKind = Literal["packed", "bits", "rows"]
 TEMPLATES = Path(__file__).parent / "templates"
 PER_LINE = 24
 
@@ -24,10 +28,26 @@ class Options:
 
     `layout`: order of the weights; auto writes both and leaves the choice to the compiler's target.
     `skip_zeros`: leave out inputs behind a ReLU that are zero; needs the packed layout, and time depends on the data.
+    `weights`: whether a weight of fewer than eight bits takes a byte or its bits; auto leaves the choice to the
+    compiler's target: bits where nothing is vectorised, which are microcontrollers.
     """
 
     layout: Layout = "auto"
     skip_zeros: bool = False
+    weights: Weights = "auto"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The weights of a layer in one order, and the macro `when` by which the compiler takes it.
+
+    `inputs` is the padded number of inputs, `type` that of the numbers in C.
+    """
+
+    when: str
+    inputs: int
+    type: str
+    values: NDArray[Any]
 
 
 def render(name: str, **values: Any) -> str:
@@ -47,59 +67,88 @@ def render(name: str, **values: Any) -> str:
 def policy_source(network: Network, options: Options, title: str) -> str:
     """policy.c."""
     layout = "packed" if options.skip_zeros else options.layout
-    layers = [_layer_values(network, number, layout, options) for number in range(len(network.layers))]
+    kinds = table_kinds(network, options)
+    layers = [_layer_values(network, number, kinds, options) for number in range(len(network.layers))]
+    sum_type = "int32_t" if network.quantized else "float"
     return render(
         "policy.c.j2",
         title=title,
         net=network,
         layers=layers,
-        with_rows=layout != "packed",
-        with_packed=layout != "rows",
+        with_bits="bits" in kinds,
+        # Kernels that count levels from 128 are among the packed ones that skip nothing.
+        with_signed="packed" in kinds and not options.skip_zeros,
         layout=f"POLICY_LAYOUT_{layout.upper()}",
+        weights=f"POLICY_WEIGHTS_{options.weights.upper()}",
         skip_zeros=options.skip_zeros,
-        width=max(max(layer["row_length"], layouts.padded(layer["outputs"], layouts.LANES)) for layer in layers),
+        width=max(max(layer["longest"], layouts.padded(layer["outputs"], layouts.LANES)) for layer in layers),
         kernels=_kernels("kernels.h"),
         dense=_kernels("dense_int8.h" if network.quantized else "dense_float.h"),
-        weight_type="int8_t" if network.quantized else "float",
-        sum_type="int32_t" if network.quantized else "float",
+        dense_bits=_kernels("dense_bits.h"),
+        sum_type=sum_type,
+        bias_type="POLICY_BIAS" if "bits" in kinds else sum_type,
+        small_bias_type=_small_bias_type(network),
         input_type="uint8_t" if network.quantized else "float",
     )
 
 
-def _layer_values(network: Network, number: int, layout: Layout, options: Options) -> dict[str, Any]:
+def table_kinds(network: Network, options: Options) -> list[TableKind]:
+    """Which tables of weights policy.c has, in the order in which the compiler looks for one."""
+    if options.weights == "bits":
+        return ["bits"]
+    layout = "packed" if options.skip_zeros else options.layout
+    if layout == "packed":
+        return ["packed"]
+    few_bits = network.quantized and network.weight_bits < 8 and options.weights == "auto"
+    rows: list[TableKind] = ["bits", "rows"] if few_bits else ["rows"]
+    return rows if layout == "rows" else ["packed", *rows]
+
+
+def _layer_values(network: Network, number: int, kinds: Sequence[TableKind], options: Options) -> dict[str, Any]:
     """What the template writes of a layer."""
     layer = network.layers[number]
     outputs, inputs = layer.weight.shape
     previous = network.layers[number - 1].activation if number else ""
+    tables = [_table(layer, kind, network.weight_bits) for kind in kinds]
+    more = layouts.padded(outputs, layouts.LANES) - outputs
     values = {
         "number": number,
         "inputs": inputs,
-        "row_length": layouts.row_length(inputs) if network.quantized else inputs,
-        "packed_length": layouts.padded(inputs, layouts.GROUP) if network.quantized else inputs,
+        "longest": max(table.inputs for table in tables),
+        "tables": tables,
         "outputs": outputs,
         "activation": layer.activation,
         "skip": options.skip_zeros and previous == "relu",
-        "bias": np.pad(layer.bias, (0, layouts.padded(outputs, layouts.LANES) - outputs)),
+        "bias": layer.bias if list(kinds) == ["bits"] else np.pad(layer.bias, (0, more)),
         "grid": layer.grid,
         "scale": layer.scale,
         "fused": layer.fused,
     }
-    return values | _weights(layer, layout)
-
-
-def _weights(layer: Layer, layout: Layout) -> dict[str, Any]:
-    """The tables of weights that the layout asks for, and the bias of kernels that count levels from 128."""
-    weight, bias = layer.weight, layer.bias
-    values: dict[str, Any] = {}
-    quantized = layer.grid is not None
-    if layout != "packed":
-        values["rows"] = layouts.int8_rows(weight) if quantized else layouts.float_rows(weight)
-    if layout != "rows":
-        values["packed"] = layouts.int8_packed(weight) if quantized else layouts.float_packed(weight)
-    if quantized:
-        signed = bias + 128 * weight.sum(1, dtype=np.int32)
-        values["bias_signed"] = np.pad(signed, (0, layouts.padded(len(bias), layouts.LANES) - len(bias)))
+    if layer.grid is not None:
+        values["bias_signed"] = np.pad(layer.bias + 128 * layer.weight.sum(1, dtype=np.int32), (0, more))
     return values
+
+
+def _table(layer: Layer, kind: TableKind, bits: int) -> Table:
+    """The weights of a layer in one order."""
+    inputs = layer.weight.shape[1]
+    if kind == "bits":
+        return Table(
+            "POLICY_FEW_BITS", layouts.padded(inputs, GROUPS[bits].inputs), "uint32_t", few_bit_rows(layer.weight, bits)
+        )
+    when = "POLICY_PACKED" if kind == "packed" else "!POLICY_PACKED"
+    if layer.grid is None:
+        values = layouts.float_packed(layer.weight) if kind == "packed" else layouts.float_rows(layer.weight)
+        return Table(when, inputs, "float", values)
+    if kind == "packed":
+        return Table(when, layouts.padded(inputs, layouts.GROUP), "int8_t", layouts.int8_packed(layer.weight))
+    return Table(when, layouts.row_length(inputs), "int8_t", layouts.int8_rows(layer.weight))
+
+
+def _small_bias_type(network: Network) -> str:
+    """The type of biases in the tables that must be small."""
+    largest = max(int(np.abs(layer.bias).max()) for layer in network.layers)
+    return "int16_t" if largest < 2**15 else "int32_t"
 
 
 def _kernels(name: str) -> str:
@@ -111,6 +160,9 @@ def numbers(values: NDArray[np.generic] | Sequence[float]) -> str:
     array = np.asarray(values).reshape(-1)
     if array.dtype.kind == "f":
         texts = [float_literal(value) for value in array.astype(np.float32)]
+        per_line = PER_LINE // 3
+    elif array.dtype == np.uint32:
+        texts = [f"0x{value:08x}u" for value in array.tolist()]
         per_line = PER_LINE // 3
     else:
         texts = [str(value) for value in array.tolist()]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compression.int8 import ActivationQuantize, StaticQuantLinear
+from compression.lowbit import LowBitLinear
 from compression.ptdq import DynamicQuantLinear
 from trainers.errors import UserError
 from trainers.policy import Clamp, Policy, Rescale, Standardize
@@ -21,10 +22,11 @@ INT32_MAX = 2**31 - 1
 
 @dataclass(frozen=True)
 class Grid:
-    """The uint8 grid of a layer's input: value = scale * (level - zero_point)."""
+    """The grid of a layer's input: value = scale * (level - zero_point), level from 0 to `levels`."""
 
     scale: np.float32
     zero_point: int
+    levels: int
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Layer:
 
     Float: `weight` [out, in] and `bias` [out] are float32. Quantised: `weight` is int8, `bias` int32 with the zero
     point of the input folded in, and `scale` [out] turns a sum into a value, or, where `fused`, into a level of the
-    next layer's grid, counted from its zero point.
+    next layer's grid, counted from its zero point. `weight_bits` are enough for every weight.
     """
 
     weight: NDArray[Any]
@@ -50,6 +52,7 @@ class Layer:
     grid: Grid | None = None
     scale: FloatArray | None = None
     fused: bool = False
+    weight_bits: int = 8
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Network:
     def quantized(self) -> bool:
         """Whether its layers are int8."""
         return self.layers[0].grid is not None
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits that are enough for every integer weight."""
+        return max(layer.weight_bits for layer in self.layers)
 
     @property
     def macs(self) -> int:
@@ -127,7 +135,10 @@ def _float_layer(linear: Any, activation: Activation) -> Layer:
 
 
 def _int8_layers(linears: list[StaticQuantLinear], activations: list[Activation]) -> list[Layer]:
-    grids = [Grid(np.float32(linear.input_scale.item()), int(linear.input_zero_point)) for linear in linears]
+    grids = [
+        Grid(np.float32(linear.input_scale.item()), int(linear.input_zero_point), linear.input_levels)
+        for linear in linears
+    ]
     layers = []
     for linear, activation, grid, following in zip(linears, activations, grids, [*grids[1:], None], strict=True):
         # float32 products in ONNX Runtime's order: another order gives other bits.
@@ -136,7 +147,8 @@ def _int8_layers(linears: list[StaticQuantLinear], activations: list[Activation]
         if fused and following is not None:
             scale = scale / following.scale
         weight = linear.weight_int8.numpy()
-        layers.append(Layer(weight, _folded_bias(linear, grid), activation, grid, scale, fused))
+        weight_bits = linear.weight_bits if isinstance(linear, LowBitLinear) else 8
+        layers.append(Layer(weight, _folded_bias(linear, grid), activation, grid, scale, fused, weight_bits))
     return layers
 
 

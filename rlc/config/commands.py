@@ -6,7 +6,7 @@ from pydantic import Field
 
 from rlc.config.settings import WandbSettings
 from rlc.config.types import Name, Seed, parse_model
-from trainers.settings import Count, Rate, Strict
+from trainers.settings import Count, CountOrZero, NotNegative, Rate, Strict
 
 
 class EnergySettings(Strict):
@@ -46,10 +46,15 @@ class MeasureSettings(Selection):
 class EvaluateSettings(Strict):
     """Which policy is evaluated how; the values stand in conf/evaluate.yaml."""
 
-    run: Annotated[str, Field(min_length=1)]
+    run: str | None
+    policy: str | None
+    baseline: str | None
     episodes: Count
     seed: Seed
     video: bool
+    noise: NotNegative
+    drop: Annotated[float, Field(ge=0, lt=1)]
+    delay: CountOrZero
 
 
 def parse_evaluation(data: dict[str, Any]) -> EvaluateSettings:

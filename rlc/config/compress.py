@@ -4,8 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from compression.lowbit import Bits
 from rlc.config.types import BoolOrAuto
 from trainers.settings import Count, CountOrZero, Rate, Strict
+
+BitWidth = Literal[8, 6, 4, 3, 2]
+BIT_SETTINGS = ("weight_bits", "activation_bits", "input_bits")
 
 
 class MethodSettings(Strict):
@@ -24,7 +28,26 @@ class FP32Settings(MethodSettings):
     method: Literal["fp32"] = "fp32"
 
 
-class QATSettings(MethodSettings):
+class QuantizedSettings(MethodSettings):
+    """A way of compression whose grids may have fewer than eight bits, which records older than the settings have."""
+
+    weight_bits: BitWidth = 8
+    activation_bits: BitWidth = 8
+    input_bits: BitWidth = 8
+
+    @property
+    def bits(self) -> Bits:
+        return Bits(self.weight_bits, self.activation_bits, self.input_bits)
+
+    @property
+    def label(self) -> str:
+        if not self.bits.low:
+            return self.method
+        name = f"{self.method}-w{self.weight_bits}a{self.activation_bits}"
+        return name if self.input_bits == 8 else f"{name}i{self.input_bits}"
+
+
+class QATSettings(QuantizedSettings):
     """Quantisation-aware training; the values stand in conf/compress/qat.yaml."""
 
     method: Literal["qat"]
@@ -39,7 +62,7 @@ class PTDQSettings(MethodSettings):
     reduce_range: BoolOrAuto
 
 
-class PTSQSettings(MethodSettings):
+class PTSQSettings(QuantizedSettings):
     """Post-training static quantisation; the values stand in conf/compress/ptsq.yaml."""
 
     method: Literal["ptsq"]
@@ -68,11 +91,11 @@ class SparsitySettings(Strict):
     lr: Rate
 
 
-class PruneSettings(MethodSettings):
+class PruneSettings(QuantizedSettings):
     """Structured pruning; the values stand in conf/compress/prune_*.yaml."""
 
     method: Literal["prune_l1", "prune_l2", "prune_ptdq", "prune_ptsq", "prune_qat"]
-    ratio: Annotated[float, Field(gt=0, lt=1)]
+    ratio: Annotated[float, Field(ge=0, lt=1)]
     norm: Literal[1, 2]
     reduction: Literal["mean", "sum", "max", "prod", "first"]
     normalizer: Literal["mean", "sum", "max", "standarization", "gaussian"] | None
@@ -89,7 +112,9 @@ class PruneSettings(MethodSettings):
     @property
     def label(self) -> str:
         exact = f"{self.ratio:.2f}" if round(self.ratio, 2) == self.ratio else f"{self.ratio:g}"
-        return f"{self.method}-{exact}"
+        widths = {"w": self.weight_bits, "a": self.activation_bits, "i": self.input_bits}
+        fewer = "".join(f"{letter}{bits}" for letter, bits in widths.items() if bits < 8)
+        return f"{self.method}-{exact}-{fewer}" if fewer else f"{self.method}-{exact}"
 
     @property
     def quantization(self) -> str:
@@ -99,6 +124,12 @@ class PruneSettings(MethodSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> "PruneSettings":
+        if self.ratio == 0 and self.quantization != "qat":
+            raise ValueError(f"compress.ratio=0: nothing would be pruned; allowed with {self.method}: more than 0")
+        if self.quantization in ("none", "ptdq"):
+            for key in BIT_SETTINGS:
+                if getattr(self, key) != 8:
+                    raise ValueError(f"compress.{key}={getattr(self, key)}: allowed with {self.method}: 8")
         if self.quantization == "qat" and self.finetune == "none":
             raise ValueError("compress.finetune=none: prune_qat trains the pruned policy; allowed: distill, rl")
         return self

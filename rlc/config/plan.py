@@ -6,33 +6,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from rlc.config.compose import (
     CONF,
+    HYDRA_ERRORS,
     check_groups,
     check_keys,
     choices,
     compose_config,
-    compose_settings,
     first_value,
+    hydra_message,
     is_group,
     is_hydra,
     parse_overrides,
     values_of,
 )
-from rlc.config.compress import DERIVED_METHODS
+from rlc.config.composer import Composer
+from rlc.config.compress import BIT_SETTINGS, DERIVED_METHODS
 from rlc.config.decide import decide
 from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.job import Job
 from rlc.config.settings import parse_settings
+from rlc.config.wandb_variables import check_wandb_variables
 from trainers.errors import UserError
 
 # Settings of methods that the published code had none of.
-NOT_OF_THE_PAPER = ("calibration_steps", "calibration", "percentile", "reduce_range")
+NOT_OF_THE_PAPER = ("calibration_steps", "calibration", "percentile", "reduce_range", *BIT_SETTINGS)
 # Launchers that are not installed with everything else: their extra and their module.
 LAUNCHERS = {
     "slurm": ("slurm", "hydra_plugins.hydra_submitit_launcher"),
@@ -41,6 +42,8 @@ LAUNCHERS = {
     "ray": ("ray", "hydra_plugins.hydra_ray_launcher"),
     "ray_cluster": ("ray", "hydra_plugins.hydra_ray_launcher"),
 }
+# Settings of Hydra's that are read, by their beginnings; all of a multirun.
+HYDRA_USED = ("hydra.launcher", "hydra.mode", "hydra.sweeper.params", "hydra.job.env_set", "hydra.job.env_copy")
 MULTIRUN_FLAGS = ("-m", "--multirun")
 
 
@@ -61,42 +64,42 @@ def make_plan(arguments: Sequence[str]) -> Plan:
     given = [a for a in arguments if a not in MULTIRUN_FLAGS]
     for argument in given:
         if argument.startswith("-"):
-            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --cfg job, key=value")
+            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --dry-run, --cfg job, key=value")
     try:
         preset = _preset(given)
-        if "grids" in preset:
-            return _joined(given, preset)
-        return _make_plan(given, multirun=len(given) < len(arguments))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(str(error)) from error
+        plan = _joined(given, preset) if "grids" in preset else _make_plan(given, len(given) < len(arguments))
+    except HYDRA_ERRORS as error:
+        raise hydra_message(error, given) from error
+    check_wandb_variables(job.settings.wandb for job in plan.jobs)
+    return plan
 
 
 def _make_plan(given: list[str], multirun: bool) -> Plan:
     overrides = parse_overrides(given)
     check_groups(overrides)
+    _check_hydra(overrides)
     _check_launcher(overrides)
     base = compose_config(tuple(first_value(o) for o in overrides if is_group(o) or is_hydra(o)))
-    if base.hydra.job.chdir:
-        raise UserError("hydra.job.chdir=true: runs lie in outputs/ of the current directory; allowed: false")
-    multirun = multirun or base.hydra.mode == RunMode.MULTIRUN
-    sweep = parse_overrides([f"{k}={v}" for k, v in base.hydra.sweeper.params.items()]) if multirun else []
+    multirun = _is_multirun(overrides, base.hydra.mode == RunMode.MULTIRUN, multirun)
+    sweep = parse_overrides([f"{k}={v}" for k, v in (base.hydra.sweeper.params or {}).items()]) if multirun else []
     given_keys = {o.key_or_group for o in overrides}
     if "env.id" in given_keys:
         given_keys.add("env")  # env.id=... settles the environment as env=... does
     everything = _preset_last([o for o in sweep if o.key_or_group not in given_keys] + overrides)
     _check_algorithm(everything)
-    check_keys(everything)
+    composer = Composer()
+    check_keys(everything, composer.config)
     if not multirun:
         for override in overrides:
             if override.is_sweep_override():
                 raise UserError(f"{override.input_line}: several values make several jobs: add -m")
-        return Plan([_job(everything)], [], multirun=False)
+        return Plan([_job(everything, composer)], [], multirun=False)
     tasks = _training_first([o for o in everything if not is_hydra(o)])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     if not lines:
         raise UserError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
     own = [str(o.input_line) for o in overrides if is_hydra(o)]
-    return Plan([_job(parse_overrides(line)) for line in lines], own, multirun=True)
+    return Plan([_job(parse_overrides(line), composer) for line in lines], own, multirun=True)
 
 
 def _preset(given: list[str]) -> dict[str, Any]:
@@ -142,16 +145,16 @@ def _fitting(overrides: list[Override], grid: str) -> list[str] | None:
     return lines
 
 
-def _job(overrides: list[Override]) -> Job:
+def _job(overrides: list[Override], composer: Composer) -> Job:
     """Compose one job. Jobs that differ only in their seeds share the composition."""
-    data = compose_settings(tuple(str(o.input_line) for o in overrides if o.key_or_group != "seed"))
+    data = composer.settings(tuple(str(o.input_line) for o in overrides if o.key_or_group != "seed"))
     for override in overrides:
         if override.key_or_group == "seed":
             data = data | {"seed": override.value()}
     chosen = [o for o in overrides if is_group(o) or o.key_or_group.startswith("env.")]
     plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
     asked = parse_settings(data)
-    defaults = parse_settings(compose_settings(plain))
+    defaults = parse_settings(composer.settings(plain))
     if asked.protocol == "paper":
         for key in NOT_OF_THE_PAPER:
             value = getattr(asked.compress, key, None)
@@ -159,6 +162,31 @@ def _job(overrides: list[Override]) -> Job:
                 raise UserError(f"compress.{key}={value}: protocol=paper has its own; leave it out")
     settings, auto = decide(asked)
     return Job(settings, defaults, tuple(str(o.input_line) for o in overrides), auto)
+
+
+def _check_hydra(overrides: list[Override]) -> None:
+    """Raises UserError for settings of Hydra's that nothing here reads."""
+    for override in overrides:
+        key = override.key_or_group.replace("/", ".")
+        kept = key == "hydra.job.chdir" and override.value() is False
+        if is_hydra(override) and not kept and not key.startswith(HYDRA_USED):
+            raise UserError(
+                f"{override.input_line}: has no effect here: runs lie in outputs/<study>/ of the current directory; "
+                f"choose study=<name> or another directory; allowed of Hydra's: {', '.join(HYDRA_USED)}"
+            )
+
+
+def _is_multirun(overrides: list[Override], by_setting: bool, by_flag: bool) -> bool:
+    """Whether to expand sweeps. Raises UserError for settings of Hydra's that say otherwise, or have no effect."""
+    multirun = by_setting or by_flag
+    for override in overrides:
+        line = override.input_line
+        if override.key_or_group == "hydra.mode":
+            if by_flag and not by_setting:
+                raise UserError(f"{line}: -m says otherwise; leave one out")
+        elif is_hydra(override) and override.key_or_group != "hydra.job.chdir" and not multirun:
+            raise UserError(f"{line}: has no effect on one job, which runs in this process; add -m")
+    return multirun
 
 
 def _check_launcher(overrides: list[Override]) -> None:

@@ -13,6 +13,8 @@ from rlc.config.compress import (
     QATSettings,
 )
 from rlc.config.types import BoolOrAuto, Name, Seed, parse_model
+from trainers.envs.make import spec_of
+from trainers.envs.spec import EnvSpec
 from trainers.ppo import PPOSettings
 from trainers.registry import AGENTS
 from trainers.settings import AlgoSettings, Count, CountOrZero, OffPolicySettings, Strict
@@ -23,7 +25,22 @@ class EnvSettings(Strict):
 
     name: str
     version: str
-    id: str
+    id: Annotated[str, Field(min_length=1)]
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("kwargs")
+    @classmethod
+    def _check_kwargs(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if "render_mode" in kwargs:
+            raise ValueError(
+                f"env.kwargs.render_mode={kwargs['render_mode']}: chosen by rlc; leave it out (rlc.evaluate video=true "
+                "makes a film)"
+            )
+        return kwargs
+
+    def spec(self) -> EnvSpec:
+        """Its shapes and bounds. Raises UserError where rlc cannot train in it."""
+        return spec_of(self.id, self.kwargs)
 
 
 class EvalSettings(Strict):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from rlc.config.settings import Settings
 from rlc.datafiles import read
 from rlc.runs.run import Run
-from trainers.envs.make import spec_of
 from trainers.settings import OffPolicySettings
 
 # Measured on two environments: a run that is made from a trained one takes so long, its evaluations for the most part.
@@ -61,7 +60,7 @@ def memory_gigabytes(settings: Settings) -> float:
     algo = settings.algo
     if not settings.trains or not isinstance(algo, OffPolicySettings):
         return 0.0
-    spec = spec_of(settings.env.id)
+    spec = settings.env.spec()
     return min(algo.buffer_size, settings.total_steps) * (spec.obs_dim + spec.act_dim + 2) * 4 / 1e9
 
 

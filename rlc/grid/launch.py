@@ -12,7 +12,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra import initialize_config_dir
@@ -29,6 +31,7 @@ from rlc.config.job import Job
 from rlc.config.plan import Plan
 from rlc.messages import warn
 from rlc.pipeline.job import run_job
+from rlc.pipeline.signals import HeldSignals
 from rlc.runs.identity import training_identity
 from rlc.runs.run import runs_of
 from rlc.runs.stored import OUTPUTS, algorithm_directory
@@ -37,6 +40,9 @@ from trainers.errors import UserError
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 # Appears beside the files of the jobs when one has failed under fail_fast.
 STOP_FILE = "stop"
+# Appears there when the command is interrupted: what runs ends, and nothing more begins.
+INTERRUPT_FILE = "interrupt"
+LOCAL_LAUNCHERS = ("joblib", "basic")
 PR_SET_PDEATHSIG = 1
 
 
@@ -46,10 +52,27 @@ def launch(plan: Plan) -> None:
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="jobs-", dir=parent))
     folder.chmod(0o755)  # a scheduler's workers may be another user's
-    for number, stage in enumerate(stages(plan)):
-        _launch(stage, folder, number, plan.hydra)
+    with _told_of_signals(folder, plan) as signals:
+        for number, stage in enumerate(stages(plan)):
+            if signals.noted is None:
+                _launch(stage, folder, number, plan.hydra)
     # Not where it is interrupted: jobs that wait in a scheduler's queue still need their files.
     shutil.rmtree(folder)
+    signals.release()
+
+
+@contextmanager
+def _told_of_signals(folder: Path, plan: Plan) -> Iterator[HeldSignals]:
+    """Have jobs on this machine write checkpoints and end when this process is interrupted or terminated.
+
+    Jobs in a scheduler's queue go on, as they do when this process is lost.
+    """
+    launchers = [line.partition("=")[2] for line in plan.hydra if line.startswith("hydra/launcher=")]
+    if any(launcher not in LOCAL_LAUNCHERS for launcher in launchers):
+        yield HeldSignals()  # that nobody sets: they are raised
+        return
+    with HeldSignals(lambda: (folder / INTERRUPT_FILE).touch()) as signals:
+        yield signals
 
 
 def stages(plan: Plan) -> list[list[Job]]:
@@ -89,7 +112,7 @@ def _launch(jobs: Sequence[Job], folder: Path, stage: int, hydra_overrides: list
         config = hydra.compose_config("train", hydra_overrides, RunMode.MULTIRUN, with_log_configuration=False)
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
-    ends = launcher.launch([[f"+job_file={file}"] for file in files], 0)
+    ends = launcher.launch([[f"+job_file={_encoded(file)}"] for file in files], 0)
     for job, end in zip(jobs, ends, strict=True):
         if end.status != JobStatus.COMPLETED:
             warn(f"{runs_of(job)[0].name}: the launcher's job ended with {end._return_value!r}")  # noqa: SLF001 (Hydra has no other name)
@@ -97,13 +120,15 @@ def _launch(jobs: Sequence[Job], folder: Path, stage: int, hydra_overrides: list
 
 def task(config: DictConfig) -> None:
     """One job of a multirun, in whatever process its launcher gives it. Never raises: the runs' files tell."""
-    os.chdir(HydraConfig.get().runtime.cwd)
-    file = Path(config.job_file)
+    file = _decoded(config.job_file)
+    os.chdir(file.parents[len(OUTPUTS.parts) + 2])  # Hydra's `runtime.cwd` takes `${` for an interpolation
     job = Job.from_json(file.read_text())
     alone = "BasicLauncher" in HydraConfig.get().launcher._target_
     stop = file.with_name(STOP_FILE)
-    if job.settings.fail_fast and stop.is_file():
+    if file.with_name(INTERRUPT_FILE).is_file() or (job.settings.fail_fast and stop.is_file()):
         return
+    if not alone and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job hears it, and the planner ends this worker
     try:
         if job.settings.training_steps or any(run.baseline is None for run in runs_of(job)):
             _in_child(job, file, show=alone)
@@ -115,22 +140,41 @@ def task(config: DictConfig) -> None:
         warn(f"{algorithm_directory(job.settings)}: {error}")
 
 
+def _encoded(file: Path) -> str:
+    """An absolute path as a word that Hydra's grammar, YAML and interpolation leave as it is."""
+    return f"x{os.fsencode(file).hex()}"
+
+
+def _decoded(word: str) -> Path:
+    """What `_encoded` was given."""
+    return Path(os.fsdecode(bytes.fromhex(word.removeprefix("x"))))
+
+
 def _in_child(job: Job, file: Path, show: bool) -> None:
     """Run a job in a process of its own; a death that it could not note itself is noted for it."""
     threads = dict.fromkeys(THREAD_VARIABLES, str(job.settings.threads))
     command = [sys.executable, "-m", "rlc.grid.launch", str(file)]
     child = subprocess.Popen(command, env=os.environ | threads, stdout=None if show else subprocess.DEVNULL)
     try:
-        code = child.wait()
+        code = _wait(child, file.with_name(INTERRUPT_FILE))
     except BaseException:  # a scheduler takes the worker's place away: what it holds is let go of
         child.terminate()
         child.wait()
         raise
-    if code < 0:
+    if code < 0 and not file.with_name(INTERRUPT_FILE).is_file():
         reason = f"its process was killed by {signal.Signals(-code).name}"
         for run in runs_of(job):
             run.mark_killed(child.pid, reason)
         warn(f"{algorithm_directory(job.settings)}: {reason}")
+
+
+def _wait(child: subprocess.Popen[bytes], interrupt: Path) -> int:
+    """The exit code of a child, which is told to end once a file appears."""
+    while not interrupt.is_file():
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=0.5)
+    child.terminate()
+    return child.wait()
 
 
 def main() -> None:
@@ -139,7 +183,10 @@ def main() -> None:
         # When the worker dies, so does its job: the same command again goes on with it.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    run_job(Job.from_json(Path(sys.argv[1]).read_text()))
+    try:
+        run_job(Job.from_json(Path(sys.argv[1]).read_text()))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Studies as a few files, for git and for other machines."""
+"""Studies as a few files, for git and for other machines, and the policies that come with rlc."""

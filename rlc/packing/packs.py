@@ -113,7 +113,7 @@ class PackedRun(StoredRun):
 
     def contract(self) -> Record:
         """policy.json of a training."""
-        return with_numbers(self.record["contract"], lambda values: np.array(values, np.float32).tolist())
+        return restored(self.record["contract"])
 
     def artifact_files(self, content: bytes) -> dict[str, bytes]:
         """The artifact of a training, made again from its tensors. Raises UserError where that cannot be done."""
@@ -180,6 +180,11 @@ def with_numbers(contract: Record, convert: Callable[[Any], Any]) -> Record:
 def shortened(contract: Record) -> Record:
     """The contract with float32 numbers in as few digits as tell them apart, a third of the bytes."""
     return with_numbers(contract, lambda values: np.array(values, np.float32).astype(str).astype(float).tolist())
+
+
+def restored(contract: Record) -> Record:
+    """The contract that was shortened."""
+    return with_numbers(contract, lambda values: np.array(values, np.float32).tolist())
 
 
 def same_outcome(first: RunResult | None, second: RunResult | None) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from filelock import FileLock
 
 from compression.files import sha256, write_atomic
-from rlc.messages import warn
+from rlc.messages import counted, warn
 from rlc.packing.packs import PackedRun, read_pack, record_files, same_outcome
 from rlc.runs.files import read_json
 from rlc.runs.stored import OUTPUTS, StoredRun
@@ -73,4 +73,4 @@ def unpack_own(study: str) -> None:
     except OSError as error:
         raise UserError(f"{home}: its pack cannot be unpacked: {error}") from error
     if count:
-        warn(f"{home}: {count} runs from its pack")
+        warn(f"{home}: {counted(count, 'run')} from its pack")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from compression.lsq import prepare_low_bit_qat
 from compression.onnx_export import onnx_bytes
 from compression.pruning import replace_layers
 from compression.ptdq import quantize_dynamic_policy
@@ -14,6 +15,7 @@ from compression.qat import prepare_qat
 from rlc.config.compress import CompressSettings, PruneSettings, PTDQSettings, PTSQSettings, QATSettings
 from rlc.config.settings import Settings
 from rlc.config.types import decided
+from rlc.messages import warn
 from trainers.actor_critic import ActorCritic, ActorTransform
 from trainers.envs.seed_envs import EnvFactory, SyncSeedEnvs
 from trainers.envs.spec import EnvSpec
@@ -79,19 +81,25 @@ def build_envs(
 
 def actor_transform(algo: AlgoSettings, compress: CompressSettings) -> ActorTransform | None:
     """What quantisation-aware training does to an actor's network; None without."""
-    return qat_transform(compress, raw=isinstance(algo, OffPolicySettings))
+    raw = isinstance(algo, OffPolicySettings)
+    # On-policy ranges move once per rollout, not once per minibatch.
+    return qat_transform(compress, standardize_input=raw, range_momentum=0.01 if raw else 0.1)
 
 
-def qat_transform(compress: CompressSettings, raw: bool) -> ActorTransform | None:
-    """As `actor_transform`, for a network that reads raw observations or normalised ones."""
+def qat_transform(
+    compress: CompressSettings, *, standardize_input: bool, range_momentum: float
+) -> ActorTransform | None:
+    """As `actor_transform`, for any network: raw observations are standardised in front of its first quantiser."""
     if isinstance(compress, PruneSettings) and compress.quantization != "qat":
         return None
     if not isinstance(compress, QATSettings | PruneSettings):
         return None
-    # On-policy ranges move once per rollout, not once per minibatch.
-    momentum = 0.01 if raw else 0.1
+    prepare = functools.partial(prepare_low_bit_qat, bits=compress.bits) if compress.bits.low else prepare_qat
     return functools.partial(
-        prepare_qat, standardize_input=raw, reduce_range=decided(compress.reduce_range), range_momentum=momentum
+        prepare,
+        standardize_input=standardize_input,
+        reduce_range=decided(compress.reduce_range),
+        range_momentum=range_momentum,
     )
 
 
@@ -103,11 +111,25 @@ def compress_policy(compress: CompressSettings, policy: Policy, observations: Fl
         return quantize_dynamic_policy(policy, observations, reduce_range=decided(compress.reduce_range))
     if kind == "ptsq":
         assert isinstance(compress, PTSQSettings | PruneSettings)
-        return quantize_static_policy(
+        quantized, model = quantize_static_policy(
             policy,
             observations,
             calibration=compress.calibration,
             percentile=compress.percentile,
             reduce_range=decided(compress.reduce_range),
+            bits=compress.bits,
         )
+        if compress.bits.low:
+            warn(
+                f"compress={compress.label}: rounded after training, its actions miss those of the float policy by "
+                f"{_action_rms(policy, quantized, observations):.2g} half ranges (RMS); prune_qat trains them back"
+            )
+        return quantized, model
     return policy, onnx_bytes(policy)
+
+
+def _action_rms(policy: Policy, other: Policy, observations: FloatArray) -> float:
+    """Root mean square of the difference of two policies' actions on observations [n, obs_dim], in half ranges."""
+    _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
+    obs = torch.from_numpy(observations)
+    return float(((other(obs) - policy(obs)) / half_range).square().mean().sqrt())

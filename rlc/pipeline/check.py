@@ -8,18 +8,17 @@ from rlc.config.job import Job
 from rlc.pipeline import build
 from rlc.runs.run import Run, runs_of
 from rlc.runs.stored import OUTPUTS
-from trainers.envs.make import spec_of
 from trainers.errors import UserError
 
 
-def check_runs(jobs: Sequence[Job]) -> list[Run]:
-    """The runs that jobs stand for. Raises UserError for what would stop one of them on its way."""
+def check_runs(jobs: Sequence[Job], *, writes: bool = True) -> list[Run]:
+    """The runs that jobs stand for, to be written or only looked at. Raises UserError for what would stop one."""
     runs = []
     for job in jobs:
         runs += runs_of(job)
     _check_seeds(runs)
     for job in jobs:
-        spec_of(job.settings.env.id)
+        job.settings.env.spec()
         build.check_precision(job.settings.precision, build.device_of(job.settings.device))
         check_compile(job.asked)
     for run in runs:
@@ -28,7 +27,8 @@ def check_runs(jobs: Sequence[Job]) -> list[Run]:
         if not run.settings.trains and run.baseline is None:
             Run(run.job.with_fp32(), run.seed).check_identity()
     _check_critics(runs)
-    _check_outputs()
+    if writes:
+        _check_outputs()
     return runs
 
 
@@ -56,9 +56,14 @@ def _check_critics(runs: Sequence[Run]) -> None:
 
 
 def _check_outputs() -> None:
+    """Raises UserError where runs cannot be written."""
+    if OUTPUTS.is_symlink() and not OUTPUTS.exists():
+        target = OUTPUTS.readlink()
+        raise UserError(f"{OUTPUTS}: is a link to {target}, which is not there: make it, or remove the link")
+    remedy = "free it, or start the command in another directory"
     try:
         OUTPUTS.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"{OUTPUTS.resolve()} cannot be made: {error.strerror}") from error
-    if not os.access(OUTPUTS, os.W_OK):
-        raise UserError(f"{OUTPUTS.resolve()} is not writable")
+        raise UserError(f"{OUTPUTS.absolute()}: cannot be made: {error.strerror}; {remedy}") from error
+    if not os.access(OUTPUTS, os.W_OK | os.X_OK):
+        raise UserError(f"{OUTPUTS.absolute()}: is not writable for you; {remedy}")

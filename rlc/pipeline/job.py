@@ -61,7 +61,7 @@ def _do_runs(runs: Sequence[Run]) -> None:
 
 @contextmanager
 def _failures_of(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Iterator[None]:
-    """An error marks the runs as failed and ends here; Ctrl-C and termination mark them too and go on up."""
+    """An error marks the runs as failed and ends here; Ctrl-C and termination mark them as interrupted and go on up."""
     try:
         yield
     except BaseException as error:
@@ -69,7 +69,7 @@ def _failures_of(runs: Sequence[Run], trackers: Sequence[Tracker]) -> Iterator[N
             # Where the disk is full nothing can be noted: the error still reaches the terminal.
             with suppress(OSError):
                 if run.state() == "running":
-                    run.fail(error)
+                    run.fail(error) if isinstance(error, Exception) else run.interrupt()
         for tracker in trackers:
             tracker.finish(failed=True)
         if not isinstance(error, Exception):

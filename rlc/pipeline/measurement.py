@@ -52,7 +52,7 @@ def measure_group(group: Sequence[StoredRun], settings: MeasureSettings) -> list
     evaluation = first.settings.eval.model_copy(update={"episodes": settings.episodes})
     returns = [_returns(run, evaluation) for run in group]
     fp32 = returns[0] if first.settings.is_fp32 else _baseline_returns(first, evaluation)
-    limit = time_limit(first.settings.env.id)
+    limit = time_limit(first.spec)
     measurements = []
     for run, run_returns in zip(group, returns, strict=True):
         # By the paper's protocol start states are others: nothing to pair.
@@ -154,7 +154,7 @@ def _as_the_paper_measured(run: StoredRun) -> MeasuredEpisodes:
     try:
         # The published PPO policies were run behind a normaliser of the evaluation's own.
         normalize = run.settings.protocol == "paper" and run.settings.algo.name == "ppo"
-        episodes = paper_episodes(run.artifact / ONNX_FILE, run.settings.env.id, PAPER_EPISODES, normalize)
+        episodes = paper_episodes(run.artifact / ONNX_FILE, run.spec, PAPER_EPISODES, normalize)
     except RuntimeError as error:
         return MeasuredEpisodes(episode_s=None, process_rss_bytes=None, missing_reason=str(error))
     return MeasuredEpisodes(**dataclasses.asdict(episodes))

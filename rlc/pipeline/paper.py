@@ -25,8 +25,9 @@ from rlc.pipeline.training import MadePolicy, train
 from rlc.runs.run import Run
 from rlc.runs.stored import StoredRun
 from trainers.data.rollout import collect_observations
-from trainers.envs.make import make_env as make_plain_env
+from trainers.envs.make import env_factory
 from trainers.envs.seed_envs import Env
+from trainers.envs.spec import EnvSpec
 from trainers.nn.stacked import make_linear
 from trainers.on_policy import OBSERVATION_LIMIT
 from trainers.policy import Policy, Rescale, Standardize
@@ -39,9 +40,9 @@ QAT_LEARNING_STARTS = 5_000
 QAT_INITIAL_ALPHA = 1.0
 
 
-def make_env(algorithm: str, env_id: str) -> Env:
+def make_env(algorithm: str, spec: EnvSpec) -> Env:
     """An environment seeded once, for all its episodes. PPO's learns its observation statistics anew in it."""
-    env = make_plain_env(env_id)
+    env = env_factory(spec)()
     if algorithm == "ppo":
         env = gym.wrappers.NormalizeObservation(gym.wrappers.ClipAction(env))
         clip = functools.partial(np.clip, a_min=-OBSERVATION_LIMIT, a_max=OBSERVATION_LIMIT)
@@ -95,7 +96,7 @@ def export(
     """As `protocol.export_policy`, with the published settings of each method."""
     act = OnnxPolicy.from_policy(policy)
     spec = policy.spec
-    factory = functools.partial(make_env, algorithm, spec.env_id)
+    factory = functools.partial(make_env, algorithm, spec)
     observations = collect_observations(act, factory, spec, None, CALIBRATION_STEPS)
     if compress.method == "ptdq":
         policy, model = quantize_dynamic_as_published(policy)
@@ -111,7 +112,7 @@ def export(
 
 def evaluate_policy(act: Act, run: StoredRun, settings: EvalSettings) -> Returns:
     """As `evaluation.evaluate_policy`, on one stream of start states."""
-    factory = functools.partial(make_env, run.settings.algo.name, run.settings.env.id)
+    factory = functools.partial(make_env, run.settings.algo.name, run.spec)
     return evaluate(act, factory, run.spec, episodes=settings.episodes, seed=None)
 
 

@@ -1,6 +1,5 @@
 """How a policy is deployed and scored: our way, or the paper's."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from rlc.pipeline import build, paper
 from rlc.pipeline.evaluation import evaluate_policy
 from rlc.runs.stored import StoredRun
 from trainers.data.rollout import collect_observations
-from trainers.envs.make import make_env
+from trainers.envs.make import env_factory
 from trainers.policy import Policy, within_bounds
 
 PARITY_STATES = 1024
@@ -43,7 +42,7 @@ def export_policy(
     steps = getattr(compress, "calibration_steps", PARITY_STATES)
     policy = within_bounds(policy)
     act = OnnxPolicy.from_policy(policy)
-    factory = functools.partial(make_env, policy.spec.env_id)
+    factory = env_factory(policy.spec)
     observations = collect_observations(act, factory, policy.spec, seed, steps)
     compressed, model = build.compress_policy(compress, policy, observations)
     settings = compress.model_dump()

@@ -1,12 +1,10 @@
 """Prune a policy and let it learn from the one it was made of."""
 
-import functools
-
 from compression.distill import distill
 from compression.pruning import Importance, prune
 from rlc.config.compress import PruneSettings
 from rlc.pipeline import build
-from trainers.envs.make import make_env
+from trainers.envs.make import env_factory
 from trainers.policy import Policy, split_at_linears
 
 
@@ -26,11 +24,23 @@ def prune_policy(policy: Policy, compress: PruneSettings, seed: int) -> Policy:
 def distill_policy(student: Policy, teacher: Policy, compress: PruneSettings, seed: int) -> Policy:
     """The student after it learned the teacher's actions, with fake quantisation where the method has it."""
     before, _, _ = split_at_linears(teacher)
-    factory = functools.partial(make_env, teacher.spec.env_id)
+    factory = env_factory(teacher.spec)
     # A policy that begins with a linear layer reads raw observations.
-    transform = build.qat_transform(compress, raw=not before)
-    settings = compress.distill.model_dump()
-    return distill(student, teacher, factory, seed=seed, transform=transform, **settings)
+    raw = not before
+    low = compress.quantization == "qat" and compress.bits.low
+    transform = build.qat_transform(
+        compress, standardize_input=raw and not low, range_momentum=0.01 if raw or low else 0.1
+    )
+    return distill(
+        student,
+        teacher,
+        factory,
+        seed=seed,
+        transform=transform,
+        standardize=raw and low,
+        one_sided=low,
+        **compress.distill.model_dump(),
+    )
 
 
 def importance_of(compress: PruneSettings) -> Importance:

@@ -1,6 +1,6 @@
 """Export, evaluate and record what a run has made: artifact, returns, result.json."""
 
-from compression.artifact import ONNX_FILE, load_policy
+from compression.artifact import ONNX_FILE, add_origin, load_policy
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import random_policy, zero_policy
 from rlc.pipeline.protocol import protocol_of
@@ -74,6 +74,13 @@ def finalize_run(run: Run, tracker: Tracker, made: MadePolicy, export: ExportRec
         device=settings.device,
         provenance=provenance(),
     )
+    origin = {
+        "run": run.name,
+        "seed": run.seed,
+        "commit": result.provenance.git_commit,
+        "return": f"{scores.return_mean:.1f} +- {scores.return_std:.1f}",
+    }
+    add_origin(run.artifact, origin)
     tracker.log({"global_step": settings.total_steps, "eval/final_return_mean": scores.return_mean})
     tracker.summary(result.fields())
     tracker.artifact()

@@ -13,6 +13,10 @@ from rlc.messages import warn
 from rlc.runs.stored import StoredRun
 from trainers.errors import one_line
 
+# What W&B takes, in characters.
+LONGEST_TAG = 64
+LONGEST_NAME = 128
+
 
 class Tracker:
     """The W&B run of a run directory. Where W&B fails, one line says so and the training goes on."""
@@ -24,7 +28,9 @@ class Tracker:
         if settings.wandb.mode == "disabled":
             return
         group = f"{settings.study}/{settings.env.id}/{settings.algo.name}/{run.label}"
-        tags = [settings.algo.name, settings.env.id, settings.compress.method, f"seed{run.seed}"]
+        words = (settings.algo.name, settings.env.id, settings.compress.method, f"seed{run.seed}")
+        tags = [shortened(word, LONGEST_TAG) for word in words]
+        name = f"{settings.algo.name}-{settings.env.id}-{run.label}-seed{run.seed}"
         with self._guard():
             # Without a directory it can write to, W&B falls back to a temporary one: check first.
             if not os.access(run.path, os.W_OK):
@@ -33,8 +39,8 @@ class Tracker:
                 settings.wandb,
                 run.path,
                 f"{group} {run.identity} {run.seed}",
-                name=f"{settings.algo.name}-{settings.env.id}-{run.label}-seed{run.seed}",
-                group=group,
+                name=shortened(name, LONGEST_NAME),
+                group=shortened(group, LONGEST_NAME),
                 job_type=settings.compress.method,
                 tags=tags,
                 config=settings.model_dump() | {"seed": run.seed, "label": run.label, "identity": run.identity},
@@ -82,6 +88,13 @@ class Tracker:
             self.run.log(text)
 
 
+def shortened(text: str, longest: int) -> str:
+    """The text, or its beginning and a hash of it where it is longer than W&B takes."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest - 7]}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
 def log_tables(
     folder: Path, study: str, settings: WandbSettings, tables: dict[str, tuple[list[str], list[list[str]]]]
 ) -> None:
@@ -91,7 +104,14 @@ def log_tables(
     try:
         import wandb
 
-        run = _init(settings, folder, f"report {study}", name=f"report-{study}", group=study, job_type="report")
+        run = _init(
+            settings,
+            folder,
+            f"report {study}",
+            name=shortened(f"report-{study}", LONGEST_NAME),
+            group=study,
+            job_type="report",
+        )
         run.log({name: wandb.Table(columns=[*headers], data=rows) for name, (headers, rows) in tables.items()})
         run.finish()
     except Exception as error:
@@ -106,7 +126,7 @@ def _init(settings: WandbSettings, folder: Path, identity: str, **shown: Any) ->
         mode=settings.mode,
         project=settings.project,
         entity=settings.entity,
-        dir=str(folder.resolve()),
+        dir=os.environ.get("WANDB_DIR") or str(folder.resolve()),
         id=hashlib.sha256(identity.encode()).hexdigest()[:16],
         reinit="create_new",
         resume="allow",

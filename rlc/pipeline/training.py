@@ -1,8 +1,6 @@
 """Train the seeds of one job in lockstep."""
 
-import ctypes
 import hashlib
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +13,10 @@ from torch import Tensor
 from rlc.config.settings import Settings
 from rlc.messages import warn
 from rlc.pipeline import build
+from rlc.pipeline.allocation import tune_malloc
 from rlc.pipeline.monitor import TrainingMonitor
+from rlc.pipeline.restorability import Restorability
+from rlc.pipeline.signals import HeldSignals
 from rlc.pipeline.tracking import Tracker
 from rlc.runs.checkpoint import Checkpoints, Saved
 from rlc.runs.records import TrainingRecord
@@ -36,9 +37,6 @@ from trainers.tensors import Snapshot, strip_prefix
 Part = ActorCritic | SyncSeedEnvs | SubprocSeedEnvs | ReplayBuffer | UpdateDraws
 # How often the loop hands over, for the progress bar and heartbeats, in environment steps per seed.
 YIELD_EVERY = 50
-# Parameters of glibc's mallopt.
-M_TRIM_THRESHOLD = -1
-M_MMAP_THRESHOLD = -3
 
 
 class MadePolicy(NamedTuple):
@@ -153,6 +151,7 @@ def train(
     envs = build.build_envs(settings, runs[0].make_env, agent.spec, agent.seeds)
     training = Training(settings, agent, envs)
     beginnings = training.start()
+    can_be_restored = Restorability(agent.spec, envs)
     checkpoints = [run.checkpoints() for run in runs]
     progress = Progress(0, 0.0, 0.0)
     for i, (run, checkpoint) in enumerate(zip(runs, saved, strict=True)):
@@ -164,13 +163,14 @@ def train(
     cpu_began = time.process_time() - progress.cpu_seconds
     last_step = progress.step
     try:
-        with monitor.progress:
+        with monitor.progress, HeldSignals() as signals:
             for step, metrics in training.run(progress.step, random_warmup):
                 monitor.report(step, metrics)
-                if _checkpoint_due(settings, last_step, step):
+                if _checkpoint_due(settings, last_step, step, signals) and can_be_restored():
                     now = Progress(step, time.monotonic() - began, time.process_time() - cpu_began)
                     for i, folder in enumerate(checkpoints):
                         training.save(i, folder, now)
+                signals.release()
                 last_step = step
     finally:
         monitor.close()
@@ -178,10 +178,13 @@ def train(
     return Trained(agent, time.monotonic() - began, time.process_time() - cpu_began, beginnings)
 
 
-def _checkpoint_due(settings: Settings, last_step: int, step: int) -> bool:
-    """Whether a multiple of checkpoint_every lies between two reports; at the end the agent itself is saved."""
+def _checkpoint_due(settings: Settings, last_step: int, step: int, signals: HeldSignals) -> bool:
+    """Whether a multiple of checkpoint_every lies between two reports, or a signal ends the training here."""
     every = settings.checkpoint_every
-    return every is not None and step // every > last_step // every and step < settings.total_steps
+    if every is None:
+        return False
+    # At the end the agent itself is saved, but behind a signal it is not.
+    return signals.noted is not None or (step // every > last_step // every and step < settings.total_steps)
 
 
 def _log_restored(run: Run, saved: Saved, settings: Settings) -> None:
@@ -191,14 +194,6 @@ def _log_restored(run: Run, saved: Saved, settings: Settings) -> None:
         text = f"its checkpoint was made with compile={compiled}: from here on it rounds otherwise".lower()
         run.log(text)
         warn(f"{run.name}: {text}")
-
-
-def tune_malloc() -> None:
-    """Let glibc use memory again instead of giving it back: the batches of many seeds would fault it in every time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest it takes
-        mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 class Training:

@@ -27,7 +27,7 @@ def show(finished: Iterable[StoredRun]) -> None:
             # References by our protocol, where there are both.
             if scored is None or scored.protocol != "ours":
                 scored = result
-            table.add_row(env_id, f"{result.algo} {run.label}", str(run.seed), *_cells(result))
+            table.add_row(env_id, f"{result.algo} {run.words}", str(run.seed), *_cells(result))
         if scored is not None:
             random = _spread(scored.random_return_mean, scored.random_return_std)
             zero = _spread(scored.zero_return_mean, scored.zero_return_std)
@@ -73,7 +73,7 @@ def show_measurements(runs: Iterable[StoredRun]) -> None:
                 # Returns by two protocols are no ratio.
                 comparable = section != "eval" or run.settings.protocol == "ours"
                 cells.append(_ratio(measurement, fp32 if comparable else None, section, name, unit))
-            policy = f"{run.settings.algo.name} {run.label}"
+            policy = f"{run.settings.algo.name} {run.words}"
             table.add_row(run.settings.env.id, policy, str(run.seed), *cells)
             reasons.add(("energy", measurement.energy.missing_reason))
             reasons.add(("native time", measurement.infer.native_reason))

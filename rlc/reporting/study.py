@@ -164,7 +164,8 @@ class Study:
 def deployed_bits(settings: Settings) -> int:
     """Bits of an int8 layer's weights that are used: 7 for CPUs without VNNI; 8 also where nothing is quantised."""
     quantized = not isinstance(settings.compress, PruneSettings) or settings.compress.quantization != "none"
-    return 7 if quantized and getattr(settings.compress, "reduce_range", False) else 8
+    eight = getattr(settings.compress, "weight_bits", 8) == 8
+    return 7 if quantized and eight and getattr(settings.compress, "reduce_range", False) else 8
 
 
 def _place(names: Sequence[str], name: str) -> int:

@@ -1,15 +1,16 @@
-"""What a run is found by: hashes of its settings, and its label."""
+"""What a run is found by: hashes of its settings, its label, and the names of its folders."""
 
 import hashlib
 import json
+import re
 from typing import Any
 
-from rlc.config.compress import PruneSettings
+from rlc.config.compress import BIT_SETTINGS, PruneSettings, QuantizedSettings
 from rlc.config.job import Job
 from rlc.config.settings import Settings
 
 # Settings that do not change a result: where it goes, what watches it, what it runs on. The seed has its own
-# directory, and of the environment only the id counts.
+# directory, and of the environment only id and kwargs count.
 IDENTITY_EXCLUDED = {
     "study",
     "seed",
@@ -26,17 +27,28 @@ IDENTITY_EXCLUDED = {
 # Settings that do not change what is trained.
 NOT_TRAINING = frozenset({"eval"})
 LABEL_HASH_LENGTH = 6
+# Of a folder; file systems take 255 bytes, and a path of Windows 260 characters.
+LONGEST_NAME = 100
+UNSET = object()
 # Settings that have another name now than when the first study was committed, by their section: they are hashed, and
 # found in older records, under the old one.
 FIRST_NAMES = {"eval": {"evaluations": "along"}}
+# Settings that are younger than the first study, by their section, with the value that all runs before them had, with
+# which they are not hashed.
+YOUNGER: dict[str, dict[str, Any]] = {"algo": {"actor_hidden": None}, "compress": dict.fromkeys(BIT_SETTINGS, 8)}
 
 
 def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
     """Hash of the resolved settings that affect the result of a seed."""
     data = settings.model_dump(exclude=IDENTITY_EXCLUDED | exclude) | {"env_id": settings.env.id}
+    if settings.env.kwargs:
+        data["env_kwargs"] = settings.env.kwargs
     for section, names in FIRST_NAMES.items():
         if section in data:
             data[section] = {names.get(name, name): value for name, value in data[section].items()}
+    for section, before in YOUNGER.items():
+        if section in data:
+            data[section] = {key: value for key, value in data[section].items() if value != before.get(key, UNSET)}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
@@ -59,9 +71,23 @@ def label(job: Job) -> str:
     """The names of compression and protocol, with a short hash where any other setting differs from the defaults."""
     compress = job.settings.compress
     name = job.settings.label
-    changes: dict[str, Any] = {"env": job.settings.env, "protocol": job.settings.protocol}
-    if isinstance(compress, PruneSettings):  # its ratio stands in the name
-        changes["compress"] = job.defaults.compress.model_copy(update={"ratio": compress.ratio})
+    changes: dict[str, Any] = {
+        "env": job.settings.env.model_copy(update={"kwargs": {}}),
+        "protocol": job.settings.protocol,
+    }
+    if isinstance(compress, QuantizedSettings):  # its bits and its ratio stand in the name
+        named = (*BIT_SETTINGS, "ratio") if isinstance(compress, PruneSettings) else BIT_SETTINGS
+        update = {key: getattr(compress, key) for key in named}
+        changes["compress"] = job.defaults.compress.model_copy(update=update)
     asked = identity(job.asked)
     defaults = identity(job.defaults.model_copy(update=changes))
     return name if asked == defaults else f"{name}~{asked[:LABEL_HASH_LENGTH]}"
+
+
+def folder_name(env_id: str) -> str:
+    """An environment's id as the name of a folder that every file system, shell and scp takes."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", env_id)
+    name = re.sub(r"^[.-]|\.$", "_", name)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(env_id.encode()).hexdigest()[:6]}"
+    return name

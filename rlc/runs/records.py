@@ -137,7 +137,7 @@ class RunResult(PruningRecord, ExportRecord, RunScores, RunIdentity, VersionedRe
 class RunStatus(VersionedRecord):
     """status.json: how far a run is."""
 
-    state: Literal["running", "failed", "done"]
+    state: Literal["running", "failed", "interrupted", "done"]
     error: str | None
     identity: str
     host: str

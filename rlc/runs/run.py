@@ -37,6 +37,7 @@ class Run(StoredRun):
         name = label(job)
         path = algorithm_directory(job.settings) / name / f"seed{seed}"
         super().__init__(path, job.settings, seed, name, identity(job.asked))
+        self.differences = dict(_differences(job.asked.model_dump(), job.defaults.model_dump()))
         self.job = job
         self.training_identity = training_identity(job.asked)
         self._checkpoint_folder = self.path / "checkpoint"
@@ -82,7 +83,7 @@ class Run(StoredRun):
     def _write_config(self) -> None:
         config = {
             "settings": self.settings.model_copy(update={"seed": [self.seed]}).model_dump(),
-            "differs_from_defaults": dict(_differences(self.job.asked.model_dump(), self.job.defaults.model_dump())),
+            "differs_from_defaults": self.differences,
             "auto": list(self.job.auto),
             "overrides": list(self.job.overrides),
             "identity": self.identity,
@@ -107,6 +108,11 @@ class Run(StoredRun):
         self._change_status(state="failed", error=text, heartbeat=utc_now())
         self.log("".join(traceback.format_exception(error)))
 
+    def interrupt(self) -> None:
+        """Mark the run as stopped from outside: the same command goes on with it."""
+        self._change_status(state="interrupted", heartbeat=utc_now())
+        self.log("interrupted")
+
     def mark_killed(self, pid: int, reason: str) -> None:
         """Mark the run as failed where its status says that a process runs it which does not any more."""
         status = self.status()
@@ -116,7 +122,7 @@ class Run(StoredRun):
             self.log(reason)
 
     def state(self) -> str | None:
-        """running, failed or done, as this process knows it."""
+        """running, failed, interrupted or done, as this process knows it."""
         return None if self._status is None else self._status.state
 
     def trained(self) -> bool:

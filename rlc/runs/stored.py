@@ -1,6 +1,5 @@
 """A run on disk, read: who it is, what its files say, and the fp32 run that it is compared with."""
 
-import functools
 import time
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from compression.artifact import hashes_match
 from rlc.config.compose import default_settings
 from rlc.config.settings import Settings, parse_settings
 from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, read_record, write_record
-from rlc.runs.identity import training_identity, with_names_of_now
+from rlc.runs.identity import folder_name, training_identity, with_names_of_now
 from rlc.runs.records import NOT_PACKED, Measurement, RunResult, RunStatus
-from trainers.envs.make import make_env, spec_of
+from rlc.runs.wording import worded
+from trainers.envs.make import env_factory
 from trainers.envs.seed_envs import EnvFactory
 from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
@@ -30,7 +30,7 @@ PACKED_PART = {"part": "policy"}
 
 def algorithm_directory(settings: Settings) -> Path:
     """Folder of all runs of one algorithm on one environment."""
-    return OUTPUTS / settings.study / settings.env.id.replace("/", "_") / settings.algo.name
+    return OUTPUTS / settings.study / folder_name(settings.env.id) / settings.algo.name
 
 
 class StoredRun:
@@ -44,6 +44,8 @@ class StoredRun:
         self.identity = identity
         self.artifact = path / ARTIFACT
         self.agent_file = path / AGENT_FILE
+        self.differences: dict[str, Any] = {}
+        """Settings that differ from the defaults, by dotted key."""
         self._baseline: StoredRun | None = None
 
     @property
@@ -51,14 +53,19 @@ class StoredRun:
         return f"{self.settings.algo.name} {self.settings.env.id} {self.label} seed {self.seed}"
 
     @property
+    def words(self) -> str:
+        """The label as people read it: what differs in place of a hash."""
+        return worded(self.label, self.differences)
+
+    @property
     def spec(self) -> EnvSpec:
         """Shapes and bounds of the environment. Raises UserError where it cannot be made here."""
-        return spec_of(self.settings.env.id)
+        return self.settings.env.spec()
 
     @property
     def make_env(self) -> EnvFactory:
         """Makes one environment of the run."""
-        return functools.partial(make_env, self.settings.env.id)
+        return env_factory(self.spec)
 
     @property
     def baseline(self) -> "StoredRun | None":
@@ -144,7 +151,9 @@ def load_run(path: Path) -> StoredRun:
     try:
         config = read_config(path)
         settings = stored_settings(config)
-        return StoredRun(path, settings, settings.seed[0], path.parent.name, config["identity"])
+        run = StoredRun(path, settings, settings.seed[0], path.parent.name, config["identity"])
+        run.differences = dict(config.get("differs_from_defaults") or {})
+        return run
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{path} holds no run that can be read: {error}") from error
 

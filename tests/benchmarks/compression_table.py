@@ -1,10 +1,11 @@
 """Every compression of a trained policy beside the policy itself, by our protocol and by the paper's.
 
 Run by hand: python tests/benchmarks/compression_table.py tests/data/policies/sac-hopper --out table.csv
-`--qat NAME=FOLDER` adds the artifact of a
-QAT run beside the policy NAME. One row per policy and method: deterministic returns on shared start states (20
-episodes, 100 where the environment ends episodes early), their paired difference to fp32 with its 95 % interval,
-the share of episodes that end early, the RMS error of actions on states that fp32 visits, bytes.
+`--qat NAME=FOLDER` adds the artifact of a QAT run beside the policy NAME; `--bits` makes the table below eight bits
+instead. One row per policy and method: deterministic returns on shared start states (20 episodes, 100 where the
+environment ends episodes early), their paired difference to fp32 with its 95 % interval, the share of episodes that end
+early, the RMS error of actions on states that fp32 visits, bytes: `weight_bytes` of the initialisers of policy.onnx, or
+of policy.safetensors below eight bits; `tensor_bytes` of policy.safetensors in every row.
 """
 
 import argparse
@@ -20,17 +21,19 @@ import numpy as np
 import torch
 
 from compression.artifact import ONNX_FILE, load_policy
+from compression.lowbit import tensor_bytes
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import Act, Returns, evaluate, random_policy, zero_policy
 from measure.statistics import paired_difference
 from rlc.config.compose import compose_groups
 from rlc.config.compress import PruneSettings
+from rlc.config.decide import decide_range
 from rlc.config.settings import parse_request
 from rlc.pipeline import paper
 from rlc.pipeline.protocol import export_policy
 from rlc.pipeline.prune import prune_policy
 from trainers.data.rollout import collect_observations
-from trainers.envs.make import make_env, time_limit
+from trainers.envs.make import env_factory, time_limit
 from trainers.policy import Policy
 from trainers.tensors import FloatArray
 
@@ -49,6 +52,22 @@ METHODS = [
     "+compress=prune_ptsq",
     "+compress=prune_qat",
 ]
+LONG = "compress.finetune=distill compress.distill.steps=12000 compress.distill.rounds=3"
+LOW_BIT_METHODS = [
+    "+compress=fp32",
+    *(
+        f"+compress=prune_qat compress.ratio={ratio} {bits} {LONG}"
+        for ratio, bits in (
+            (0.7, "compress.weight_bits=4"),
+            (0, "compress.weight_bits=4"),
+            (0, "compress.weight_bits=3"),
+            (0, "compress.weight_bits=2"),
+            (0.8, "compress.weight_bits=4"),
+            (0.7, "compress.weight_bits=4 compress.activation_bits=4"),
+        )
+    ),
+    *(f"+compress=ptsq {bits}" for bits in ("compress.weight_bits=4", "compress.weight_bits=3")),
+]
 PAPER_METHODS = ["+compress=fp32", "+compress=ptdq", "+compress=ptsq", "+compress=prune_l2 compress.ratio=0.1"]
 STATES = 2000
 COLUMNS = (
@@ -66,6 +85,7 @@ COLUMNS = (
     "action_rms",
     "weight_bytes",
     "file_bytes",
+    "tensor_bytes",
 )
 
 
@@ -77,8 +97,8 @@ class Bench:
         self.policy = load_policy(folder)
         self.algorithm: str = json.loads((folder / "policy.json").read_text())["algorithm"]
         self.spec = self.policy.spec
-        self.make_env = functools.partial(make_env, self.spec.env_id)
-        self.limit = time_limit(self.spec.env_id)
+        self.make_env = env_factory(self.spec)
+        self.limit = time_limit(self.spec)
         self.episodes = 100 if self.spec.env_id.split("-")[0] in ("Hopper", "Ant", "Humanoid", "Walker2d") else 20
         fp32 = OnnxPolicy.from_policy(self.policy)
         self.states = collect_observations(fp32, self.make_env, self.spec, 10**6, STATES)
@@ -96,7 +116,7 @@ class Bench:
 
     def paper_row(self, method: str, model: Path) -> dict[str, Any]:
         """Figures of an ONNX policy by the paper's protocol, against the same fp32 policy by ours."""
-        factory = functools.partial(paper.make_env, self.algorithm, self.spec.env_id)
+        factory = functools.partial(paper.make_env, self.algorithm, self.spec)
         returns = evaluate(OnnxPolicy(model), factory, self.spec, episodes=self.episodes, seed=None)
         return self._figures(method, returns, model)
 
@@ -118,6 +138,7 @@ class Bench:
             "action_rms": None,
             "weight_bytes": weight_bytes(model.read_bytes()),
             "file_bytes": model.stat().st_size,
+            "tensor_bytes": tensor_bytes(load_policy(model.parent)),
         }
 
     def _actions(self, act: OnnxPolicy) -> FloatArray:
@@ -127,8 +148,12 @@ class Bench:
         return evaluate(act, self.make_env, self.spec, episodes=self.episodes, seed=0)
 
 
-def rows(bench: Bench, qat: Path | None) -> Iterator[dict[str, Any]]:
+def rows(bench: Bench, qat: Path | None, bits: bool) -> Iterator[dict[str, Any]]:
     """One row per method."""
+    if bits:
+        for method in LOW_BIT_METHODS:
+            yield bench.row(*_made(bench.policy, bench, method, export_policy))
+        return
     if qat is not None:
         yield bench.row("qat", qat / ONNX_FILE)
     for method in METHODS:
@@ -139,7 +164,7 @@ def rows(bench: Bench, qat: Path | None) -> Iterator[dict[str, Any]]:
 
 def _made(policy: Policy, bench: Bench, method: str, export: Any) -> tuple[str, Path]:
     """Name and ONNX file of the policy compressed by a method."""
-    settings = parse_request(compose_groups(method.split())).compress
+    settings = decide_range(parse_request(compose_groups(method.split())).compress)
     name = settings.label
     if isinstance(settings, PruneSettings):
         policy = prune_policy(policy, settings, seed=0)
@@ -155,6 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--qat", action="append", default=[], help="NAME=FOLDER")
+    parser.add_argument("--bits", action="store_true", help="fewer than eight bits")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -165,7 +191,7 @@ def main() -> None:
         for folder in args.folders:
             bench = Bench(folder)
             own = qat.get(bench.name)
-            for row in rows(bench, Path(own) if own else None):
+            for row in rows(bench, Path(own) if own else None, args.bits):
                 writer.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
                 file.flush()
 

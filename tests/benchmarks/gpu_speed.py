@@ -78,7 +78,8 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     """Train and time; the record of one measurement."""
     from rlc.config.plan import make_plan
     from rlc.pipeline import build
-    from rlc.pipeline.training import Training, tune_malloc
+    from rlc.pipeline.allocation import tune_malloc
+    from rlc.pipeline.training import Training
     from trainers.envs.make import make_env, spec_of
     from trainers.loops import off_policy_loop
     from trainers.settings import OffPolicySettings

@@ -49,7 +49,8 @@ def ours(algo: str, env_id: str, begin: int, total: int, seeds: int, variant: st
     """`variant`: of VARIANTS, joined by +."""
     from rlc.config.plan import make_plan
     from rlc.pipeline import build
-    from rlc.pipeline.training import Training, tune_malloc
+    from rlc.pipeline.allocation import tune_malloc
+    from rlc.pipeline.training import Training
     from trainers.envs.make import make_env, spec_of
     from trainers.envs.seed_envs import SyncSeedEnvs
 

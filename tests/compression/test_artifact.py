@@ -194,6 +194,7 @@ def test_artifact_is_complete_and_can_be_built_again(qat: Policy, tmp_path: Path
     folder = tmp_path / "artifact"
     contract = save(folder, qat)
     assert sorted(p.name for p in tmp_path.rglob("*")) == [
+        "README.md",
         "artifact",
         "policy.json",
         "policy.onnx",

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from compression.distill import distill
+from compression.distill import action_error, distill
 from compression.int8 import StaticQuantLinear
 from compression.pruning import Importance, PruningError, network_size, prune, replace_layers, sparsify
 from compression.qat import prepare_qat
 from compression.runtime import OnnxPolicy
+from rlc.config.compress import PruneSettings
 from rlc.config.plan import make_plan
 from rlc.pipeline.compress import actor_layers
 from rlc.pipeline.job import run_job
@@ -22,7 +23,7 @@ from rlc.runs.run import Run
 from tests.helpers import ALGORITHMS, make_agent, spec
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import make_env, spec_of
-from trainers.policy import Policy
+from trainers.policy import Policy, Standardize
 
 L1, L2 = (Importance(norm, "mean", "mean", False) for norm in (1, 2))
 
@@ -68,10 +69,17 @@ def test_the_units_of_the_smallest_norm_go_and_nothing_else_changes(norm: int, i
     assert torch.equal(narrow_last.bias, last.bias)
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1, 1.5])
+@pytest.mark.parametrize("ratio", [1.0, -0.1, 1.5])
 def test_ratios_outside_are_refused(ratio: float) -> None:
     with pytest.raises(PruningError, match=f"ratio={ratio}: must lie between 0 and 1"):
         prune(mlp(4, 8, 2), ratio, L2)
+
+
+def test_ratio_0_leaves_all_units() -> None:
+    layers = mlp(4, 8, 2)
+    kept = nn.Sequential(*prune(layers, 0, L2))
+    x = torch.randn(5, 4)
+    assert torch.equal(kept(x), nn.Sequential(*layers)(x))
 
 
 def test_a_layer_without_units_and_networks_that_cannot_be_pruned_are_refused() -> None:
@@ -128,6 +136,35 @@ def test_distillation_brings_another_policy_to_the_actions_of_the_teacher(algo: 
     assert sum(isinstance(stage, StaticQuantLinear) for stage in taught) == (3 if qat else 0)
 
 
+def test_a_student_of_standardised_inputs_is_the_same_function_with_weights_of_one_scale() -> None:
+    of = spec_of("Hopper-v4")
+    policy = make_agent("sac", of, [0], hidden="[32,32]").policy(0)
+    how: dict[str, Any] = {"rounds": 0, "states": 300, "steps": 1, "batch_size": 8, "lr": 1e-12, "transform": None}
+    same = distill(policy, policy, lambda: make_env("Hopper-v4"), seed=0, standardize=True, **how)
+    states = collect_observations(OnnxPolicy.from_policy(policy), lambda: make_env("Hopper-v4"), of, 0, 300)
+    obs = torch.from_numpy(states)
+    torch.testing.assert_close(same(obs), policy(obs))
+    stages = list(same)
+    assert [type(stage) for stage in stages[:2]] == [Standardize, nn.Linear]
+    torch.testing.assert_close(stages[0](obs).std(0, correction=0), torch.ones(11))
+    first, folded = policy[0], stages[1]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(folded, nn.Linear)
+    torch.testing.assert_close(folded.weight, first.weight * obs.std(0, correction=0))
+
+
+def test_actions_beyond_the_bound_that_the_teacher_is_at_are_no_error() -> None:
+    action = torch.tensor([3.0, 1.5, -2.0, 3.0, 0.5, -2.0], requires_grad=True)
+    target = torch.tensor([1.0, 2.0, -1.0, -1.0, 2.0, 0.0])
+    error = action_error(action, target, torch.tensor(-1.0), torch.tensor(2.0))
+    assert error.tolist() == [2.0, -0.5, 0.0, 4.0, -1.5, -2.0]
+    at_bound = action_error(action, torch.full((6,), 2.0), torch.tensor(-1.0), torch.tensor(2.0))
+    assert at_bound.tolist() == [0.0, -0.5, -4.0, 0.0, -1.5, -4.0]
+    error.sum().backward()
+    assert action.grad is not None
+    assert action.grad.tolist() == [1.0, 1.0, 0.0, 1.0, 1.0, 1.0]
+
+
 SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.evaluations=1 wandb.mode=disabled seed=1"
 QUICK = {
     "sac": "total_steps=400 algo.learning_starts=200 algo.batch_size=16",
@@ -157,13 +194,19 @@ def test_pruned_runs_end_to_end(algo: str, how: str, tmp_path: Path, monkeypatch
     run = Run(job, 1)
     result = run.finished_result()
     assert (result.widths_before, result.widths_after) == ([16, 16], [8, 8])
+    assert result.parameters_before is not None
+    assert result.parameters_after is not None
     assert result.parameters_after < result.parameters_before
-    assert result.finetune == job.settings.compress.finetune
+    compress = job.settings.compress
+    assert isinstance(compress, PruneSettings)
+    assert result.finetune == compress.finetune
+    assert result.finetune_seconds is not None
     assert (result.finetune_seconds > 0) == (result.finetune != "none")
+    assert result.return_before_finetune_mean is not None
     assert result.return_before_finetune_mean > 0
     contract = json.loads((run.artifact / "policy.json").read_text())
     kind = {"qat": "static_quant_linear", "ptsq": "static_quant_linear", "ptdq": "dynamic_quant_linear"}
-    assert contract["stages"].count(kind.get(job.settings.compress.quantization, "linear")) == 3
+    assert contract["stages"].count(kind.get(compress.quantization, "linear")) == 3
     assert result.fp32_return_mean is not None
 
 

@@ -16,7 +16,7 @@ import torch
 from rlc.pipeline.job import run_job
 from rlc.runs.checkpoint import KEPT, Checkpoints
 from rlc.runs.run import Run
-from tests.helpers import ALGORITHMS, SPEC, Count, crash_at, job, make_on_policy, rollouts, spec, weights
+from tests.helpers import ALGORITHMS, FEW_BITS, SPEC, Count, crash_at, job, make_on_policy, rollouts, spec, weights
 from trainers.data.replay import ReplayBuffer
 from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
@@ -90,7 +90,7 @@ def test_a_restored_on_policy_agent_goes_on_to_the_bit(algo: str) -> None:
 
 
 @pytest.mark.usefixtures("_empty")
-@pytest.mark.parametrize("qat", ["", "+compress=qat"])
+@pytest.mark.parametrize("qat", ["", "+compress=qat", f"+compress=qat {FEW_BITS}"])
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_a_stopped_training_ends_as_one_never_stopped(algo: str, qat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped twice: after the checkpoint of step 200, in the warm-up, and after that of 800; in small segments."""

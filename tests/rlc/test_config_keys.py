@@ -22,6 +22,7 @@ BASE = {
 }
 OFF_POLICY = {
     "hidden": "[8,9]",
+    "actor_hidden": "[8,9]",
     "activation": "tanh",
     "actor_lr": "1e-2",
     "critic_lr": "1e-2",
@@ -36,6 +37,7 @@ OFF_POLICY = {
 }
 ON_POLICY = {
     "hidden": "[8,9]",
+    "actor_hidden": "[8,9]",
     "activation": "relu",
     "initial_log_std": "0",
     "gamma": "0.5",

@@ -26,6 +26,7 @@ from rlc.runs.records import Measurement
 from rlc.runs.run import Run
 from rlc.runs.stored import OUTPUTS
 from tests.helpers import POLICIES, as_run, wandb_holds
+from trainers.envs.make import spec_of
 from trainers.errors import UserError
 
 QUIET = {"mode": "disabled", "project": "rlc", "entity": None}
@@ -70,20 +71,30 @@ def no_meter() -> None:
     raise MeterUnavailable("no counter here; plug one in")
 
 
-def check_native(own: Measurement) -> None:
+def number(measurement: Measurement, name: str) -> float:
+    """The value `section.name` of a measurement, which must be there."""
+    section, _, field = name.partition(".")
+    value = measurement.value(section, field)
+    assert value is not None, name
+    return value
+
+
+def check_native(measured: Measurement) -> None:
     """A policy that has a C form was timed as C, or no compiler was there."""
     if find_compiler() is None:
-        assert own.infer.native_p50_us is None
-        assert own.infer.native_reason == own.mem.native_reason == NO_COMPILER
+        assert measured.infer.native_p50_us is None
+        assert measured.infer.native_reason == measured.mem.native_reason == NO_COMPILER
         return
-    assert own.infer.native_reason is None
-    assert own.infer.native_calls == 10_000
-    assert own.infer.native_p50_us <= own.infer.native_p95_us <= own.infer.native_p99_us
-    assert 0 < own.infer.native_p50_us < own.infer.onnx_run_p50_us
-    if own.mem.native_reason is None:
-        assert own.mem.native_bytes == own.mem.native_code_bytes + own.mem.native_constant_bytes
-        assert own.mem.native_constant_bytes >= own.mem.weight_bytes
-        assert own.mem.native_stack_bytes > 0
+    assert measured.infer.native_reason is None
+    assert measured.infer.native_calls == 10_000
+    p50 = number(measured, "infer.native_p50_us")
+    assert p50 <= number(measured, "infer.native_p95_us") <= number(measured, "infer.native_p99_us")
+    assert 0 < p50 < number(measured, "infer.onnx_run_p50_us")
+    if measured.mem.native_reason is None:
+        constants = number(measured, "mem.native_constant_bytes")
+        assert number(measured, "mem.native_bytes") == number(measured, "mem.native_code_bytes") + constants
+        assert constants >= number(measured, "mem.weight_bytes")
+        assert number(measured, "mem.native_stack_bytes") > 0
 
 
 def test_everything_is_measured_and_what_cannot_be_says_why(
@@ -93,24 +104,25 @@ def test_everything_is_measured_and_what_cannot_be_says_why(
     results = [run.result() for run in runs]
     measure.measure(FEW)
     fp32, int8 = (run.measurement() or Measurement() for run in runs)
-    for own in (fp32, int8):
-        assert own.energy.joules_per_1000_actions is None
-        assert own.energy.missing_reason == "no counter here; plug one in"
-        assert own.infer.onnx_run_calls == 10_000
-        assert 0 < own.infer.floor_onnx_run_p50_us < own.infer.onnx_run_p50_us
-        assert own.infer.onnx_run_p50_us <= own.infer.onnx_run_p95_us <= own.infer.onnx_run_p99_us
-        assert (own.machine or {})["threads"] == 1
-        assert own.paper.episode_steps == 1000
-        assert own.paper.process_rss_bytes > own.mem.bytes_per_copy > 0
-        assert own.eval.early_end_share == 0
-        assert (own.load or {})["busy_percent"] >= 0
-    assert fp32.infer.torch_eager_p50_us > fp32.infer.onnx_run_p50_us
+    for measured in (fp32, int8):
+        assert measured.energy.joules_per_1000_actions is None
+        assert measured.energy.missing_reason == "no counter here; plug one in"
+        assert measured.infer.onnx_run_calls == 10_000
+        p50 = number(measured, "infer.onnx_run_p50_us")
+        assert 0 < number(measured, "infer.floor_onnx_run_p50_us") < p50
+        assert p50 <= number(measured, "infer.onnx_run_p95_us") <= number(measured, "infer.onnx_run_p99_us")
+        assert (measured.machine or {})["threads"] == 1
+        assert measured.paper.episode_steps == 1000
+        assert number(measured, "paper.process_rss_bytes") > number(measured, "mem.bytes_per_copy") > 0
+        assert number(measured, "eval.early_end_share") == 0
+        assert (measured.load or {})["busy_percent"] >= 0
+    assert number(fp32, "infer.torch_eager_p50_us") > number(fp32, "infer.onnx_run_p50_us")
     assert int8.infer.torch_eager_p50_us is None
-    assert "emulates" in int8.infer.torch_eager_reason
-    assert fp32.eval.return_difference_to_fp32_mean == 0
-    pairs = int8.eval
-    assert pairs.return_difference_to_fp32_mean == pytest.approx(pairs.return_mean - fp32.eval.return_mean)
-    assert int8.mem.weight_bytes < fp32.mem.weight_bytes
+    assert "emulates" in (int8.infer.torch_eager_reason or "")
+    assert number(fp32, "eval.return_difference_to_fp32_mean") == 0
+    difference = number(int8, "eval.return_mean") - number(fp32, "eval.return_mean")
+    assert number(int8, "eval.return_difference_to_fp32_mean") == pytest.approx(difference)
+    assert number(int8, "mem.weight_bytes") < number(fp32, "mem.weight_bytes")
     assert int8.infer.native_p50_us is None
     for reason in (int8.infer.native_reason, int8.mem.native_reason):
         assert "ptdq takes its ranges from each observation" in (reason or "")
@@ -135,7 +147,8 @@ def test_measuring_again_replaces_the_measurement_and_keeps_the_choice(
     assert first.energy.idle_watts == pytest.approx(20, rel=0.2)
     # fp32 is not measured, but played, from the start states of its own settings.
     fp32 = np.mean(runs[0].finished_result().episode_returns[:2])
-    assert first.eval.return_mean - first.eval.return_difference_to_fp32_mean == pytest.approx(fp32)
+    difference = number(first, "eval.return_difference_to_fp32_mean")
+    assert number(first, "eval.return_mean") - difference == pytest.approx(fp32)
     monkeypatch.setattr(measurement, "open_meter", no_meter)
     measure.measure(only)
     assert (runs[1].measurement() or Measurement()).energy.joules_per_1000_actions is None
@@ -235,7 +248,7 @@ def test_evaluate_refuses_what_is_no_artifact(tmp_path: Path) -> None:
 def test_without_a_renderer_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     with pytest.raises(UserError, match="video=true: MUJOCO_GL=nonsense cannot render Hopper-v4 here"):
-        video.choose_backend("Hopper-v4")
+        video.choose_backend(spec_of("Hopper-v4"))
 
 
 def test_a_film_shows_policies_side_by_side(tmp_path: Path) -> None:
@@ -243,12 +256,12 @@ def test_a_film_shows_policies_side_by_side(tmp_path: Path) -> None:
     script = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from measure import video\n"
+        "from measure import video\nfrom trainers.envs.make import spec_of\n"
         "from trainers.errors import UserError\n"
-        "try:\n    video.choose_backend('Hopper-v4')\n"
+        "try:\n    video.choose_backend(spec_of('Hopper-v4'))\n"
         "except UserError as error:\n    sys.exit(str(error))\n"
         "still, push = np.zeros(3, 'float32'), np.ones(3, 'float32')\n"
-        "video.record_video(Path('film.mp4'), 'Hopper-v4', [lambda o: push, lambda o: push], 3)\n"
+        "video.record_video(Path('film.mp4'), spec_of('Hopper-v4'), [lambda o: push, lambda o: push], 3)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     if "neither EGL nor OSMesa" in done.stderr:

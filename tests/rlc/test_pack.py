@@ -46,8 +46,8 @@ class TestClone:
         for line in LINES:
             assert plan_and_run(line.split()) == 0
         shown = capsys.readouterr()
-        assert shown.out.count("1 jobs, 1 runs, 1 of them finished already") == len(LINES) - 1
-        assert shown.out.count("1 jobs, 2 runs, 2 of them finished already") == 1
+        assert shown.out.count("1 job, 1 run, 1 of them finished already") == len(LINES) - 1
+        assert shown.out.count("1 job, 2 runs, 2 of them finished already") == 1
         assert shown.err == "rlc: outputs/paper: 10 runs from its pack\n"
 
     def test_status_and_report_find_it_by_themselves(
@@ -64,7 +64,7 @@ class TestClone:
     def test_a_command_finds_it_in_a_process_of_its_own(self, study_clone: Path) -> None:
         command = [sys.executable, "-m", "rlc.status", *f"{SAC} seed=0,1,2 -m".split()]
         done = subprocess.run(command, cwd=study_clone, capture_output=True, text=True, check=True)
-        assert "2 done, 1 missing" in done.stdout
+        assert "2 done, 1 not begun" in done.stdout
 
     def test_directories_are_those_of_the_original(self, study_home: Path, study_clone: Path) -> None:
         status(["study=paper"])
@@ -174,7 +174,8 @@ class TestPolicies:
         measure.measure(["study=paper"])
         assert "left out, and their measurements left as they are: 6 runs came from a pack" in capsys.readouterr().err
         for run in list_runs("paper"):
-            measured = run.measurement() is not None and run.measurement().eval == ONE_EPISODE.eval
+            measurement = run.measurement()
+            measured = measurement is not None and measurement.eval == ONE_EPISODE.eval
             assert measured == run.settings.trains
         (record,) = runs_of(f"{SAC} {DERIVED[0]}")
         assert record.measurement() == MEASURED

@@ -25,9 +25,11 @@ from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.helpers import POLICIES
 from trainers.data.rollout import collect_observations
+from trainers.envs.make import spec_of
 from trainers.errors import UserError
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
+from trainers.sac import SACSettings
 from trainers.tensors import FloatArray
 
 SMALL = "env=hopper algo.hidden=[16,16] eval.episodes=2 eval.evaluations=1 wandb.mode=disabled seed=1 total_steps=400"
@@ -68,7 +70,7 @@ def test_ppo_leaves_its_statistics_behind() -> None:
     published = paper.deployed(policy, "ppo")
     normalized = policy[1](policy[0](obs))
     torch.testing.assert_close(published(normalized).clamp(-1, 1), policy(obs), rtol=0, atol=1e-5)
-    with paper.make_env("ppo", "Hopper-v4") as env:
+    with paper.make_env("ppo", spec_of("Hopper-v4")) as env:
         first, _ = env.reset()
         assert np.abs(first).max() < 2  # two observations old: nothing like the statistics of training
         assert np.abs(env.step(np.full(3, 100.0))[0]).max() <= 10
@@ -132,7 +134,7 @@ def test_paper_runs_lie_beside_ours(algo: str, tmp_path: Path, monkeypatch: pyte
         fp32[job.settings.compress.method] = result.fp32_return_mean
     assert len(set(fp32.values())) == 1
     own = Run(jobs[0], 1).finished_result().episode_returns
-    with paper.make_env(algo, "Hopper-v4") as env:
+    with paper.make_env(algo, spec_of("Hopper-v4")) as env:
         act = OnnxPolicy(Run(jobs[0], 1).artifact / ONNX_FILE)
         for expected in own:
             obs, _ = env.reset()
@@ -151,6 +153,7 @@ def test_published_qat_begins_with_the_temperature_and_warmup_of_the_paper() -> 
     assert not job.settings.trains
     assert job.settings.training_steps == 1_000_000
     algo = paper.second_training(job.settings.algo)
+    assert isinstance(algo, SACSettings)
     assert (algo.alpha, algo.initial_alpha, algo.learning_starts) == ("auto", 1.0, 5000)
 
 

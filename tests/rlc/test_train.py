@@ -292,7 +292,7 @@ def test_termination_leaves_no_run_running(tmp_path: Path) -> None:
         process.terminate()
     assert process.returncode == 143
     (path,) = status.glob("*/seed0/status.json")
-    assert json.loads(path.read_text())["state"] == "failed"
+    assert json.loads(path.read_text())["state"] == "interrupted"
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -12,12 +12,12 @@ from rlc.config.plan import make_plan
 from rlc.pipeline.check import check_runs
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.helpers import batches, crash_at, job, make_agent, rollouts, spec, weights
+from tests.helpers import FEW_BITS, batches, crash_at, job, make_agent, rollouts, spec, weights
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
 from trainers.errors import UserError
 from trainers.ppo import PPO
 
-SETTINGS: dict[tuple[str, bool], dict[str, Any]] = {
+SETTINGS: dict[tuple[str, bool | str], dict[str, Any]] = {
     ("sac", True): {"alpha": "auto"},
     ("ppo", True): {"lr_decay_steps": 1_000_000},
     ("ppo", False): {"target_kl": 1e-3},
@@ -26,18 +26,19 @@ SLOW = [("ddpg", True, "float32"), ("td3", False, "bfloat16"), ("sac", False, "f
 CASES = [
     ("ddpg", False, "float32"),
     ("td3", True, "float32"),
+    ("sac", FEW_BITS, "float32"),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
 ]
 
 
-def small_agent(algo: str, seeds: list[int], qat: bool, dtype: torch.dtype) -> Any:
+def small_agent(algo: str, seeds: list[int], qat: bool | str, dtype: torch.dtype) -> Any:
     agent = make_agent(algo, spec(), seeds, qat, hidden="[16]", **SETTINGS.get((algo, qat), {}))
     agent.set_matmul_dtype(dtype)
     return agent
 
 
 @pytest.mark.parametrize(("algo", "qat", "dtype"), CASES)
-def test_a_compiled_update_is_the_update(algo: str, qat: bool, dtype: str) -> None:
+def test_a_compiled_update_is_the_update(algo: str, qat: bool | str, dtype: str) -> None:
     """But for rounding; and what surrounds it, the random streams and the count of updates, is the same."""
     of, seeds, products = spec(), [0, 4], getattr(torch, dtype)
     eager, pack, alone = (small_agent(algo, s, qat, products) for s in (seeds, seeds, [4]))
@@ -49,7 +50,9 @@ def test_a_compiled_update_is_the_update(algo: str, qat: bool, dtype: str) -> No
         assert eager.updates == pack.updates
     for name, tensor in alone.state(0).items():
         assert torch.equal(tensor, pack.state(1)[name])
-        torch.testing.assert_close(tensor, eager.state(1)[name], rtol=1e-3, atol=1e-4 if dtype == "float32" else 5e-3)
+        # At few bits a rounding that falls the other way is a large one.
+        atol = 5e-3 if dtype == "bfloat16" or isinstance(qat, str) else 1e-4
+        torch.testing.assert_close(tensor, eager.state(1)[name], rtol=1e-3, atol=atol)
     assert torch.equal(eager.update_streams[1].get_state(), alone.update_streams[0].get_state())
 
 

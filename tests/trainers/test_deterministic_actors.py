@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compression.qat import QATLinear
-from tests.helpers import batches, make_off_policy, spec
+from tests.helpers import FEW_BITS, batches, make_off_policy, spec
 from trainers.data.replay import Batch
 from trainers.ddpg import DDPG
 from trainers.envs.spec import EnvSpec
@@ -105,8 +105,8 @@ def test_the_actor_climbs_the_critic(algo: str) -> None:
 
 
 @pytest.mark.parametrize("algo", DETERMINISTIC)
-@pytest.mark.parametrize(("obs_dim", "act_dim", "qat"), [(17, 6, False), (11, 3, True)])
-def test_a_seed_alone_and_in_lockstep_agree_to_the_bit(algo: str, obs_dim: int, act_dim: int, qat: bool) -> None:
+@pytest.mark.parametrize(("obs_dim", "act_dim", "qat"), [(17, 6, False), (11, 3, True), (11, 3, FEW_BITS)])
+def test_a_seed_alone_and_in_lockstep_agree_to_the_bit(algo: str, obs_dim: int, act_dim: int, qat: bool | str) -> None:
     of = spec(obs_dim, act_dim)
 
     def train(seeds: list[int]) -> tuple[dict[str, torch.Tensor], np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 
 from rlc.config.plan import make_plan
 from rlc.pipeline.job import run_job
-from rlc.runs.run import Run
+from rlc.runs.run import runs_of
 
 # Random actions score about -1200; a good policy -150.
 PENDULUM_SOLVED = -250.0
@@ -37,6 +37,6 @@ def test_pendulum_is_solved(changes: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (job,) = make_plan(["env.id=Pendulum-v1", "wandb.mode=disabled", *changes.split()]).jobs
     run_job(job)
-    results = [Run(job, seed).finished_result() for seed in job.settings.seed]
+    results = [run.finished_result() for run in runs_of(job)]
     assert statistics.median(result.return_mean for result in results) > PENDULUM_SOLVED
     assert all(result.random_return_mean < -800 for result in results)

@@ -197,8 +197,8 @@ def test_acting_on_a_few_observations_gives_the_same_bits_alone_and_in_a_pack(
 def test_acting_in_numpy_is_the_network(activation: str) -> None:
     network = StackedMLP((7, 64, 64, 5), activation, [torch.Generator().manual_seed(n) for n in range(2)])
     x = 30 * torch.randn(2, 9, 7)
-    torch.testing.assert_close(torch.from_numpy(network.frozen()(x.numpy())), network(x), rtol=1e-5, atol=1e-5)
-    assert network.frozen()(x.numpy()).dtype == np.float32
+    torch.testing.assert_close(torch.from_numpy(network.numpy_fn()(x.numpy())), network(x), rtol=1e-5, atol=1e-5)
+    assert network.numpy_fn()(x.numpy()).dtype == np.float32
     alone = network.extract(1)
     torch.testing.assert_close(torch.nn.Sequential(*alone)(x[1]), network(x)[1], rtol=1e-5, atol=1e-5)
     assert activation_name(alone[1]) == activation

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.helpers import ON_POLICY, SPEC, Count, make_on_policy, rollouts, spec
+from tests.helpers import FEW_BITS, ON_POLICY, SPEC, Count, make_on_policy, rollouts, spec
 from trainers.data.rollout import Rollout, collect, gae
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.loops import on_policy_loop
@@ -174,7 +174,7 @@ def test_conjugate_gradient_solves_each_seed() -> None:
 class KL:
     """Mean KL of a small actor from where it is, as a function of its flat parameters."""
 
-    def __init__(self, qat: bool) -> None:
+    def __init__(self, qat: bool | str) -> None:
         agent = make_on_policy("trpo", spec(4, 2), [0, 1], qat, hidden="[6]")
         assert isinstance(agent, TRPO)
         self.actor: GaussianMLP = agent.actor
@@ -212,8 +212,8 @@ def test_fisher_vector_product_is_the_hessian_of_the_kl() -> None:
     torch.testing.assert_close(product[:, :width], expected[:, :width], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("qat", [False, True])
-def test_fisher_vector_product_is_the_generalised_gauss_newton_product(qat: bool) -> None:
+@pytest.mark.parametrize("qat", [False, True, FEW_BITS])
+def test_fisher_vector_product_is_the_generalised_gauss_newton_product(qat: bool | str) -> None:
     """J^T M J v, J the Jacobian of (mean, log std) by the straight-through estimator, M the KL's own Hessian."""
     kl = KL(qat)
     actor = kl.actor
@@ -270,8 +270,8 @@ class WatchedTRPO(TRPO):
         return kl_divergence(*self.old, self.actor(obs), self.actor.log_std).mean(-1)
 
 
-@pytest.mark.parametrize("qat", [False, True])
-def test_trpo_stays_within_its_trust_region_and_improves(qat: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("qat", [False, True, FEW_BITS])
+def test_trpo_stays_within_its_trust_region_and_improves(qat: bool | str, monkeypatch: pytest.MonkeyPatch) -> None:
     of, seeds = spec(4, 2), [0, 1]
     monkeypatch.setitem(AGENTS, "trpo", WatchedTRPO)
     agent = make_on_policy("trpo", of, seeds, qat, hidden="[16]", critic_epochs=1)
@@ -507,8 +507,8 @@ def test_the_explained_variance_is_that_of_the_values_of_the_rollout(algo: str) 
 
 
 @pytest.mark.parametrize("algo", ON_POLICY)
-@pytest.mark.parametrize("qat", [False, True])
-def test_the_policy_that_acts_is_the_policy_that_is_cut_out(algo: str, qat: bool) -> None:
+@pytest.mark.parametrize("qat", [False, True, FEW_BITS])
+def test_the_policy_that_acts_is_the_policy_that_is_cut_out(algo: str, qat: bool | str) -> None:
     """But for the noise; observation statistics, limits and action scale are all inside."""
     of, seeds = spec(4, 2), [2, 3]
     agent = make_on_policy(algo, of, seeds, qat, hidden="[16]")
@@ -522,8 +522,10 @@ def test_the_policy_that_acts_is_the_policy_that_is_cut_out(algo: str, qat: bool
 
 
 @pytest.mark.parametrize("algo", ON_POLICY)
-@pytest.mark.parametrize(("obs_dim", "act_dim", "qat"), [(17, 6, False), (17, 6, True), (11, 3, False), (3, 1, True)])
-def test_a_seed_alone_and_in_lockstep_agree_to_the_bit(algo: str, obs_dim: int, act_dim: int, qat: bool) -> None:
+@pytest.mark.parametrize(
+    ("obs_dim", "act_dim", "qat"), [(17, 6, False), (17, 6, True), (11, 3, False), (3, 1, True), (17, 6, FEW_BITS)]
+)
+def test_a_seed_alone_and_in_lockstep_agree_to_the_bit(algo: str, obs_dim: int, act_dim: int, qat: bool | str) -> None:
     of = spec(obs_dim, act_dim)
 
     def train(seeds: list[int]) -> dict[str, torch.Tensor]:

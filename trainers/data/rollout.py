@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.envs.seed_envs import EnvFactory, Step, check_finite
+from trainers.envs.seed_envs import EnvFactory, Step, check_actions, check_finite
 from trainers.envs.spec import EnvSpec
-from trainers.rng import RngStream, env_seed
+from trainers.rng import RngStream
 from trainers.tensors import FloatArray
 
 
@@ -140,11 +140,11 @@ def collect_observations(
     with make_env() as env:
         for t in range(steps):
             if obs is None:
-                reset_seed = None if seed is None else env_seed(RngStream.CALIBRATE, seed, episode)
+                reset_seed = None if seed is None else spec.reset_seed(RngStream.CALIBRATE, seed, episode)
                 obs, _ = env.reset(seed=reset_seed)
                 episode += 1
             visited[t] = check_finite(obs, spec)
-            obs, _, terminated, truncated, _ = env.step(act(visited[t]))
+            obs, _, terminated, truncated, _ = env.step(check_actions(act(visited[t]), t))
             if terminated or truncated:
                 obs = None
     return visited

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainers.envs.spec import EnvSpec
-from trainers.rng import RngStream, env_seed
+from trainers.rng import RngStream, later_seed
 from trainers.tensors import FloatArray, Snapshot
 
 Env = gym.Env[Any, Any]
@@ -47,7 +47,7 @@ class SyncSeedEnvs:
         self.seeds = seeds
         self.envs: list[list[ReplayableEnv]] = []
         for _ in seeds:
-            self.envs.append([ReplayableEnv(make_env()) for _ in range(num_envs)])
+            self.envs.append([ReplayableEnv(make_env(), spec.reseeds) for _ in range(num_envs)])
         self.shape = (len(seeds), num_envs)
         self.obs = np.zeros((*self.shape, spec.obs_dim), np.float32)
         """[S, E, obs_dim], what to act on next."""
@@ -59,7 +59,8 @@ class SyncSeedEnvs:
         """Begin all episodes."""
         for s, row in enumerate(self.envs):
             for e, env in enumerate(row):
-                self.obs[s, e] = check_finite(env.seed(env_seed(RngStream.TRAIN_ENV, self.seeds[s], e)), self.spec)
+                seed = self.spec.reset_seed(RngStream.TRAIN_ENV, self.seeds[s], e)
+                self.obs[s, e] = check_finite(env.seed(seed), self.spec)
 
     def step(self, actions: FloatArray) -> Step:
         """Step every environment with its action of [S, E, act_dim].
@@ -124,7 +125,9 @@ class SyncSeedEnvs:
         for e, (env, start) in enumerate(zip(self.envs[i], snapshot.metadata["starts"], strict=True)):
             self.obs[i, e] = env.replay(start, snapshot.tensors[f"actions.{e}"].numpy())
         if not np.array_equal(self.obs[i], snapshot.tensors["obs"].numpy()):
-            raise RuntimeError(f"{self.spec.env_id} does not repeat itself: its state cannot be restored")
+            raise RuntimeError(
+                f"{self.spec.env_id} does not repeat itself, it cannot be restored: begin anew with overwrite=true"
+            )
         self._returns[i] = snapshot.metadata["returns"]
         self.finished[i] = [Episode(*episode) for episode in snapshot.metadata["finished"]]
 
@@ -136,20 +139,24 @@ class ReplayableEnv:
     and put back is easily incomplete (MuJoCo's Ant and Humanoid pay for positions from before the step).
     """
 
-    def __init__(self, env: Env) -> None:
+    def __init__(self, env: Env, reseeds: bool = False) -> None:
+        """`reseeds`: every episode gets a seed of its own, for environments whose generator nobody can put back."""
         self.env = env
+        self.reseeds = reseeds
         self.start: dict[str, Any] = {}
-        """Of the episode: the seed it was reset with, or the state of the generator it drew from."""
+        """Of the episode: the seed of its stream, with its number where it is reseeded, or the generator's state."""
         self.actions: list[FloatArray] = []
 
-    def seed(self, seed: int) -> Any:
+    def seed(self, seed: int, episode: int = 0) -> Any:
         """Begin an episode on a new random stream; its first observation."""
-        self.start = {"seed": seed}
+        self.start = {"seed": seed, "episode": episode} if self.reseeds else {"seed": seed}
         self.actions = []
-        return self.env.reset(seed=seed)[0]
+        return self.env.reset(seed=later_seed(seed, episode) if episode else seed)[0]
 
     def reset(self) -> Any:
         """Begin the next episode on the same random stream; its first observation."""
+        if self.reseeds:
+            return self.seed(self.start["seed"], self.start["episode"] + 1)
         self.start = {"generator": self.env.unwrapped.np_random.bit_generator.state}
         self.actions = []
         return self.env.reset()[0]
@@ -163,7 +170,7 @@ class ReplayableEnv:
     def replay(self, start: dict[str, Any], actions: FloatArray) -> Any:
         """Begin an episode as `start` says and take actions [n, act_dim] in it; the last observation."""
         if "seed" in start:
-            obs = self.seed(start["seed"])
+            obs = self.seed(start["seed"], start.get("episode", 0))
         else:
             self.env.reset(seed=0)
             self.env.unwrapped.np_random.bit_generator.state = start["generator"]
@@ -175,6 +182,23 @@ class ReplayableEnv:
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
+
+
+def repeats_itself(make_env: EnvFactory, spec: EnvSpec, snapshot: Snapshot) -> bool:
+    """Whether another instance of the environment gets to where the first one of a seed is, by `snapshot` of it."""
+    with_past = ReplayableEnv(make_env(), spec.reseeds)
+    try:
+        obs = with_past.replay(snapshot.metadata["starts"][0], snapshot.tensors["actions.0"].numpy())
+    finally:
+        with_past.close()
+    return np.array_equal(np.asarray(obs, np.float32), snapshot.tensors["obs"][0].numpy())
+
+
+def check_actions(actions: FloatArray, step: int, remedy: str = "") -> FloatArray:
+    """The actions as they are. Raises FloatingPointError for one that is not finite: that is the policy's fault."""
+    if not np.isfinite(actions).all():
+        raise FloatingPointError(f"the policy gave NaN actions at step {step}{remedy}")
+    return actions
 
 
 def check_finite(obs: Any, spec: EnvSpec) -> FloatArray:

@@ -1,10 +1,14 @@
 """What a trainer must know of an environment."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from trainers.envs.names import takes_wide_seeds
+from trainers.rng import RngStream, env_seed, env_seed32
 from trainers.tensors import FloatArray
 
 
@@ -17,6 +21,15 @@ class EnvSpec:
     act_dim: int
     action_low: tuple[float, ...]
     action_high: tuple[float, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False, kw_only=True)
+    """What its constructor is given."""
+    reseeds: bool = field(default=False, kw_only=True)
+    """Whether every episode needs a seed of its own, because the state that it draws from cannot be put back."""
+
+    def reset_seed(self, stream: RngStream, seed: int, index: int = 0) -> int:
+        """A seed for `env.reset`, of as many bits as the environment is known to take."""
+        pack = env_seed if takes_wide_seeds(self.env_id) else env_seed32
+        return pack(stream, seed, index)
 
     def action_bounds(self) -> tuple[FloatArray, FloatArray]:
         """Smallest and largest action of each dimension in float32 [act_dim], rounded inwards.

@@ -3,10 +3,19 @@
  * `in` is a multiple of 4. Packed kernels write a multiple of 16 sums, and with `skip` leave out groups of four inputs
  * at level 0.
  */
-#if POLICY_LAYOUT == POLICY_LAYOUT_AUTO
+#if POLICY_WEIGHTS == POLICY_WEIGHTS_BITS
+#define POLICY_PACKED 0
+#elif POLICY_LAYOUT == POLICY_LAYOUT_AUTO
 #define POLICY_PACKED (POLICY_KERNEL >= POLICY_NEON)
 #else
 #define POLICY_PACKED (POLICY_LAYOUT == POLICY_LAYOUT_PACKED)
+#endif
+
+/* Whether rows hold weights of few bits, as dense_bits.h unpacks them. */
+#if POLICY_WEIGHTS == POLICY_WEIGHTS_AUTO
+#define POLICY_FEW_BITS (!POLICY_PACKED && !POLICY_VECTORIZES)
+#else
+#define POLICY_FEW_BITS (POLICY_WEIGHTS == POLICY_WEIGHTS_BITS)
 #endif
 #define POLICY_BLOCK 128
 
@@ -52,7 +61,7 @@ POLICY_INLINE int32_t policy_smlad4(uint32_t x_even, uint32_t x_odd, uint32_t w,
 }
 #endif
 
-#if !POLICY_PACKED
+#if !POLICY_PACKED && !POLICY_FEW_BITS
 
 #if POLICY_KERNEL == POLICY_SMLAD
 POLICY_DENSE void policy_dense(const uint8_t *x, const int8_t *w, const int32_t *bias, int32_t *sums, int in, int out,
@@ -117,7 +126,7 @@ POLICY_DENSE void policy_dense(const uint8_t *x, const int8_t *w, const int32_t 
 }
 #endif
 
-#else /* POLICY_PACKED */
+#elif POLICY_PACKED
 
 /*
  * policy_block: some neighbouring outputs of a block. `w` points at their weights for group 0, and `stride` bytes

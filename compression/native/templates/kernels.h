@@ -8,7 +8,7 @@
  *   rows     [out][in]                       in padded to 4, from 64 on to 16; for plain C and microcontrollers
  *   packed   [out / block][in / 4][block][4] in padded to 4, out to 16, block 128 (the last one what is left over);
  *            for vector units. float32: [out / 64][in][64], out padded to 16
- * Padding is zero, so that sums do not change.
+ * Padding is zero, so that sums do not change. Weights of fewer than eight bits may be packed: dense_bits.h says how.
  */
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "compile without -ffast-math: rounding and NaN must be as written"
@@ -23,6 +23,14 @@
 #define POLICY_LAYOUT_AUTO 0
 #define POLICY_LAYOUT_ROWS 1
 #define POLICY_LAYOUT_PACKED 2
+
+/* What a weight takes: a byte, its bits, or (auto) its bits where the target has no vector units. */
+#define POLICY_WEIGHTS_AUTO 0
+#define POLICY_WEIGHTS_BYTES 1
+#define POLICY_WEIGHTS_BITS 2
+#ifndef POLICY_WEIGHTS
+#define POLICY_WEIGHTS POLICY_WEIGHTS_BYTES
+#endif
 
 /* Kernels by number, for -DPOLICY_KERNEL=<name>; without it the best one that the target has. */
 #define POLICY_PLAIN 0
@@ -62,11 +70,18 @@
 #define POLICY_VECTORIZES 0
 #endif
 
-#if defined(__GNUC__)
+/* Vectors like whole cache lines; elsewhere the gaps between tables would only cost flash. */
+#if defined(__GNUC__) && POLICY_VECTORIZES
 #define POLICY_ALIGNED __attribute__((aligned(64)))
-#define POLICY_INLINE static inline __attribute__((always_inline, unused))
+#elif defined(__GNUC__)
+#define POLICY_ALIGNED __attribute__((aligned(4)))
 #else
 #define POLICY_ALIGNED
+#endif
+
+#if defined(__GNUC__)
+#define POLICY_INLINE static inline __attribute__((always_inline, unused))
+#else
 #define POLICY_INLINE static
 #endif
 
@@ -149,12 +164,13 @@ POLICY_INLINE float policy_tanh(float v)
 POLICY_INLINE float policy_relu(float v) { return v > 0.0f ? v : 0.0f; }
 
 /*
- * The level of v on a grid of 256, v already divided by its step: clamped, rounded half to even, counted from zero.
+ * The level of v on a grid from 0 to `last`, v already divided by its step: clamped, rounded half to even, counted from
+ * the level `zero`.
  * Adding 1.5 * 2^23 leaves the rounded integer in the low bits of the float.
  */
-POLICY_INLINE uint8_t policy_level(float v, int32_t zero)
+POLICY_INLINE uint8_t policy_level(float v, int32_t zero, int32_t last)
 {
-    const float shifted = policy_clamp(v, (float)-zero, (float)(255 - zero)) + 12582912.0f;
+    const float shifted = policy_clamp(v, (float)-zero, (float)(last - zero)) + 12582912.0f;
     uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
     return (uint8_t)(bits + (uint32_t)zero);

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from compression.artifact import load_policy, save_artifact
+from compression.lowbit import EIGHT, Bits
 from compression.native.folder import export_native
 from compression.native.generate import TEMPLATES, Options
 from compression.native.toolchain import find_compiler
@@ -37,6 +38,18 @@ KERNELS = {
     "vnni": (["-O3", "-mavx512f", "-mavx512bw", "-mavx512vnni", "-mfma"], {"avx512_vnni", "avx512bw"}),
 }
 MAGNITUDE = Importance(norm=2, reduction="mean", normalizer="mean", bias=False)
+# Of weights, hidden activations, input: each width of weights, each of activations.
+FEW_BITS = [
+    Bits(6, 8, 8),
+    Bits(4, 8, 8),
+    Bits(3, 8, 8),
+    Bits(2, 8, 8),
+    Bits(8, 4, 6),
+    Bits(6, 6, 4),
+    Bits(4, 4, 8),
+    Bits(3, 3, 3),
+    Bits(2, 2, 2),
+]
 METHODS = ("fp32", "ptsq", "qat", "prune_l2", "prune_ptsq", "prune_qat")
 STYLES = ("relu", "tanh")
 
@@ -104,6 +117,16 @@ def compressed(method: str, style: str) -> tuple[Policy, bytes]:
     return policy, onnx_bytes(policy)
 
 
+def few_bit_artifact(folder: Path, bits: Bits, style: str) -> Path:
+    """The artifact of a small policy after static quantisation to few bits."""
+    policy = random_policy(style)
+    obs = observations(policy)
+    smaller, model = quantize_static_policy(
+        policy, obs, calibration="minmax", percentile=99.9, reduce_range=False, bits=bits
+    )
+    return save(folder, smaller, model, obs, "ptsq")
+
+
 def save(folder: Path, policy: Policy, model: bytes, obs: FloatArray, method: str) -> Path:
     """The artifact of a policy."""
     save_artifact(folder, policy, model, obs, algorithm="test", compression={"method": method})
@@ -126,11 +149,11 @@ def golden_observations(name: str, n: int, seed: int = 0) -> FloatArray:
     return states
 
 
-def quantized_fixture(folder: Path, name: str) -> Path:
+def quantized_fixture(folder: Path, name: str, bits: Bits = EIGHT) -> Path:
     """The artifact of a trained policy after static quantisation."""
     obs = golden_observations(name, 1000, seed=1)
     policy, model = quantize_static_policy(
-        load_policy(POLICIES / name), obs, calibration="minmax", percentile=99.9, reduce_range=False
+        load_policy(POLICIES / name), obs, calibration="minmax", percentile=99.9, reduce_range=False, bits=bits
     )
     return save(folder, policy, model, obs, "ptsq")
 
@@ -161,12 +184,15 @@ def compiled(folder: Path, target: Path, flags: Sequence[str], compiler: str = "
 
 def dense_library(folder: Path, header: str, defines: Sequence[str], flags: Sequence[str]) -> ctypes.CDLL:
     """policy_dense of the templates, callable with any widths."""
-    quantized = header == "dense_int8.h"
-    x, sums = ("uint8_t", "int32_t") if quantized else ("float", "float")
-    w = "int8_t" if quantized else "float"
+    x, w, sums = {
+        "dense_int8.h": ("uint8_t", "int8_t", "int32_t"),
+        "dense_bits.h": ("uint8_t", "uint32_t", "int32_t"),
+        "dense_float.h": ("float", "float", "float"),
+    }[header]
+    includes = ["kernels.h", *(["dense_int8.h"] if header == "dense_bits.h" else []), header]
     (folder / "dense.c").write_text(
-        f'#include "kernels.h"\n#include "{header}"\n'
-        f"void dense(const {x} *x, const {w} *w, const {sums} *bias, {sums} *sums, int in, int out);\n"
+        "".join(f'#include "{name}"\n' for name in includes)
+        + f"void dense(const {x} *x, const {w} *w, const {sums} *bias, {sums} *sums, int in, int out);\n"
         f"void dense(const {x} *x, const {w} *w, const {sums} *bias, {sums} *sums, int in, int out)\n"
         "{\n    policy_dense(x, w, bias, sums, in, out, POLICY_SKIP_ZEROS);\n}\n"
         "int is_packed(void);\nint is_packed(void) { return POLICY_PACKED; }\n"

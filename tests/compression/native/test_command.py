@@ -104,6 +104,7 @@ def test_without_a_compiler_it_says_so(
         (["target=c", "to=c", "layout=wide"], r"layout=wide: unknown; allowed: auto, rows, packed"),
         (["target=c", "to=c", "skip_zeros=yes"], r"skip_zeros=yes: unknown; allowed: true, false"),
         (["target=c", "to=c", "skip_zeros=true", "layout=rows"], r"layout=rows: skip_zeros=true needs the packed"),
+        (["target=c", "to=c", "weights=nibbles"], r"weights=nibbles: unknown; allowed: auto, bytes, bits"),
         (["to=c", "layout=rows"], r"layout=rows: only with target=c"),
         (["target=c", "to=artifact"], r"to=artifact: exists already; allowed: a new or an empty folder"),
         (["target=c", "to=c", "run=artifact"], r"run: give one of run=.* and policy="),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from compression.artifact import load_policy
+from compression.lowbit import Bits
 from compression.runtime import OnnxPolicy
 from tests.compression.native.builds import (
     KERNELS,
@@ -34,6 +35,7 @@ from tests.helpers import POLICIES
 
 pytestmark = [pytest.mark.slow, needs_tools("gcc")]
 FIXTURES = sorted(path.name for path in POLICIES.iterdir() if path.is_dir())
+FEW_BITS = [Bits(6), Bits(4), Bits(3), Bits(2), Bits(4, 4, 6), Bits(2, 2, 8)]
 FUZZ = """
 #include "policy.c"
 #include <stdio.h>
@@ -109,6 +111,28 @@ def test_a_cortex_m4_passes_the_self_test(kernel: str, fixture: tuple[str, Path]
         flags = ["-Os", f"-DPOLICY_KERNEL=POLICY_{kernel}"]
         shown = run_on_cortex_m(folder / "policy_test.elf", [folder / "policy_test.c"], flags)
         assert "16 of 16 actions identical" in shown
+
+
+@pytest.mark.parametrize("name", ["sac-halfcheetah", "trpo-halfcheetah"])
+@pytest.mark.parametrize("bits", FEW_BITS, ids=str)
+class TestPoliciesOfFewBits:
+    def test_ten_thousand_states_give_the_same_bits(self, bits: Bits, name: str, tmp_path: Path) -> None:
+        artifact = quantized_fixture(tmp_path / "artifact", name, bits)
+        obs = golden_observations(name, 10_000)
+        runner = OnnxPolicy(artifact / "policy.onnx")
+        expected = np.stack([runner(row) for row in obs])
+        for weights in ("bytes", "bits"):
+            folder = exported(artifact, tmp_path / weights, weights=weights)
+            actions = compiled(folder, folder / "policy.so", ["-O3", "-march=native"])(obs)
+            assert (actions == expected).all(), weights
+
+    @needs_tools(*CORTEX_M_TOOLS)
+    def test_a_cortex_m4_passes_the_self_test(self, bits: Bits, name: str, tmp_path: Path) -> None:
+        folder = exported(quantized_fixture(tmp_path / "artifact", name, bits), tmp_path / "c")
+        for kernel, size in (("SMLAD", "-O2"), ("SMLAD", "-Os"), ("PLAIN", "-Os")):
+            flags = [size, f"-DPOLICY_KERNEL=POLICY_{kernel}"]
+            shown = run_on_cortex_m(folder / f"test_{kernel}{size}.elf", [folder / "policy_test.c"], flags)
+            assert "packed bits in rows: 16 of 16 actions identical" in shown.replace(" layout", "")
 
 
 @needs_tools(*AARCH64_TOOLS, *CORTEX_M_TOOLS)

@@ -45,7 +45,9 @@ class TestIntegerLayers:
 
     def test_sums_that_may_not_fit_are_refused(self) -> None:
         policy = quantized_policy(nn.ReLU(), 0)
-        policy[0].bias_int32.fill_(2**31 - 100)
+        layer = policy[0]
+        assert isinstance(layer, StaticQuantLinear)
+        layer.bias_int32.fill_(2**31 - 100)
         with pytest.raises(UserError, match="may not fit 32 bits"):
             read_network(policy)
 

@@ -1,0 +1,22 @@
+"""Names that people can read."""
+
+from rlc.config.plan import make_plan
+from rlc.runs.run import Run
+from rlc.runs.wording import short, worded
+
+
+def test_what_differs_stands_in_the_place_of_a_hash() -> None:
+    (job,) = make_plan(["+algo=sac", "algo.actor_lr=3e-4", "total_steps=50_000", "study=x", "seed=4"]).jobs
+    run = Run(job, 4)
+    assert run.label.startswith("fp32~")
+    assert run.words == "fp32 actor_lr=0.0003 steps=50k"
+    assert Run(make_plan(["+algo=sac"]).jobs[0], 0).words == "fp32"
+
+
+def test_a_hash_stays_where_nothing_is_known_to_differ() -> None:
+    assert worded("qat~abc123", {}) == "qat~abc123"
+
+
+def test_values_are_short() -> None:
+    found = [short(value) for value in (1_000_000, 1500, 1234, 0.5, True, None, "tanh", [64, 64])]
+    assert found == ["1M", "1.5k", "1234", "0.5", "true", "null", "tanh", "[64, 64]"]
