@@ -82,7 +82,7 @@ def policy_source(network: Network, options: Options, title: str) -> str:
         weights=f"POLICY_WEIGHTS_{options.weights.upper()}",
         skip_zeros=options.skip_zeros,
         width=max(max(layer["longest"], layouts.padded(layer["outputs"], layouts.LANES)) for layer in layers),
-        kernels=_kernels("kernels.h"),
+        kernels=_activation_kernels(network),
         dense=_kernels("dense_int8.h" if network.quantized else "dense_float.h"),
         dense_bits=_kernels("dense_bits.h"),
         sum_type=sum_type,
@@ -149,6 +149,14 @@ def _small_bias_type(network: Network) -> str:
     """The type of biases in the tables that must be small."""
     largest = max(int(np.abs(layer.bias).max()) for layer in network.layers)
     return "int16_t" if largest < 2**15 else "int32_t"
+
+
+def _activation_kernels(network: Network) -> str:
+    """What stands between the layers; more than ReLU and tanh only where the policy has it."""
+    kernels = _kernels("kernels.h")
+    if network.activations <= {"relu", "tanh"}:
+        return kernels
+    return f"{kernels}\n\n{_kernels('activations.h')}"
 
 
 def _kernels(name: str) -> str:

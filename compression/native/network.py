@@ -12,11 +12,14 @@ from compression.int8 import ActivationQuantize, StaticQuantLinear
 from compression.lowbit import LowBitLinear
 from compression.ptdq import DynamicQuantLinear
 from trainers.errors import UserError
+from trainers.nn.activations import ACTIVATIONS, activation_name
 from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.tensors import FloatArray
 
-Activation = Literal["", "relu", "tanh"]
-ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.ReLU: "relu", nn.Tanh: "tanh"}
+FUSED = {"tanh", "silu", "gelu"}
+"""Made of fused multiply-adds by ONNX Runtime: exact only where the target has them."""
+VARYING = {"elu", "gelu"}
+"""Not the same bits from ONNX Runtime on all processors."""
 INT32_MAX = 2**31 - 1
 
 
@@ -43,12 +46,13 @@ class Layer:
 
     Float: `weight` [out, in] and `bias` [out] are float32. Quantised: `weight` is int8, `bias` int32 with the zero
     point of the input folded in, and `scale` [out] turns a sum into a value, or, where `fused`, into a level of the
-    next layer's grid, counted from its zero point. `weight_bits` are enough for every weight.
+    next layer's grid, counted from its zero point. `weight_bits` are enough for every weight;
+    `activation` is a name of `ACTIVATIONS`, or empty.
     """
 
     weight: NDArray[Any]
     bias: NDArray[Any]
-    activation: Activation
+    activation: str
     grid: Grid | None = None
     scale: FloatArray | None = None
     fused: bool = False
@@ -79,10 +83,20 @@ class Network:
         return sum(layer.weight.size for layer in self.layers)
 
     @property
-    def has_tanh(self) -> bool:
-        """Whether a tanh is in it: exact only with fused multiply-adds."""
-        hidden = any(layer.activation == "tanh" for layer in self.layers)
-        return hidden or any("policy_tanh" in step.expression for step in self.back)
+    def activations(self) -> set[str]:
+        """Names of the hidden activations."""
+        return {layer.activation for layer in self.layers} - {""}
+
+    @property
+    def fused(self) -> list[str]:
+        """Activations that are exact only with fused multiply-adds; a tanh of the action too."""
+        squash = {"tanh"} if any("policy_tanh" in step.expression for step in self.back) else set()
+        return sorted(FUSED & (self.activations | squash))
+
+    @property
+    def varying(self) -> list[str]:
+        """Hidden activations of which ONNX Runtime may give other bits elsewhere."""
+        return sorted(VARYING & self.activations)
 
 
 def read_network(policy: Policy) -> Network:
@@ -114,27 +128,29 @@ def _check_stages(stages: list[nn.Module]) -> None:
         )
     if any(isinstance(stage, ActivationQuantize) for stage in stages):
         raise UserError("target=c: policies of protocol=paper are not written as C; allowed: protocol=ours")
-    known = (nn.Linear, StaticQuantLinear, nn.ReLU, nn.Tanh, Standardize, Clamp, Rescale)
+    known = (nn.Linear, StaticQuantLinear, *ACTIVATIONS.values(), Standardize, Clamp, Rescale)
     for stage in stages:
         if not isinstance(stage, known):
             raise UserError(f"target=c: no C for a stage {type(stage).__name__}")
 
 
-def _activation(stages: list[nn.Module]) -> Activation:
+def _activation(stages: list[nn.Module]) -> str:
     """What stands between two linear layers."""
     if not stages:
         return ""
-    if len(stages) == 1 and type(stages[0]) in ACTIVATIONS:
-        return ACTIVATIONS[type(stages[0])]
-    kinds = ", ".join(type(stage).__name__ for stage in stages)
-    raise UserError(f"target=c: {kinds} between two layers; allowed: one ReLU or Tanh")
+    name = activation_name(stages[0]) if len(stages) == 1 else None
+    if name is None:
+        found = ", ".join(repr(stage) for stage in stages)
+        allowed = ", ".join(ACTIVATIONS)
+        raise UserError(f"target=c: {found} between two layers; allowed: one of {allowed}, as torch has it by default")
+    return name
 
 
-def _float_layer(linear: Any, activation: Activation) -> Layer:
+def _float_layer(linear: Any, activation: str) -> Layer:
     return Layer(_array(linear.weight), _array(linear.bias), activation)
 
 
-def _int8_layers(linears: list[StaticQuantLinear], activations: list[Activation]) -> list[Layer]:
+def _int8_layers(linears: list[StaticQuantLinear], activations: list[str]) -> list[Layer]:
     grids = [
         Grid(np.float32(linear.input_scale.item()), int(linear.input_zero_point), linear.input_levels)
         for linear in linears
@@ -152,7 +168,7 @@ def _int8_layers(linears: list[StaticQuantLinear], activations: list[Activation]
     return layers
 
 
-def _becomes_clamp(activation: Activation, following: Grid) -> bool:
+def _becomes_clamp(activation: str, following: Grid) -> bool:
     """Whether the clamp to the next grid does what the activation does; ONNX Runtime then removes the activation."""
     return not activation or (activation == "relu" and following.zero_point == 0)
 

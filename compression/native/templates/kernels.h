@@ -99,21 +99,21 @@
 #define POLICY_UNROLL
 #endif
 
-/* Fused multiply-add a * b + c, which ONNX Runtime's tanh is made of. */
+/* Fused multiply-add a * b + c, which ONNX Runtime's tanh, SiLU and GELU are made of. */
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__FP_FAST_FMAF)
-#define POLICY_EXACT_TANH 1
+#define POLICY_FUSES 1
 POLICY_INLINE float policy_fma(float a, float b, float c) { return fmaf(a, b, c); }
 #elif defined(__SSE2__) || defined(_M_X64) || (defined(__riscv_flen) && __riscv_flen >= 64)
 /* The product of two floats is exact in double; rounding twice changes about one result in 2^29. */
-#define POLICY_EXACT_TANH 1
+#define POLICY_FUSES 1
 POLICY_INLINE float policy_fma(float a, float b, float c) { return (float)((double)a * (double)b + (double)c); }
 #else
-#define POLICY_EXACT_TANH 0
+#define POLICY_FUSES 0
 POLICY_INLINE float policy_fma(float a, float b, float c) { return a * b + c; }
 #endif
 
 /* Whether integer policies give the bits of ONNX Runtime; x87 registers round twice. */
-#if POLICY_EXACT_TANH && defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 0
+#if POLICY_FUSES && defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 0
 #define POLICY_EXACT 1
 #else
 #define POLICY_EXACT 0

@@ -24,6 +24,7 @@ from compression.pruning import Importance, prune
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from tests.helpers import POLICIES, batches, make_off_policy, make_on_policy, rollouts, spec
+from trainers.nn.activations import ACTIVATIONS
 from trainers.policy import Clamp, Policy, Rescale, Standardize, split_at_linears
 from trainers.tensors import FloatArray
 
@@ -52,6 +53,8 @@ FEW_BITS = [
 ]
 METHODS = ("fp32", "ptsq", "qat", "prune_l2", "prune_ptsq", "prune_qat")
 STYLES = ("relu", "tanh")
+NORMALIZED = ("tanh", "elu", "leaky_relu")
+"""Activations whose policies here have what on-policy algorithms put around the layers."""
 
 
 def skip_without(features: set[str]) -> None:
@@ -61,17 +64,17 @@ def skip_without(features: set[str]) -> None:
 
 
 def random_policy(style: str, widths: Sequence[int] = (19, 37), obs_dim: int = 5, act_dim: int = 3) -> Policy:
-    """A policy as SAC (relu) or TRPO (tanh, normaliser, clamps) leaves it, of odd widths and random weights."""
+    """A policy of an activation as SAC or TRPO (normaliser, clamps) leaves it, of odd widths and random weights."""
     torch.manual_seed(0)
     sizes = [obs_dim, *widths, act_dim]
     stages: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        stages += [nn.Linear(inputs, outputs), nn.ReLU() if style == "relu" else nn.Tanh()]
+        stages += [nn.Linear(inputs, outputs), ACTIVATIONS[style]()]
     center, scale = torch.linspace(0.1, 0.3, act_dim), torch.linspace(0.5, 2, act_dim)
     low, high = center - scale, center + scale
     environment = spec(obs_dim, act_dim)
     environment = type(environment)("Test-v0", obs_dim, act_dim, tuple(low.tolist()), tuple(high.tolist()))
-    if style == "relu":
+    if style not in NORMALIZED:
         return Policy(environment, [*stages[:-1], nn.Tanh(), Rescale(center, scale)])
     limit = torch.tensor(10.0)
     front = [Standardize(torch.linspace(-1, 1, obs_dim), torch.linspace(0.5, 2, obs_dim)), Clamp(-limit, limit)]
@@ -92,15 +95,15 @@ def pruned(policy: Policy) -> Policy:
 def trained_with_qat(style: str) -> Policy:
     """The policy of a small agent after a few updates with fake quantisation."""
     environment = spec(5, 3)
-    if style == "tanh":
-        on_policy = make_on_policy("trpo", environment, [0], qat=True)
-        on_policy.update(rollouts(environment, [0], 64, 2)(on_policy))
-        return on_policy.policy(0)
-    agent = make_off_policy("sac", environment, [0], qat=True, hidden="[24,20]")
-    draw = batches(environment, [0], 32)
-    for _ in range(5):
-        agent.update(draw())
-    return agent.policy(0)
+    if style not in NORMALIZED:
+        off_policy = make_off_policy("sac", environment, [0], qat=True, hidden="[24,20]", activation=style)
+        draw = batches(environment, [0], 32)
+        for _ in range(5):
+            off_policy.update(draw())
+        return off_policy.policy(0)
+    on_policy = make_on_policy("trpo", environment, [0], qat=True, activation=style)
+    on_policy.update(rollouts(environment, [0], 64, 2)(on_policy))
+    return on_policy.policy(0)
 
 
 def compressed(method: str, style: str) -> tuple[Policy, bytes]:

@@ -32,6 +32,7 @@ from tests.compression.native.emulated import (
     run_on_cortex_m,
 )
 from tests.helpers import POLICIES
+from trainers.nn.activations import ACTIVATIONS
 
 pytestmark = [pytest.mark.slow, needs_tools("gcc")]
 FIXTURES = sorted(path.name for path in POLICIES.iterdir() if path.is_dir())
@@ -154,8 +155,22 @@ def test_instructions_are_counted_and_fewer_after_compression(style: str, tmp_pa
     assert pruned[1] < fp32[1]
 
 
+@needs_tools(*AARCH64_TOOLS, *CORTEX_M_TOOLS)
+@pytest.mark.parametrize("activation", ["elu", "silu", "leaky_relu", "gelu"])
+def test_other_activations_pass_the_self_test_on_arm(activation: str, tmp_path: Path) -> None:
+    folder = exported(small_artifact(tmp_path / "artifact", "ptsq", activation), tmp_path / "c")
+    for target in AARCH64.values():
+        flags = ["-O3", target, "-Wall", "-Wextra", "-Wconversion", "-Werror"]
+        shown = run_on_aarch64(folder / "policy_test", [folder / "policy_test.c"], flags)
+        assert "16 of 16 actions identical" in shown
+    for kernel in ("SMLAD", "PLAIN"):
+        flags = ["-Os", f"-DPOLICY_KERNEL=POLICY_{kernel}"]
+        shown = run_on_cortex_m(folder / "policy_test.elf", [folder / "policy_test.c"], flags)
+        assert "16 of 16 actions identical" in shown
+
+
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("style", ["relu", "tanh"])
+@pytest.mark.parametrize("style", ACTIVATIONS)
 @pytest.mark.parametrize("method", ["fp32", "ptsq"])
 def test_a_million_observations_under_sanitizers(method: str, style: str, compiler: str, tmp_path: Path) -> None:
     if not has_tools(compiler):

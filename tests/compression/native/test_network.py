@@ -1,5 +1,7 @@
 """What is read from a policy: folded biases, scales in ONNX Runtime's order, and what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -55,7 +57,13 @@ class TestIntegerLayers:
 class TestWhatIsRefused:
     def test_two_activations_between_layers(self) -> None:
         policy = Policy(spec(4, 3), [nn.Linear(4, 5), nn.ReLU(), nn.Tanh(), nn.Linear(5, 3)])
-        with pytest.raises(UserError, match="ReLU, Tanh between two layers; allowed: one ReLU or Tanh"):
+        with pytest.raises(UserError, match=r"ReLU\(\), Tanh\(\) between two layers; allowed: one of relu, tanh, elu"):
+            read_network(policy)
+
+    @pytest.mark.parametrize("activation", [nn.LeakyReLU(0.2), nn.ELU(0.5), nn.GELU("tanh")], ids=str)
+    def test_activations_with_other_settings(self, activation: nn.Module) -> None:
+        policy = Policy(spec(4, 3), [nn.Linear(4, 5), activation, nn.Linear(5, 3)])
+        with pytest.raises(UserError, match=re.escape(f"{activation} between two layers; allowed")):
             read_network(policy)
 
     def test_float_and_integer_layers_together(self) -> None:
@@ -72,7 +80,8 @@ def test_counts_of_a_policy() -> None:
     network = read_network(random_policy("relu"))
     assert network.macs == 5 * 19 + 19 * 37 + 37 * 3
     assert not network.quantized
-    assert network.has_tanh
+    assert network.fused == ["tanh"]
+    assert network.varying == []
     assert read_network(compressed("ptsq", "tanh")[0]).quantized
 
 
