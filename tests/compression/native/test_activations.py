@@ -190,6 +190,7 @@ def test_hostile_observations_give_bounded_actions(method: str, activation: str,
                     assert (action == runner(obs)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 @pytest.mark.parametrize("method", ["fp32", "ptsq"])
 def test_sanitizers_and_warnings_find_nothing(method: str, compiler: str, tmp_path: Path) -> None:

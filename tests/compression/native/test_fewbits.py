@@ -134,6 +134,7 @@ class TestAPolicyOfFewBits:
         assert (compiled(folder, tmp_path / "policy.so", ["-O2"])(obs) == expected).all()
 
     @PACKED
+    @pytest.mark.slow
     @pytest.mark.parametrize("compiler", ["gcc", "clang"])
     def test_sanitizers_and_warnings_find_nothing(self, compiler: str, bits: int, tmp_path: Path) -> None:
         if not has_tools(compiler):
