@@ -24,13 +24,11 @@ from compression.lowbit import (
     unpack,
 )
 from compression.lsq import LowBitQATLinear, learned_quantize, prepare_low_bit_qat
-from compression.native.network import read_network
 from compression.onnx_export import onnx_bytes
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy, optimized_operators, weight_bytes
 from rlc.compress import compress
 from tests.helpers import FEW_BITS, POLICIES, batches, make_off_policy, spec
-from trainers.errors import UserError
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy, Standardize
 
@@ -236,7 +234,12 @@ class TestArtifact:
         policy = trained("compress.weight_bits=4")
         model = onnx_bytes(policy)
         contract = save_artifact(
-            tmp_path / "a", policy, model, np.ones((20, 17), np.float32), algorithm="sac", compression={}
+            tmp_path / "a",
+            policy,
+            model,
+            np.ones((20, 17), np.float32),
+            algorithm="sac",
+            compression={"method": "qat"},
         )
         assert contract["stages"].count("low_bit_linear") == 3
         stated = contract["low_bit"]
@@ -247,11 +250,6 @@ class TestArtifact:
         assert packed == 64 * 9 + 64 * 32 + 6 * 32
         properties = {p.key: p.value for p in onnx.load_from_string(model).metadata_props}
         assert (properties["weight_bits"], properties["weight_storage"]) == ("4,4,4", "int8")
-
-    def test_c_has_no_activations_of_fewer_bits(self) -> None:
-        with pytest.raises(UserError, match="activations of fewer than eight bits are not written as C"):
-            read_network(trained("compress.activation_bits=4"))
-        assert len(read_network(trained("compress.weight_bits=3")).layers) == 3
 
     def test_eight_bit_files_say_nothing_of_it(self) -> None:
         policy = make_off_policy("sac", OF, [0], hidden="[16]").policy(0)

@@ -131,7 +131,7 @@ class TestAdding:
         zoo.zoo(["add=pack"])
         card = read_card("trpo-hopper")
         steps, returns = np.array(card.curve).T
-        assert card.seed == 2
+        assert card.candidates >= 10
         assert steps[-1] == card.total_steps
         assert returns[-1] > 3000
         check_artifact(given_policy("zoo:trpo-hopper"))

@@ -197,6 +197,7 @@ def test_fisher_vector_product_is_the_hessian_of_the_kl() -> None:
     """Against central differences of the gradient, in float64; fp32 networks."""
     kl = KL(qat=False)
     kl.actor.double()
+    kl.actor.dtype = torch.float64
     kl.actor.flatten()
     kl.obs = kl.obs.double()
     kl.old = kl.actor(kl.obs).detach(), kl.actor.log_std.detach().clone()

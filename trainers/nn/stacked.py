@@ -175,7 +175,7 @@ class StackedMLP(Stacked):
         x = x.to(self.dtype)
         for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
             x = self.activation(stacked_affine(x, weight.to(self.dtype), bias.to(self.dtype)))
-        return stacked_affine(x.float(), *parameters[-2:])
+        return stacked_affine(x.to(parameters[-1].dtype), *parameters[-2:])
 
     @property
     def linears(self) -> list[StackedLinear]:
