@@ -86,6 +86,7 @@ def test_a_seed_learns_in_a_pack_what_it_learns_alone(algo: str, qat: bool | str
     assert any(not torch.equal(before[name], tensor) for name, tensor in alone.state(0).items() if "actor." in name)
 
 
+@pytest.mark.slow
 def test_a_compiled_update_of_a_small_actor_is_the_update() -> None:
     eager, pack, alone = (make_small("sac", seeds) for seeds in ([0, 4], [0, 4], [4]))
     sources = [source("sac", seeds) for seeds in ([0, 4], [0, 4], [4])]
@@ -96,6 +97,7 @@ def test_a_compiled_update_of_a_small_actor_is_the_update() -> None:
     _assert_same(eager, pack, alone)
 
 
+@pytest.mark.slow
 def test_compiled_minibatches_of_a_small_actor_are_the_minibatches() -> None:
     eager, pack, alone = (make_small("ppo", seeds) for seeds in ([0, 4], [0, 4], [4]))
     for agent in (pack, alone):
