@@ -10,6 +10,7 @@ from rich.table import Column, Table
 from rlc.runs.find import comparison_key
 from rlc.runs.records import MeasuredReturns, Measurement, RunResult
 from rlc.runs.stored import StoredRun
+from rlc.runs.wording import without_shared
 
 
 def show(finished: Iterable[StoredRun]) -> None:
@@ -17,6 +18,7 @@ def show(finished: Iterable[StoredRun]) -> None:
     ordered = sorted(finished, key=lambda run: (run.settings.env.id, run.settings.algo.name, run.label, run.seed))
     if not ordered:
         return
+    words = dict(zip(ordered, without_shared([run.words for run in ordered]), strict=True))
     table = Table("environment", Column("policy", no_wrap=True), box=box.SIMPLE)
     for header in ("seed", "return", "fp32 return", "file KB", "weights KB"):
         table.add_column(header, justify="right")
@@ -27,7 +29,7 @@ def show(finished: Iterable[StoredRun]) -> None:
             # References by our protocol, where there are both.
             if scored is None or scored.protocol != "ours":
                 scored = result
-            table.add_row(env_id, f"{result.algo} {run.words}", str(run.seed), *_cells(result))
+            table.add_row(env_id, f"{result.algo} {words[run]}", str(run.seed), *_cells(result))
         if scored is not None:
             random = _spread(scored.random_return_mean, scored.random_return_std)
             zero = _spread(scored.zero_return_mean, scored.zero_return_std)

@@ -1,11 +1,12 @@
 """What a run is called where people read: its compression, and the settings that differ from the defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SHORT = {"total_steps": "steps"}
-# What is said already by the name of the compression or of the environment.
+# What is said already by the name of the compression or of the environment, and what changes no policy.
 SAID = ("compress.method", "compress.ratio", "seed", "study", "protocol", "env.", "wandb.", "overwrite")
+CHANGES_NO_POLICY = ("checkpoint_every", "compile", "device", "env_workers", "eval.", "fail_fast", "threads")
 
 
 def worded(label: str, differences: Mapping[str, Any]) -> str:
@@ -13,9 +14,15 @@ def worded(label: str, differences: Mapping[str, Any]) -> str:
     name, _, changed = label.partition("~")
     if not changed:
         return name
-    told = {key: value for key, value in differences.items() if not key.startswith(SAID)}
+    told = {key: value for key, value in differences.items() if not key.startswith((*SAID, *CHANGES_NO_POLICY))}
     words = [f"{SHORT.get(key, key.rpartition('.')[2])}={short(value)}" for key, value in told.items()]
     return " ".join([name, *words]) if words else label
+
+
+def without_shared(names: Sequence[str]) -> list[str]:
+    """The names of a table without the `key=value` that stand in all of them."""
+    shared = set.intersection(*({word for word in name.split() if "=" in word} for name in names))
+    return [" ".join(word for word in name.split() if word not in shared) for name in names]
 
 
 def short(value: Any) -> str:

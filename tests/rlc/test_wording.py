@@ -2,7 +2,7 @@
 
 from rlc.config.plan import make_plan
 from rlc.runs.run import Run
-from rlc.runs.wording import short, worded
+from rlc.runs.wording import short, without_shared, worded
 
 
 def test_what_differs_stands_in_the_place_of_a_hash() -> None:
@@ -20,3 +20,8 @@ def test_a_hash_stays_where_nothing_is_known_to_differ() -> None:
 def test_values_are_short() -> None:
     found = [short(value) for value in (1_000_000, 1500, 1234, 0.5, True, None, "tanh", [64, 64])]
     assert found == ["1M", "1.5k", "1234", "0.5", "true", "null", "tanh", "[64, 64]"]
+
+
+def test_a_table_says_what_differs_inside_it() -> None:
+    assert without_shared(["fp32 lr=1 steps=50k", "qat lr=2 steps=50k"]) == ["fp32 lr=1", "qat lr=2"]
+    assert without_shared(["fp32 lr=1"]) == ["fp32"]
