@@ -17,7 +17,7 @@ from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy
 from trainers.rng import RngStream, numpy_stream, stacked_normal, torch_stream
 from trainers.settings import AlgoSettings
-from trainers.tensors import FloatArray, Snapshot, as_numpy, copy_to_device_, strip_prefix
+from trainers.tensors import FloatArray, Snapshot, as_numpy, strip_prefix
 
 ActorTransform = Callable[[StackedMLP], None]
 
@@ -34,11 +34,6 @@ class NoiseBuffer:
         noise = self.tensors[self.pos]
         self.pos += 1
         return noise
-
-    def resample(self, streams: Sequence[torch.Generator]) -> None:
-        """Draw anew into the same tensors, in the order of `next`."""
-        for tensor in self.tensors:
-            copy_to_device_(tensor, stacked_normal(streams, *tensor.shape[1:]))
 
 
 class ActorCritic(ABC):

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from trainers.cuda import Upload
-from trainers.data.replay import Batch, FinalObservations, ReplayBuffer
+from trainers.data.replay import Batch, ReplayBuffer
 from trainers.envs.seed_envs import Step
 from trainers.tensors import FloatArray, Snapshot
 
@@ -22,19 +21,18 @@ class DeviceReplayBuffer(ReplayBuffer):
         super().__init__(*args, **kwargs)
         seeds, rows, num_envs, columns = self.storage.shape
         device = self.storage.device
-        slots = -(-seeds * rows * num_envs // EPISODE_STEPS)
-        self.final = FinalObservations((seeds, rows, num_envs), self.columns[0], device, slots)
         self.num_added_on_device = torch.zeros((), dtype=torch.int64, device=device)
         self._first_row = torch.arange(seeds, device=device).unsqueeze(1) * rows
         self._upload = Upload((seeds, num_envs, columns), device, self._store)
 
     def add(self, action: FloatArray, step: Step) -> None:
         """As ReplayBuffer's."""
-        reward = step.reward * np.float32(self.reward_scale)
-        discount = np.float32(self.gamma) * ~step.terminated
         self.final.replace(self.pos, step.final_obs)
-        self._upload(action, reward[..., None], discount[..., None], step.next_obs)
+        self._upload(action, *self.reward_and_discount(step), step.next_obs)
         self.num_added += 1
+
+    def _final_slots(self, transitions: int) -> int:
+        return -(-transitions // EPISODE_STEPS)
 
     def _store(self, row: Tensor) -> None:
         """Store action, reward, discount and next observation [S, E, ...]."""

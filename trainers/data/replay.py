@@ -1,5 +1,6 @@
 """Replay buffer of all seeds; every observation is stored once."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class ReplayBuffer:
         self.columns = [spec.obs_dim, spec.act_dim, 1, 1]
         self.storage = torch.empty((*shape, sum(self.columns)), device=device)
         """Observation, action, reward and discount side by side: a batch is two gathers."""
-        self.final = FinalObservations(shape, spec.obs_dim, device)
+        self.final = FinalObservations(shape, spec.obs_dim, device, self._final_slots(math.prod(shape)))
         self.streams = [numpy_stream(RngStream.REPLAY, seed) for seed in seeds]
         self.num_added = 0
         """Rows added so far; row number n lies at place n % (capacity + 1) of the ring."""
@@ -82,13 +83,17 @@ class ReplayBuffer:
     def add(self, action: FloatArray, step: Step) -> None:
         """Store what `action` [S, E, act_dim], in environment units, on the newest observation led to."""
         obs_dim = self.columns[0]
-        reward = step.reward * np.float32(self.reward_scale)
-        discount = np.float32(self.gamma) * ~step.terminated
-        result = np.concatenate([action, reward[..., None], discount[..., None]], -1)
+        result = np.concatenate([action, *self.reward_and_discount(step)], -1)
         copy_to_device_(self.storage[:, self.pos, :, obs_dim:], torch.from_numpy(result))
         self.final.replace(self.pos, step.final_obs)
         self.num_added += 1
         self.start(step.next_obs)
+
+    def reward_and_discount(self, step: Step) -> tuple[FloatArray, FloatArray]:
+        """What a batch learns from, [S, E, 1] each: scaled rewards, and gamma or 0 where an episode terminated."""
+        reward = step.reward * np.float32(self.reward_scale)
+        discount = np.float32(self.gamma) * ~step.terminated
+        return reward[..., None], discount[..., None]
 
     def sample(self, batch_size: int) -> Batch:
         """`batch_size` transitions for each seed, uniformly and with replacement."""
@@ -136,6 +141,10 @@ class ReplayBuffer:
         self.num_added = snapshot.metadata["added"]
         self.streams[i].bit_generator.state = snapshot.metadata["stream"]
         self.final.load_state(i, snapshot.tensors)
+
+    def _final_slots(self, transitions: int) -> int:  # noqa: ARG002 (of subclasses)
+        """How many final observations there is room for at first, beside so many transitions."""
+        return 1
 
     def _places(self, first: int, last: int) -> Tensor:
         return torch.arange(first, last, device=self.storage.device) % (self.capacity + 1)
