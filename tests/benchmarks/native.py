@@ -31,10 +31,9 @@ from compression.native.generate import Options
 from compression.native.loader import load
 from compression.native.toolchain import FAST, compile_c, measure_sizes, require_compiler
 from compression.onnx_export import INPUT, OUTPUT, onnx_bytes
-from compression.pruning import Importance, prune
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy
-from tests.compression.native.builds import has_tools
+from tests.compression.native.builds import has_tools, pruned
 from tests.compression.native.emulated import (
     AARCH64,
     AARCH64_TOOLS,
@@ -44,13 +43,12 @@ from tests.compression.native.emulated import (
     cortex_m_instructions,
 )
 from trainers.envs.spec import EnvSpec
-from trainers.policy import Policy, Rescale, split_at_linears
+from trainers.policy import Policy, Rescale
 from trainers.tensors import FloatArray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POLICIES = ROOT / "tests" / "data" / "policies"
 PLAIN = ["-DPOLICY_KERNEL=POLICY_PLAIN"]
-MAGNITUDE = Importance(norm=2, reduction="mean", normalizer="mean", bias=False)
 STATES = 256
 ROUNDS = 40
 # Calls of policy_step in a row, each timed: nothing of Python is in them.
@@ -88,12 +86,6 @@ def states_of(folder: Path) -> FloatArray:
     noise = 0.1 * golden.std(0) * generator.normal(size=(STATES, golden.shape[1]))
     states: FloatArray = (golden[generator.integers(0, len(golden), STATES)] + noise).astype(np.float32)
     return states
-
-
-def halved(policy: Policy) -> Policy:
-    """Half of the hidden units gone; what it returns does not matter here."""
-    front, layers, back = split_at_linears(policy)
-    return Policy(policy.spec, [*front, *prune(layers, 0.5, MAGNITUDE), *back])
 
 
 def python_timer(act: Callable[[FloatArray], Any]) -> Timer:
@@ -254,7 +246,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, (policy, obs) in policies().items():
         variants: dict[str, tuple[Policy, bytes]] = {"fp32": (policy, onnx_bytes(policy))}
-        for label, source in (("int8", policy), ("50 % pruned int8", halved(policy))):
+        for label, source in (("int8", policy), ("50 % pruned int8", pruned(policy))):
             variants[label] = quantize_static_policy(
                 source, obs, calibration="minmax", percentile=99.9, reduce_range=False
             )

@@ -20,11 +20,9 @@ from compression.lowbit import Bits
 from compression.native.folder import export_native
 from compression.native.generate import Options
 from compression.native.toolchain import FAST
-from compression.pruning import prune
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy
 from tests.benchmarks.native import (
-    MAGNITUDE,
     POLICIES,
     Timer,
     c_timer,
@@ -34,20 +32,13 @@ from tests.benchmarks.native import (
     python_timer,
     states_of,
 )
-from trainers.policy import Policy, split_at_linears
+from tests.compression.native.builds import pruned
+from trainers.policy import Policy
 from trainers.tensors import FloatArray
 
 WIDTHS = (Bits(8), Bits(6), Bits(4), Bits(3), Bits(2), Bits(4, 4, 8))
 NETWORKS = (("sac-halfcheetah", 0.0), ("sac-halfcheetah", 0.5), ("sac-halfcheetah", 0.7), ("trpo-halfcheetah", 0.5))
 PLAIN = [*FAST, "-DPOLICY_KERNEL=POLICY_PLAIN"]
-
-
-def smaller(policy: Policy, ratio: float) -> Policy:
-    """The policy without this share of its hidden units."""
-    if not ratio:
-        return policy
-    front, layers, back = split_at_linears(policy)
-    return Policy(policy.spec, [*front, *prune(layers, ratio, MAGNITUDE), *back])
 
 
 def ways_of(artifact: Path, folder: Path, bits: Bits, act_dim: int) -> dict[str, Timer]:
@@ -96,7 +87,8 @@ def main() -> None:
     print(cpu_name(), platform.platform(), flush=True)
     rows: list[dict[str, Any]] = []
     for name, ratio in NETWORKS:
-        policy = smaller(load_policy(POLICIES / name), ratio)
+        trained = load_policy(POLICIES / name)
+        policy = pruned(trained, ratio) if ratio else trained
         with tempfile.TemporaryDirectory() as home:
             for row in measure(policy, states_of(POLICIES / name), Path(home)):
                 rows.append({"cpu": cpu_name(), "policy": name, "pruned": ratio, **row})

@@ -23,6 +23,7 @@ from compression.onnx_export import onnx_bytes
 from compression.pruning import Importance, prune
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
+from compression.runtime import OnnxPolicy
 from tests.helpers import POLICIES, batches, make_off_policy, make_on_policy, rollouts, spec
 from trainers.nn.activations import ACTIVATIONS
 from trainers.policy import Clamp, Policy, Rescale, Standardize, split_at_linears
@@ -51,6 +52,7 @@ FEW_BITS = [
     Bits(3, 3, 3),
     Bits(2, 2, 2),
 ]
+HOSTILE = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45], np.float32)
 METHODS = ("fp32", "ptsq", "qat", "prune_l2", "prune_ptsq", "prune_qat")
 STYLES = ("relu", "tanh")
 NORMALIZED = ("tanh", "elu", "leaky_relu")
@@ -86,10 +88,26 @@ def observations(policy: Policy, n: int = 300) -> FloatArray:
     return (3 * np.random.default_rng(1).normal(size=(n, policy.spec.obs_dim)) + 1).astype(np.float32)
 
 
-def pruned(policy: Policy) -> Policy:
-    """Half of the hidden units gone."""
+def pruned(policy: Policy, ratio: float = 0.5) -> Policy:
+    """A share of the hidden units gone."""
     front, layers, back = split_at_linears(policy)
-    return Policy(policy.spec, [*front, *prune(layers, 0.5, MAGNITUDE), *back])
+    return Policy(policy.spec, [*front, *prune(layers, ratio, MAGNITUDE), *back])
+
+
+def check_hostile(artifact: Path, act: Callable[[FloatArray], FloatArray], *, same_bits: bool) -> None:
+    """Whatever stands in an observation, actions are bounded, and those of ONNX Runtime where they must be."""
+    policy = load_policy(artifact)
+    low, high = np.array(policy.spec.action_low), np.array(policy.spec.action_high)
+    runner = OnnxPolicy(artifact / "policy.onnx")
+    for row in observations(policy, 20):
+        for value in HOSTILE:
+            for place in (0, 2, slice(None)):
+                obs = row.copy()
+                obs[place] = value
+                action = act(obs)
+                assert ((action >= low - 1e-6) & (action <= high + 1e-6)).all()
+                if same_bits:
+                    assert (action == runner(obs)).all()
 
 
 def trained_with_qat(style: str) -> Policy:

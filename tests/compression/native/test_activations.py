@@ -21,9 +21,11 @@ from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy
 from tests.compression.native.builds import (
     CPU_FLAGS,
+    HOSTILE,
     KERNELS,
     METHODS,
     WARNINGS,
+    check_hostile,
     compiled,
     exported,
     few_bit_artifact,
@@ -46,7 +48,6 @@ OTHERS = ("elu", "silu", "leaky_relu", "gelu")
 STATES = 1000
 # Where ONNX Runtime's bits are known; elsewhere one ulp may turn a rounding.
 SAME_BITS = platform.machine() == "x86_64" and "fma" in CPU_FLAGS
-HOSTILE = (np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45)
 
 
 def half_ranges(policy: Policy, actions: FloatArray, expected: FloatArray) -> FloatArray:
@@ -176,18 +177,7 @@ def test_without_fused_multiply_adds_most_actions_are_identical(activation: str,
 def test_hostile_observations_give_bounded_actions(method: str, activation: str, tmp_path: Path) -> None:
     artifact = small_artifact(tmp_path / "artifact", method, activation)
     act = load(exported(artifact, tmp_path / "c")).act
-    policy = load_policy(artifact)
-    low, high = np.array(policy.spec.action_low), np.array(policy.spec.action_high)
-    runner = OnnxPolicy(artifact / "policy.onnx")
-    for row in observations(policy, 20):
-        for value in HOSTILE:
-            for place in (0, 2, slice(None)):
-                obs = row.copy()
-                obs[place] = value
-                action = act(obs)
-                assert ((action >= low - 1e-6) & (action <= high + 1e-6)).all()
-                if method == "ptsq" and SAME_BITS:
-                    assert (action == runner(obs)).all()
+    check_hostile(artifact, act, same_bits=method == "ptsq" and SAME_BITS)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from tests.compression.native.builds import (
     KERNELS,
     METHODS,
     STYLES,
+    check_hostile,
     compiled,
     exported,
     has_tools,
@@ -35,7 +36,6 @@ from trainers.errors import UserError
 
 pytestmark = needs_tools("gcc", "make")
 HALF_RANGE = 2.0  # the largest of these policies
-HOSTILE = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 1e-45], np.float32)
 QUANTIZED = ("ptsq", "qat", "prune_ptsq", "prune_qat")
 
 
@@ -104,20 +104,7 @@ def test_every_kernel_gives_the_same_bits(style: str, kernel: str, tmp_path: Pat
 @pytest.mark.parametrize("method", ["fp32", "ptsq"])
 def test_hostile_observations_give_bounded_actions(method: str, style: str, tmp_path: Path) -> None:
     artifact = small_artifact(tmp_path / "artifact", method, style)
-    act = load(exported(artifact, tmp_path / "c")).act
-    policy = load_policy(artifact)
-    low, high = np.array(policy.spec.action_low), np.array(policy.spec.action_high)
-    runner = OnnxPolicy(artifact / "policy.onnx")
-    usual = observations(policy, 20)
-    for value in HOSTILE:
-        for row in usual:
-            for place in (0, 2, slice(None)):
-                obs = row.copy()
-                obs[place] = value
-                action = act(obs)
-                assert ((action >= low - 1e-6) & (action <= high + 1e-6)).all()
-                if method == "ptsq":
-                    assert (action == runner(obs)).all()
+    check_hostile(artifact, load(exported(artifact, tmp_path / "c")).act, same_bits=method == "ptsq")
 
 
 def test_a_missing_number_counts_as_the_mean_in_float(tmp_path: Path) -> None:
