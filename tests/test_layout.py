@@ -38,7 +38,7 @@ GROUPS = {
     ],
     "measure": ["statistics machine memory latency", "returns energy native", "video paper disturbance"],
     "rlc": [
-        "messages datafiles native comments usage",
+        "messages datafiles native comments sources usage",
         "cli config",
         "runs",
         "pipeline",

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -10,11 +10,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from rlc.config.compose import (
-    CONF,
     HYDRA_ERRORS,
     check_groups,
     check_keys,
-    choices,
     compose_config,
     first_value,
     hydra_message,
@@ -28,8 +26,9 @@ from rlc.config.compress import BIT_SETTINGS, DERIVED_METHODS
 from rlc.config.decide import decide
 from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.job import Job
-from rlc.config.settings import parse_settings
+from rlc.config.settings import Settings, parse_settings
 from rlc.config.wandb_variables import check_wandb_variables
+from rlc.sources import choices, find_file, is_own, reading, searchpath, split_sources
 from trainers.errors import UserError
 
 # Settings of methods that the published code had none of.
@@ -61,17 +60,21 @@ class Plan:
 
 def make_plan(arguments: Sequence[str]) -> Plan:
     """Compose and check every job. Raises UserError with one line for anything that cannot run."""
-    given = [a for a in arguments if a not in MULTIRUN_FLAGS]
+    directories, words = split_sources(arguments)
+    given = [a for a in words if a not in MULTIRUN_FLAGS]
     for argument in given:
         if argument.startswith("-"):
-            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --dry-run, --cfg job, key=value")
+            allowed = "-m, --help, --dry-run, --cfg job, --config-dir <directory>, key=value"
+            raise UserError(f"{argument}: unknown option; allowed: {allowed}")
     try:
-        preset = _preset(given)
-        plan = _joined(given, preset) if "grids" in preset else _make_plan(given, len(given) < len(arguments))
+        with reading(directories):
+            preset = _preset(given)
+            plan = _joined(given, preset) if "grids" in preset else _make_plan(given, len(given) < len(words))
     except HYDRA_ERRORS as error:
         raise hydra_message(error, given) from error
     check_wandb_variables(job.settings.wandb for job in plan.jobs)
-    return plan
+    # A launcher may be chosen from the user's own files.
+    return replace(plan, hydra=[*plan.hydra, *searchpath(directories)]) if plan.multirun else plan
 
 
 def _make_plan(given: list[str], multirun: bool) -> Plan:
@@ -103,10 +106,10 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
 
 
 def _preset(given: list[str]) -> dict[str, Any]:
-    """What the file of the preset says, if one is given that conf/ has."""
+    """What the file of the preset says, if one is given that there is."""
     for override in parse_overrides(given):
-        path = CONF / "experiment" / f"{override.value()}.yaml"
-        if override.key_or_group == "experiment" and path.is_file():
+        path = find_file("experiment", str(override.value())) if override.key_or_group == "experiment" else None
+        if path is not None:
             preset = OmegaConf.to_container(OmegaConf.load(path))
             assert isinstance(preset, dict)
             return {str(key): value for key, value in preset.items()}
@@ -129,7 +132,10 @@ def _joined(given: list[str], preset: dict[str, Any]) -> Plan:
 
 def _fitting(overrides: list[Override], grid: str) -> list[str] | None:
     """Overrides of a preset of grids as one of the grids takes them; None where it has none of the compressions."""
-    sweep = OmegaConf.load(CONF / "experiment" / f"{grid}.yaml").hydra.sweeper.params
+    path = find_file("experiment", grid)
+    if path is None:
+        raise UserError(f"experiment={grid}: unknown; allowed in grids: {', '.join(choices('experiment'))}")
+    sweep = OmegaConf.load(path).hydra.sweeper.params
     lines = []
     for override in overrides:
         key = override.key_or_group
@@ -152,8 +158,8 @@ def _job(overrides: list[Override], composer: Composer) -> Job:
         if override.key_or_group == "seed":
             data = data | {"seed": override.value()}
     chosen = [o for o in overrides if is_group(o) or o.key_or_group.startswith("env.")]
-    plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
     asked = parse_settings(data)
+    plain = tuple(_of_conf(o, asked) for o in chosen if o.key_or_group != "experiment")
     defaults = parse_settings(composer.settings(plain))
     if asked.protocol == "paper":
         for key in NOT_OF_THE_PAPER:
@@ -162,6 +168,15 @@ def _job(overrides: list[Override], composer: Composer) -> Job:
                 raise UserError(f"compress.{key}={value}: protocol=paper has its own; leave it out")
     settings, auto = decide(asked)
     return Job(settings, defaults, tuple(str(o.input_line) for o in overrides), auto)
+
+
+def _of_conf(override: Override, asked: Settings) -> str:
+    """A choice, of the user's own files that of conf/ which it changes: what a run's label tells apart."""
+    group = override.key_or_group
+    if not (is_group(override) and is_own(group, str(override.value()))):
+        return str(override.input_line)
+    names = {"algo": f"+algo={asked.algo.name}", "compress": f"+compress={asked.compress.method}"}
+    return names.get(group, f"env.id={asked.env.id}")
 
 
 def _check_hydra(overrides: list[Override]) -> None:
