@@ -1,7 +1,7 @@
 """From a command line to the checked list of jobs it stands for, before anything is run or written."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,8 +27,9 @@ from rlc.config.decide import decide
 from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.job import Job
 from rlc.config.settings import Settings, parse_settings
+from rlc.config.space import Search, Value, check_no_interval, dimensions, parse_search
 from rlc.config.wandb_variables import check_wandb_variables
-from rlc.sources import choices, find_file, is_own, reading, searchpath, split_sources
+from rlc.sources import choices, find_file, is_own, own_directories, reading, searchpath, split_sources
 from trainers.errors import UserError
 
 # Settings of methods that the published code had none of.
@@ -41,6 +42,8 @@ LAUNCHERS = {
     "ray": ("ray", "hydra_plugins.hydra_ray_launcher"),
     "ray_cluster": ("ray", "hydra_plugins.hydra_ray_launcher"),
 }
+SEARCH = "optuna"
+EXTRAS = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": {SEARCH: ("optuna", "optuna")}}
 # Settings of Hydra's that are read, by their beginnings; all of a multirun.
 HYDRA_USED = ("hydra.launcher", "hydra.mode", "hydra.sweeper.params", "hydra.job.env_set", "hydra.job.env_copy")
 MULTIRUN_FLAGS = ("-m", "--multirun")
@@ -56,6 +59,8 @@ class Plan:
     multirun: bool
     follow_ups: tuple[str, ...] = ()
     """Commands on the study when all jobs are done."""
+    search: Search | None = None
+    """What draws further jobs; `jobs` are then those at the corners of its space."""
 
 
 def make_plan(arguments: Sequence[str]) -> Plan:
@@ -80,8 +85,9 @@ def make_plan(arguments: Sequence[str]) -> Plan:
 def _make_plan(given: list[str], multirun: bool) -> Plan:
     overrides = parse_overrides(given)
     check_groups(overrides)
-    _check_hydra(overrides)
-    _check_launcher(overrides)
+    searches = any(o.key_or_group == "hydra/sweeper" and o.value() == SEARCH for o in overrides)
+    _check_hydra(overrides, (*HYDRA_USED, "hydra.sweeper") if searches else HYDRA_USED)
+    _check_installed(overrides)
     base = compose_config(tuple(first_value(o) for o in overrides if is_group(o) or is_hydra(o)))
     multirun = _is_multirun(overrides, base.hydra.mode == RunMode.MULTIRUN, multirun)
     sweep = parse_overrides([f"{k}={v}" for k, v in (base.hydra.sweeper.params or {}).items()]) if multirun else []
@@ -97,12 +103,44 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
             if override.is_sweep_override():
                 raise UserError(f"{override.input_line}: several values make several jobs: add -m")
         return Plan([_job(everything, composer)], [], multirun=False)
+    own = [str(o.input_line) for o in overrides if is_hydra(o)]
+    if searches:
+        search = _search(base.hydra.sweeper, [o for o in everything if not is_hydra(o)], composer)
+        return Plan(_corners(search), own, multirun=True, search=search)
+    check_no_interval(everything)
     tasks = _training_first([o for o in everything if not is_hydra(o)])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     if not lines:
         raise UserError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
-    own = [str(o.input_line) for o in overrides if is_hydra(o)]
     return Plan([_job(parse_overrides(line), composer) for line in lines], own, multirun=True)
+
+
+def _search(sweeper: Any, overrides: list[Override], composer: Composer) -> Search:
+    searched = dimensions(overrides)
+    names = {one.name for one in searched}
+    fixed = [o for o in overrides if o.key_or_group not in names]
+    seeds = [o for o in fixed if o.key_or_group == "seed"]
+    lines = [str(o.input_line) for o in fixed if o not in seeds]
+    directories = own_directories()
+
+    def make(values: Mapping[str, Value]) -> list[Job]:
+        drawn = [one.line(values[one.name]) for one in searched]
+        counted = [f"seed={seed}" for o in seeds for seed in values_of(o)] or [""]
+        with reading(directories):
+            each = [_preset_last(parse_overrides([*lines, *drawn, *([seed] if seed else [])])) for seed in counted]
+            return [_job(of_one, composer) for of_one in each]
+
+    settings = parse_search(OmegaConf.to_container(sweeper, resolve=True))  # type: ignore[arg-type]
+    return Search(settings, searched, (*lines, *(str(o.input_line) for o in seeds)), make)
+
+
+def _corners(search: Search) -> list[Job]:
+    """Jobs with each bound and each member of a list once: what is wrong with one is said before anything runs."""
+    longest = max(len(one.corners()) for one in search.dimensions)
+    jobs = []
+    for number in range(longest):
+        jobs += search.make({one.name: one.corners()[number % len(one.corners())] for one in search.dimensions})
+    return list({job.settings.model_dump_json(): job for job in jobs}.values())
 
 
 def _preset(given: list[str]) -> dict[str, Any]:
@@ -179,15 +217,15 @@ def _of_conf(override: Override, asked: Settings) -> str:
     return names.get(group, f"env.id={asked.env.id}")
 
 
-def _check_hydra(overrides: list[Override]) -> None:
+def _check_hydra(overrides: list[Override], used: tuple[str, ...]) -> None:
     """Raises UserError for settings of Hydra's that nothing here reads."""
     for override in overrides:
         key = override.key_or_group.replace("/", ".")
         kept = key == "hydra.job.chdir" and override.value() is False
-        if is_hydra(override) and not kept and not key.startswith(HYDRA_USED):
+        if is_hydra(override) and not kept and not key.startswith(used):
             raise UserError(
                 f"{override.input_line}: has no effect here: runs lie in outputs/<study>/ of the current directory; "
-                f"choose study=<name> or another directory; allowed of Hydra's: {', '.join(HYDRA_USED)}"
+                f"choose study=<name> or another directory; allowed of Hydra's: {', '.join(used)}"
             )
 
 
@@ -204,10 +242,10 @@ def _is_multirun(overrides: list[Override], by_setting: bool, by_flag: bool) -> 
     return multirun
 
 
-def _check_launcher(overrides: list[Override]) -> None:
+def _check_installed(overrides: list[Override]) -> None:
     for override in overrides:
-        extra, module = LAUNCHERS.get(str(override.value()), (None, ""))
-        if override.key_or_group == "hydra/launcher" and extra and importlib.util.find_spec(module) is None:
+        extra, module = EXTRAS.get(override.key_or_group, {}).get(str(override.value()), (None, ""))
+        if extra and importlib.util.find_spec(module) is None:
             raise UserError(f"{override.input_line}: not installed; pip install --editable '.[{extra}]'")
 
 
