@@ -34,6 +34,20 @@ class ReportSettings(Selection):
     wandb: WandbSettings
 
 
+class DashboardProject(Strict):
+    """Where W&B keeps the views; the values stand in conf/dashboard.yaml."""
+
+    project: Annotated[str, Field(min_length=1)]
+    entity: str | None
+
+
+class DashboardSettings(Strict):
+    """What is shown; the values stand in conf/dashboard.yaml."""
+
+    study: Name
+    wandb: DashboardProject
+
+
 class MeasureSettings(Selection):
     """What is measured of which runs; the values stand in conf/measure.yaml."""
 
@@ -65,6 +79,11 @@ def parse_evaluation(data: dict[str, Any]) -> EvaluateSettings:
 def parse_report(data: dict[str, Any]) -> ReportSettings:
     """As `parse_settings`, for the settings of a report."""
     return parse_model(ReportSettings, data)
+
+
+def parse_dashboard(data: dict[str, Any]) -> DashboardSettings:
+    """As `parse_settings`, for views in W&B."""
+    return parse_model(DashboardSettings, data)
 
 
 def parse_measure(data: dict[str, Any]) -> MeasureSettings:

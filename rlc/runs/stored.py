@@ -172,13 +172,18 @@ def stored_settings(config: Any) -> Settings:
     return parse_settings(default_settings() | with_names_of_now(config["settings"]))
 
 
-def read_evaluations(path: Path) -> list[tuple[int, float]]:
-    """Environment step and mean return of the evaluations in a metrics.csv so far; none where there is no file."""
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv so far, without columns that are empty; none where there is no file."""
     try:
         rows = list(csv.DictReader(path.read_text().splitlines()))
     except FileNotFoundError:
         return []
-    return [(int(row["global_step"]), float(row[EVALUATION])) for row in rows if row.get(EVALUATION)]
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+
+
+def read_evaluations(path: Path) -> list[tuple[int, float]]:
+    """Environment step and mean return of the evaluations in a metrics.csv so far."""
+    return [(int(row["global_step"]), row[EVALUATION]) for row in read_metrics(path) if EVALUATION in row]
 
 
 def utc_now() -> str:
