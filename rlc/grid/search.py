@@ -220,7 +220,8 @@ def _open(folder: Path, searched: Search) -> "Study":
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if searched.settings.pruner.name == "median":
         wanted = searched.settings.pruner
-        pruner = optuna.pruners.MedianPruner(wanted.startup_trials, wanted.warmup_evaluations)
+        # Optuna judges from this step on, and our steps are evaluations, counted from 1.
+        pruner = optuna.pruners.MedianPruner(wanted.startup_trials, wanted.warmup_evaluations + 1)
     storage = JournalStorage(JournalFileBackend(str(path)))
     return optuna.create_study(
         storage=storage, study_name=folder.name, direction="maximize", pruner=pruner, load_if_exists=True

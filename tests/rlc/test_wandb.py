@@ -115,9 +115,10 @@ def test_resuming_and_measuring_neither_split_nor_erase_a_history(home: Path, mo
     assert measured.summary[SIZE_RATIO] == again.summary[SIZE_RATIO] == 1
     result = run.finished_result()
     assert measured.summary["return_mean"] == result.return_mean
-    assert (
-        measured.run.display_name == "sac fp32 batch_size=16 hidden=[16] learning_starts=200 steps=600 Hopper-v4 seed 3"
-    )
+    name = measured.run.display_name
+    assert name.startswith("sac fp32 ")
+    assert name.endswith(" Hopper-v4 seed 3")
+    assert "~" not in name
 
 
 def test_a_run_that_is_done_again_is_another_run(home: Path) -> None:
