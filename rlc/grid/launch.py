@@ -33,7 +33,7 @@ from rlc.messages import warn
 from rlc.pipeline.job import run_job
 from rlc.pipeline.signals import HeldSignals
 from rlc.runs.identity import training_identity
-from rlc.runs.run import Run, runs_of
+from rlc.runs.run import runs_of
 from rlc.runs.stored import OUTPUTS, algorithm_directory
 from trainers.errors import UserError
 
@@ -42,7 +42,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 STOP_FILE = "stop"
 # Appears there when the command is interrupted: what runs ends, and nothing more begins.
 INTERRUPT_FILE = "interrupt"
-# Appears in the directory of a run that a search stops.
+# Appears in the directory of a run that a search stops: its job ends, wherever it runs.
 PRUNE_FILE = "prune"
 LOCAL_LAUNCHERS = ("joblib", "basic")
 PR_SET_PDEATHSIG = 1
@@ -150,11 +150,6 @@ def _encoded(file: Path) -> str:
 def _decoded(word: str) -> Path:
     """What `_encoded` was given."""
     return Path(os.fsdecode(bytes.fromhex(word.removeprefix("x"))))
-
-
-def mark_stop(run: Run) -> None:
-    """Have the job of a run end, wherever it runs, after a checkpoint."""
-    (run.path / PRUNE_FILE).touch()
 
 
 def _in_child(job: Job, file: Path, show: bool) -> None:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from rlc.config.plan import Plan
 from rlc.config.space import Dimension, Search, Value
-from rlc.grid.launch import launch, mark_stop
+from rlc.grid.launch import PRUNE_FILE, launch
 from rlc.messages import warn
 from rlc.reporting.search import TrialRow, row_line, write_search
 from rlc.runs.identity import LABEL_HASH_LENGTH, folder_name
@@ -73,14 +73,13 @@ class _Searcher:
 
     def run(self) -> list[TrialRow]:
         self._settle_unfinished()
-        while (left := self.search.settings.n_trials - len(self._settled())) > 0:
+        failed = 0
+        while (left := self.search.settings.n_trials - len(self._settled()) - failed) > 0:
             batch = [self._ask() for _ in range(min(left, self.search.settings.n_jobs))]
-            self._do(batch)
-            rows = self.rows()
-            write_search(self.folder, rows, self.search.dimensions)
-            failed = [row for row in rows if row.number in {trial.number for trial in batch} and row.state == "failed"]
-            if failed:
-                break  # the same command tries it again
+            failed += self._do(batch)
+            write_search(self.folder, self.rows(), self.search.dimensions)
+            if failed and self.plan.jobs[0].settings.fail_fast:
+                break
         rows = self.rows()
         write_search(self.folder, rows, self.search.dimensions)
         return rows
@@ -88,11 +87,12 @@ class _Searcher:
     def rows(self) -> list[TrialRow]:
         """All trials that are over, in the order in which they were drawn."""
         names = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
-        again = [trial.params for trial in self._settled()]
         rows = []
-        for trial in self.study.get_trials(deepcopy=False):
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
             state = names.get(trial.state.name)
-            if state is None or (state == "failed" and (trial.params in again or STOPPED_AT not in trial.user_attrs)):
+            again = any(later.params == trial.params for later in trials[trial.number + 1 :])
+            if state is None or (state == "failed" and (again or STOPPED_AT not in trial.user_attrs)):
                 continue
             kept = trial.user_attrs
             last = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
@@ -122,23 +122,30 @@ class _Searcher:
 
     def _ask(self) -> "Trial":
         """The next trial. What is drawn depends on the trials before it alone, not on how often the search stopped."""
-        drawn = len([t for t in self.study.get_trials(deepcopy=False) if t.state.name in ("COMPLETE", "PRUNED")])
-        drawn += len([t for t in self.study.get_trials(deepcopy=False) if t.state.name == "RUNNING"])
-        self.study.sampler = _sampler(self.search, drawn)
+        drawn: list[dict[str, Any]] = []
+        for earlier in self.study.get_trials(deepcopy=False):
+            if earlier.params and earlier.params not in drawn:  # one that was begun again counts once
+                drawn.append(earlier.params)
+        self.study.sampler = _sampler(self.search, len(drawn))
         trial = self.study.ask(self.distributions)
         trial.set_user_attr(OVERRIDES, [one.line(trial.params[one.name]) for one in self.search.dimensions])
         return trial
 
-    def _do(self, batch: "Sequence[Trial]") -> None:
-        """Run trials and tell the study what came of them."""
+    def _do(self, batch: "Sequence[Trial]") -> int:
+        """Run trials and tell the study what came of them; returns how many failed."""
         from optuna.trial import TrialState
 
         jobs = {trial.number: self.search.make(_values(trial)) for trial in batch}
         runs = {number: [run for job in of_one for run in runs_of(job)] for number, of_one in jobs.items()}
         watched = [_Watched(trial, runs[trial.number]) for trial in batch]
         with _pruning(watched):
-            launch(Plan([job for of_one in jobs.values() for job in of_one], self.plan.hydra, multirun=True))
+            try:
+                launch(Plan([job for of_one in jobs.values() for job in of_one], self.plan.hydra, multirun=True))
+            except Exception as error:  # of a scheduler, for instance: what is finished counts
+                warn(f"the launcher ended with {type(error).__name__}: {error}")
         for one in watched:
+            for run in one.runs:
+                (run.path / PRUNE_FILE).unlink(missing_ok=True)
             one.trial.set_user_attr(STOPPED_AT, one.stopped_at)
             if all(run.finished() for run in one.runs):
                 one.report(decide=False)
@@ -155,9 +162,10 @@ class _Searcher:
                 for run in one.runs:
                     if not run.finished():
                         warn(f"failed: {run.name}: {run.error()}")
-        for row in self.rows():
-            if row.number in jobs:
-                print(row_line(row), flush=True)
+        ended = [row for row in self.rows() if row.number in jobs]
+        for row in ended:
+            print(row_line(row), flush=True)
+        return sum(row.state == "failed" for row in ended)
 
 
 class _Watched:
@@ -182,7 +190,7 @@ class _Watched:
             if decide and self.trial.should_prune():
                 self.stopped_at = curves[0][number][0]
                 for run in self.runs:
-                    mark_stop(run)
+                    (run.path / PRUNE_FILE).touch()
                 return
 
 

@@ -53,11 +53,12 @@ class Tracker:
             # Without a directory it can write to, W&B falls back to a temporary one: check first.
             if not os.access(run.path, os.W_OK):
                 raise OSError(f"{run.path} is not writable")
-            before = _folders(run)
+            run_id = _id(run)
+            before = list(_home(run.path).glob(f"wandb/offline-run-*-{run_id}"))
             self.wandb_run = _init(
                 settings.wandb,
                 run.path,
-                _id(run),
+                run_id,
                 name=shortened(f"{policy} {settings.env.id} seed {run.seed}", LONGEST_NAME),
                 group=shortened(group, LONGEST_NAME),
                 job_type=settings.compress.method,
@@ -169,7 +170,7 @@ def flat_values(measurement: Measurement) -> dict[str, Any]:
 
 def _id(run: StoredRun) -> str:
     """The id of a run: that of its folders, if it has any; one that was done again is another run."""
-    for folder in _folders(run):
+    for folder in sorted(run.path.glob("wandb/*run-*-*"), reverse=True):
         return folder.name.rpartition("-")[2]
     again = len(list(run.path.parent.glob(f"{run.path.name}.old-*")))
     settings = run.settings
@@ -177,9 +178,9 @@ def _id(run: StoredRun) -> str:
     return _hashed(f"{where} {run.identity} {run.seed}" + (f" {again}" if again else ""))
 
 
-def _folders(run: StoredRun) -> list[Path]:
-    """W&B's folders of earlier openings of a run, the newest first."""
-    return sorted(run.path.glob("wandb/*run-*-*"), reverse=True)
+def _home(folder: Path) -> Path:
+    """Where W&B has its files of a folder."""
+    return Path(os.environ.get("WANDB_DIR") or folder.resolve())
 
 
 def _hashed(text: str) -> str:
@@ -218,7 +219,7 @@ def _init(settings: WandbSettings, folder: Path, run_id: str, **shown: Any) -> A
         mode=settings.mode,
         project=settings.project,
         entity=settings.entity,
-        dir=os.environ.get("WANDB_DIR") or str(folder.resolve()),
+        dir=str(_home(folder)),
         id=run_id,
         reinit="create_new",
         resume="allow",

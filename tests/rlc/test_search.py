@@ -191,11 +191,13 @@ def test_a_failed_trial_is_tried_again_by_the_same_command(stand_in: Callable[[S
 
     stand_in(fail)
     failed = searched()
-    assert [row.state for row in failed] == ["failed"]
+    assert [row.state for row in failed] == ["failed"] + ["done"] * 5
+    assert len({str(row.values) for row in failed}) == 6
+    assert [row.state for row in searched()] == ["done"] * 5 + ["failed"]
     marks[0].unlink()
     rows = searched()
     assert [row.state for row in rows] == ["done"] * 6
-    assert rows[0].values == failed[0].values
+    assert rows[5].values == failed[0].values
 
 
 def test_two_processes_do_not_run_one_search(stand_in: Callable[[Stand | None], None]) -> None:
