@@ -27,6 +27,7 @@ from trainers.errors import UserError
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
 
 JOURNAL_FILE = "journal.log"
 WATCH_SECONDS = 0.5
@@ -88,11 +89,9 @@ class _Searcher:
         """All trials that are over, in the order in which they were drawn."""
         names = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
         rows = []
-        trials = self.study.get_trials(deepcopy=False)
-        for trial in trials:
+        for trial in self._last_attempts():
             state = names.get(trial.state.name)
-            again = any(later.params == trial.params for later in trials[trial.number + 1 :])
-            if state is None or (state == "failed" and (again or STOPPED_AT not in trial.user_attrs)):
+            if state is None or (state == "failed" and STOPPED_AT not in trial.user_attrs):
                 continue
             kept = trial.user_attrs
             last = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
@@ -101,6 +100,16 @@ class _Searcher:
                 TrialRow(trial.number, state, dict(trial.params), returns, last, kept.get(STOPPED_AT), kept[OVERRIDES])
             )
         return rows
+
+    def _last_attempts(self) -> "list[FrozenTrial]":
+        """All trials, but for those that failed, or were lost, and were begun again."""
+        trials = self.study.get_trials(deepcopy=False)
+        kept = []
+        for trial in trials:
+            again = any(later.params == trial.params for later in trials[trial.number + 1 :])
+            if trial.state.name != "FAIL" or not again:
+                kept.append(trial)
+        return kept
 
     def _settled(self) -> list[Any]:
         return [t for t in self.study.get_trials(deepcopy=False) if t.state.name in ("COMPLETE", "PRUNED")]
@@ -122,10 +131,7 @@ class _Searcher:
 
     def _ask(self) -> "Trial":
         """The next trial. What is drawn depends on the trials before it alone, not on how often the search stopped."""
-        drawn: list[dict[str, Any]] = []
-        for earlier in self.study.get_trials(deepcopy=False):
-            if earlier.params and earlier.params not in drawn:  # one that was begun again counts once
-                drawn.append(earlier.params)
+        drawn = [trial for trial in self._last_attempts() if trial.params]
         self.study.sampler = _sampler(self.search, len(drawn))
         trial = self.study.ask(self.distributions)
         trial.set_user_attr(OVERRIDES, [one.line(trial.params[one.name]) for one in self.search.dimensions])

@@ -200,6 +200,17 @@ def test_a_failed_trial_is_tried_again_by_the_same_command(stand_in: Callable[[S
     assert rows[5].values == failed[0].values
 
 
+def test_settings_that_were_drawn_before_do_not_end_the_drawing(stand_in: Callable[[Stand | None], None]) -> None:
+    stand_in(None)
+    rows = searched("hydra.sweeper.n_trials=8 hydra.sweeper.sampler.name=random")
+    assert len({row.values["algo.actor_lr"] for row in rows}) == 8
+    plan = planned("algo.batch_size=16,32,64 hydra.sweeper.n_trials=12 hydra.sweeper.sampler.name=random")
+    assert plan.search is not None
+    few = search(plan, search_folder(plan.search))
+    assert len(few) == 12
+    assert {row.values["algo.batch_size"] for row in few} == {"16", "32", "64"}
+
+
 def test_two_processes_do_not_run_one_search(stand_in: Callable[[Stand | None], None]) -> None:
     def nested(plan: Plan) -> None:
         with pytest.raises(UserError, match="another process runs this search"):
