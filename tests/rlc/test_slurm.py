@@ -17,7 +17,7 @@ from rlc.config.plan import LAUNCHERS
 
 pytestmark = pytest.mark.slow
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "mariadb-install-db", "sbatch")
-# Its environment takes five milliseconds for a step, so that no machine is through before the limit.
+# Its environment takes ten milliseconds for a step, so that no machine is through before the limit.
 SLOW_ENV = """
 import time
 import gymnasium as gym
@@ -26,14 +26,14 @@ from gymnasium.envs.classic_control.pendulum import PendulumEnv
 
 class Slow(PendulumEnv):
     def step(self, action):
-        time.sleep(0.005)
+        time.sleep(0.01)
         return super().step(action)
 
 
 gym.register("Slow-v0", Slow, max_episode_steps=50)
 """
 GRID = (
-    "+algo=sac env.id=slow_env:Slow-v0 total_steps=26000 algo.learning_starts=25000 algo.hidden=[16] "
+    "+algo=sac env.id=slow_env:Slow-v0 total_steps=14000 algo.learning_starts=13000 algo.hidden=[16] "
     "algo.batch_size=16 checkpoint_every=500 eval.episodes=1 eval.evaluations=1 wandb.mode=disabled seed=0,1 "
     "-m hydra/launcher=slurm hydra.launcher.partition=cpu hydra.launcher.timeout_min=3 "
     "hydra.launcher.signal_delay_s=60 hydra.launcher.mem_gb=1"
@@ -139,6 +139,14 @@ def states(cwd: Path) -> dict[str, str]:
     return found
 
 
+def ended(process: subprocess.Popen[str]) -> str:
+    """What a command wrote until its end."""
+    try:
+        return process.communicate(timeout=1500)[0]
+    finally:
+        process.kill()
+
+
 @pytest.mark.usefixtures("slurm")
 def test_a_time_limit_requeues_a_cancelled_job_is_told_and_the_same_command_ends_it(tmp_path: Path) -> None:
     (tmp_path / "slow_env.py").write_text(SLOW_ENV)
@@ -155,7 +163,7 @@ def test_a_time_limit_requeues_a_cancelled_job_is_told_and_the_same_command_ends
         wait_for("both jobs", lambda: states(tmp_path) == {"seed0": "running", "seed1": "running"}, 120)
         job = call("squeue", "--noheader", "--format=%F").split()[0]
         call("scancel", f"{job}_1")
-        text, _ = first.communicate(timeout=1500)
+        text = ended(first)
     # The first job met its limit and was put back; the second was cancelled.
     log = next(tmp_path.glob("outputs/default/*/*/*/seed0/run.log")).read_text()
     assert "goes on from the checkpoint of step" in log, text
@@ -163,7 +171,7 @@ def test_a_time_limit_requeues_a_cancelled_job_is_told_and_the_same_command_ends
     assert first.returncode == 1, text
     assert "CANCELLED" in call("sacct", "-X", "-n", "-j", f"{job}_1", "--format=state")
     with begin() as again:
-        text, _ = again.communicate(timeout=1500)
+        text = ended(again)
     assert again.returncode == 0, text
     assert "1 of them finished already" in text
     assert states(tmp_path) == {"seed0": "done", "seed1": "done"}
