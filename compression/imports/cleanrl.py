@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from compression.imports.layers import Imported, Request, chain, named_layer, numbered_layers, some, to_actions
+from compression.imports.layers import (
+    Imported,
+    Request,
+    chain,
+    named_layer,
+    numbered_layers,
+    rescale_notes,
+    some,
+    to_actions,
+)
 from compression.imports.vecnormalize import read_statistics
 from trainers.policy import Policy
 
@@ -55,6 +64,7 @@ def read_cleanrl(request: Request, content: Any) -> Imported:
         bounds = _bounds(request, actor)
     layers = chain(request, linears, activation)
     tail = to_actions(request, squashed=not on_policy, bounds=bounds)
+    notes += rescale_notes(request, bounds)
     return Imported(Policy(request.spec, [*read_statistics(request), *layers, *tail]), ALGORITHM, notes)
 
 

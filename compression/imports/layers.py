@@ -18,6 +18,10 @@ from trainers.nn.stacked import make_linear
 from trainers.policy import Policy, Rescale, clamp_to_bounds
 from trainers.tensors import FloatArray
 
+TRAINED_ELSEWHERE = (
+    "add actions=rescale if it was trained behind gymnasium's RescaleAction, else name the environment it was trained "
+    "in with env.id=<module>:<id>"
+)
 AS_ONNX = "export its deterministic policy to ONNX, observation to action, and give policy=<file>.onnx"
 
 
@@ -136,22 +140,27 @@ def to_actions(
     *,
     squashed: bool,
     bounds: tuple[FloatArray, FloatArray] | None,
-    otherwise: str = "name the environment it was trained in with env.id=<module>:<id>",
+    remedy: str = TRAINED_ELSEWHERE,
 ) -> list[nn.Module]:
     """The stages from the last layer's outputs to actions in the environment's units and bounds.
 
     `squashed`: a tanh follows, whose values span `bounds`. `bounds` [act_dim] are those it was trained with; None
     for outputs in units of the environment. Raises UserError where they are not those of the environment and the
-    user does not say what is meant; `otherwise` is the way out beside scaling.
+    user does not say what is meant; `remedy` is the way out.
     """
     spec = request.spec
     center, scale = spec.action_center_and_scale(torch.device("cpu"))
+    if request.actions == "clip" and bounds is not None:
+        raise request.refuse(
+            f"actions=clip: the file says that its actions lie in {span(*bounds)}; leave actions out, or add "
+            "actions=rescale if it was trained behind gymnasium's RescaleAction"
+        )
     if request.actions == "rescale" and bounds is None:
         bounds = -np.ones(spec.act_dim, np.float32), np.ones(spec.act_dim, np.float32)
     if bounds is not None and not _same(bounds, spec) and request.actions != "rescale":
         raise request.refuse(
             f"its actions lie in {span(*bounds)}, those of {spec.env_id} in {span(spec.action_low, spec.action_high)}; "
-            f"add actions=rescale if it was trained behind gymnasium's RescaleAction, else {otherwise}"
+            f"{remedy}"
         )
     if bounds is not None and not all(np.isfinite(bound).all() for bound in bounds):
         raise request.refuse(f"its actions lie in {span(*bounds)}; allowed: finite bounds")
@@ -164,6 +173,13 @@ def to_actions(
         # Scaled before it is clipped: ONNX Runtime takes an int8 layer behind which a clip is scaled back to float.
         stages.append(Rescale((center - factor * (low + high) / 2).float(), factor.float()))
     return [*stages, clamp_to_bounds(spec)]
+
+
+def rescale_notes(request: Request, bounds: object) -> list[str]:
+    """What actions=rescale takes for granted where nothing in the file bounds its actions."""
+    if request.actions != "rescale" or bounds is not None:
+        return []
+    return [f"{request.path}: actions=rescale taken as from [-1, 1]; the file does not say its bounds"]
 
 
 def span(low: Any, high: Any) -> str:

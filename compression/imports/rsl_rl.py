@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from compression.imports.layers import AS_ONNX, Imported, Request, chain, numbered_layers, some, to_actions
+from compression.imports.layers import (
+    AS_ONNX,
+    Imported,
+    Request,
+    chain,
+    numbered_layers,
+    rescale_notes,
+    some,
+    to_actions,
+)
 from compression.imports.vecnormalize import read_statistics
 from trainers.policy import Policy, Standardize
 
@@ -79,6 +88,7 @@ def read_rsl_rl(request: Request, content: Any) -> Imported:
         raise request.refuse(f"statistics={request.statistics}: the file has its own; leave statistics out")
     layers = chain(request, linears, activation)
     tail = to_actions(request, squashed=False, bounds=None)
+    notes += rescale_notes(request, None)
     return Imported(Policy(request.spec, [*(inputs or read_statistics(request)), *layers, *tail]), ALGORITHM, notes)
 
 
