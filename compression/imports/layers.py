@@ -98,12 +98,27 @@ def named_layer(request: Request, tensors: Mapping[str, Tensor], name: str) -> n
         bias = weight.new_zeros(len(weight))
     if bias.shape != weight.shape[:1]:
         raise request.refuse(f"{name}.bias has shape {list(bias.shape)}; allowed: {[len(weight)]}")
-    for part, tensor in (("weight", weight), ("bias", bias)):
-        if not torch.isfinite(tensor).all():
-            raise request.refuse(
-                f"{name}.{part} has numbers that are not finite: its training diverged; give a checkpoint from before"
-            )
-    return make_linear(weight.float(), bias.float())
+    return make_linear(
+        real_numbers(request, f"{name}.weight", weight).float(), real_numbers(request, f"{name}.bias", bias).float()
+    )
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether it is a dictionary of tensors by name."""
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    )
+
+
+def real_numbers(request: Request, name: str, tensor: Tensor) -> Tensor:
+    """The tensor. Raises UserError where it is not dense, in floating point and finite."""
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        raise request.refuse(f"{name} is no dense tensor in floating point; allowed: a state_dict of plain tensors")
+    if not torch.isfinite(tensor).all():
+        raise request.refuse(
+            f"{name} has numbers that are not finite: its training diverged; give a checkpoint from before"
+        )
+    return tensor
 
 
 def some(names: Collection[str]) -> str:

@@ -79,6 +79,13 @@ class TestCleanRL:
         np.testing.assert_allclose(act_on(import_file(path, HUMANOID).policy, obs), expected, atol=1e-5)
         torch.save(actor | {"action_scale": torch.full((17,), 1.0)}, path)
         assert "its actions lie in [-1, 1], those of Humanoid-v4 in [-0.4, 0.4]" in import_refusal(path, HUMANOID)
+        for part, numbers, refused in (
+            ("action_scale", torch.zeros(17), "its action_scale has numbers of 0 or less"),
+            ("action_scale", torch.full((17,), torch.nan), "action_scale has numbers that are not finite"),
+            ("action_bias", torch.zeros(2), "numbers, Humanoid-v4 17 actions"),
+        ):
+            torch.save(actor | {part: numbers}, path)
+            assert refused in import_refusal(path, HUMANOID, actions="rescale")
         torch.save(actor | {"encoder.0.weight": torch.ones(3, 3)}, path)
         assert "has encoder.0.weight, which CleanRL's scripts" in import_refusal(path, HUMANOID)
 
@@ -101,6 +108,15 @@ class TestCleanRL:
         assert not (tmp_path / "ran").exists()
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(tmp_path / "script.pt"))
         assert "is a TorchScript archive" in import_refusal(tmp_path / "script.pt", HOPPER)
+
+
+ODD_TENSORS: list[tuple[Any, str]] = [
+    (lambda t: t.to_sparse(), "is no dense tensor in floating point"),
+    (lambda t: t.to("meta"), "is no dense tensor in floating point"),
+    (lambda t: t.to(torch.complex64), "is no dense tensor in floating point"),
+    (lambda t: t.long(), "is no dense tensor in floating point"),
+    (lambda t: t / 0, "has numbers that are not finite: its training diverged; give a checkpoint from before"),
+]
 
 
 class TestRslRl:
@@ -157,6 +173,14 @@ class TestRslRl:
             ({"model_state_dict": named("actor", mlp(HOPPER, outputs=2))}, "has 2 numbers for each of 3 actions"),
             ({"model_state_dict": named("actor", mlp(HUMANOID))}, "maps 376 observations to 17 actions"),
             ({"model_state_dict": {"std": torch.ones(3)}}, "has no actor.0.weight"),
+            ({"model_state_dict": {1: torch.ones(3)}}, "does not hold plain tensors by name"),
+            (whole | {"obs_norm_state_dict": torch.ones(2)}, "normaliser does not hold plain tensors by name"),
+            (whole | {"obs_norm_state_dict": {"_mean": torch.zeros(1, 5), "_std": torch.ones(1, 5)}}, "has 5 means"),
+            (whole | {"obs_norm_state_dict": {"_mean": torch.zeros(11), "_std": -torch.ones(11)}}, "below 0"),
+        ]
+        cases += [
+            ({"model_state_dict": {name: change(t) for name, t in named("actor", mlp(HOPPER)).items()}}, expected)
+            for change, expected in ODD_TENSORS
         ]
         for content, expected in cases:
             torch.save(content, path)
