@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from compression.imports.layers import (
+    AS_ONNX,
     Imported,
     Request,
     chain,
@@ -44,7 +45,7 @@ def read_cleanrl(request: Request, content: Any) -> Imported:
     on_policy = "actor_mean.0.weight" in actor
     for name in actor:
         if not (PPO_PARTS if on_policy else ACTOR_PARTS).fullmatch(name):
-            raise request.refuse(f"has {name}, which CleanRL's scripts for continuous actions do not have")
+            raise request.refuse(f"has {name}, which CleanRL's scripts for continuous actions do not have; {AS_ONNX}")
     activation = request.activation or ("tanh" if on_policy else "relu")
     notes = []
     if request.activation is None:

@@ -90,7 +90,7 @@ def named_layer(request: Request, tensors: Mapping[str, Tensor], name: str) -> n
     """One linear layer by its name. Raises UserError where its tensors are missing or of other shapes."""
     weight = tensors.get(f"{name}.weight")
     if weight is None:
-        raise request.refuse(f"has no tensor {name}.weight; found {some(tensors)}")
+        raise request.refuse(f"has no tensor {name}.weight; found {some(tensors)}; allowed: a whole state_dict")
     if weight.dim() != 2:
         raise request.refuse(f"{name}.weight has shape {list(weight.shape)}; allowed: linear layers and activations")
     bias = tensors.get(f"{name}.bias")
@@ -136,7 +136,7 @@ def chain(request: Request, linears: Sequence[nn.Linear], activation: str) -> li
     for before, behind in itertools.pairwise(linears):
         if before.out_features != behind.in_features:
             raise request.refuse(
-                f"a layer of {before.out_features} outputs stands before one of {behind.in_features} inputs"
+                f"a layer of {before.out_features} outputs stands before one of {behind.in_features} inputs; {AS_ONNX}"
             )
     sizes = (linears[0].in_features, linears[-1].out_features)
     if sizes != (spec.obs_dim, spec.act_dim):

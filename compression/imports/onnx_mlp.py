@@ -199,10 +199,15 @@ def _check(request: Request, source: Any, output: str, stages: Sequence[nn.Modul
             [session.run([output], {source.name: row[None] if batched else row})[0].ravel() for row in obs]
         )
     except Exception as error:  # whatever ONNX Runtime raises
-        raise request.refuse(f"ONNX Runtime does not run it: {one_line(str(error))[:120]}") from error
+        raise request.refuse(
+            f"ONNX Runtime does not run it: {one_line(str(error))[:120]}; export it for batches of 1 in float"
+        ) from error
     found = nn.Sequential(*stages)(torch.from_numpy(obs).float()).numpy()
     difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
     if not np.isfinite(expected).all():
         raise request.refuse("gives actions that are not finite: its training diverged; give an earlier checkpoint")
     if not difference <= TOLERANCE * max(1, np.abs(expected).max()):
-        raise request.refuse(f"was not understood: its actions differ by {difference:.2g} from those of ONNX Runtime")
+        raise request.refuse(
+            f"was not understood: its actions differ by {difference:.2g} from those of ONNX Runtime; "
+            "export it without what is computed between its layers"
+        )

@@ -72,7 +72,7 @@ def read_rsl_rl(request: Request, content: Any) -> Imported:
         raise request.refuse(f"has {some(foreign)}; allowed: actors of linear layers without memory; {AS_ONNX}")
     linears = numbered_layers(request, tensors, layout.layers)
     if not linears:
-        raise request.refuse(f"its {layout.key} has no {layout.layers}.0.weight; found {some(tensors)}")
+        raise request.refuse(f"its {layout.key} has no {layout.layers}.0.weight; found {some(tensors)}; {AS_ONNX}")
     if linears[-1].out_features == 2 * request.spec.act_dim:
         raise request.refuse(
             f"has 2 numbers for each of {request.spec.act_dim} actions (a deviation that depends on the state, or a "

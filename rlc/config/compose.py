@@ -36,7 +36,10 @@ def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
         check_groups(overrides)
         for override in overrides:
             if override.is_sweep_override() or override.key_or_group in ("algo", "experiment"):
-                raise UserError(f"{override.input_line}: one policy is compressed here, and nothing trained")
+                raise UserError(
+                    f"{override.input_line}: one policy is compressed here, and nothing trained; leave "
+                    "it out, or use rlc.train"
+                )
         check_keys(overrides, unresolved_config)
         return compose_settings(tuple(str(override.input_line) for override in overrides), without=("algo",))
     except HYDRA_ERRORS as error:

@@ -27,7 +27,8 @@ def check_spaces(env: Env, name: str) -> None:
         )
     if 0 in (*observations.shape, *actions.shape):
         raise UserError(
-            f"{name}: an observation and an action need at least one number, they are {observations}, {actions}"
+            f"{name}: an observation and an action need at least one number, they are {observations}, {actions}; "
+            "declare such spaces"
         )
     if not np.issubdtype(actions.dtype, np.floating):
         raise UserError(
