@@ -20,9 +20,11 @@ def warn(text: str) -> None:
 
 
 def of_the_system(error: OSError) -> str:
-    """An error of the operating system, with the way out of a full disk or quota."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return f"{error}{'; free some space, or start the command in another directory' if full else ''}"
+    """An error of the operating system, with the way out of a full disk and of a folder that is not ours."""
+    ways = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space")
+    ways |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it writable for you")
+    way = ways.get(error.errno or 0)
+    return f"{error}; {way}, or start the command in another directory" if way else str(error)
 
 
 def leave(_number: int, _frame: FrameType | None) -> None:

@@ -183,7 +183,8 @@ def check_groups(overrides: list[Override]) -> None:
             offered = choices(group)
             for value in values_of(override):
                 if value not in offered:
-                    raise UserError(f"{group}={value}: unknown{did_you_mean(value, offered)}")
+                    other = "; env.id=<id> for any other" if group == "env" else ""
+                    raise UserError(f"{group}={value}: unknown{did_you_mean(value, offered)}{other}")
             if override.get_key_element() != f"{plus}{group}":
                 raise UserError(f"{override.input_line}: write {plus}{group}={values_of(override)[0]}")
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,10 +131,20 @@ def _reason(error: Exception) -> str:
     return NO_LOGIN if "API key" in str(error) or "API_KEY" in str(error) else str(error)
 
 
+def _writable(folder: Path) -> bool:
+    """Whether a folder can be written to, or made."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
+
+
 def _init(settings: WandbSettings, folder: Path, identity: str, **shown: Any) -> Any:
     """The W&B run of an identity, begun or gone on with; its files lie in the folder."""
     import wandb
 
+    if not _writable(Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))):
+        # As in a container; W&B would write its log to the terminal.
+        os.environ.setdefault("WANDB_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"wandb-cache-{os.getuid()}"))
     return wandb.init(
         mode=settings.mode,
         project=settings.project,
