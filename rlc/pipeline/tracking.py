@@ -142,9 +142,9 @@ def _init(settings: WandbSettings, folder: Path, identity: str, **shown: Any) ->
     """The W&B run of an identity, begun or gone on with; its files lie in the folder."""
     import wandb
 
-    if not _writable(Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))):
+    if not _writable(Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "/"))):
         # As in a container; W&B would write its log to the terminal.
-        os.environ.setdefault("WANDB_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"wandb-cache-{os.getuid()}"))
+        os.environ.setdefault("WANDB_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"wandb-cache-{os.getuid()}"))
     return wandb.init(
         mode=settings.mode,
         project=settings.project,
