@@ -59,7 +59,7 @@ def pack(arguments: list[str]) -> None:
             tensors[packed.tensor_file] = content
     runs = list(merged.values())
     if not runs:
-        raise UserError(f"study={study}: there is no finished run in {OUTPUTS / study}")
+        raise UserError(f"study={study}: there is no finished run in {OUTPUTS / study}; rlc.status tells how far it is")
     check_independent_seeds(runs)
     trained = [run for run in runs if run.settings.trains]
     for run in trained:

@@ -115,7 +115,7 @@ def _add(name: str, candidates: list[Candidate]) -> None:
     files = best.files()
     contract = json.loads(files[CONTRACT_FILE])
     if restored(shortened(contract)) != contract:
-        raise UserError(f"{best.run.path}: its contract has numbers that are no float32")
+        raise UserError(f"{best.run.path}: its contract has numbers that are no float32; export the run again")
     card = _card(best, files, len(candidates))
     # policy.onnx is left out, half of the bytes: it is made again of the others.
     kept = {

@@ -26,7 +26,7 @@ def without_shared(names: Sequence[str]) -> list[str]:
 
 
 def short(value: Any) -> str:
-    """A value in few characters: 50k, 1M, 0.001, true."""
+    """A value in few characters and without a space, as words are told apart by it: 50k, 1M, 0.001, true, [16,16]."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -35,4 +35,4 @@ def short(value: Any) -> str:
                 return f"{value / size:g}{letter}"
     if isinstance(value, float):
         return f"{value:g}"
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value).replace(" ", "")
