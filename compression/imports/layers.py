@@ -104,8 +104,10 @@ def named_layer(request: Request, tensors: Mapping[str, Tensor], name: str) -> n
 
 def some(names: Collection[str]) -> str:
     """The first few of many names."""
+    if not names:
+        return "nothing"
     shown = sorted(names)[:5]
-    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "") if shown else "nothing"
+    return ", ".join(shown if len(names) == len(shown) else [*shown, "..."])
 
 
 def chain(request: Request, linears: Sequence[nn.Linear], activation: str) -> list[nn.Module]:

@@ -162,18 +162,21 @@ def _clamp(step: Clip) -> Clamp:
 
 def _bounds(stages: Sequence[nn.Module], size: int) -> tuple[FloatArray, FloatArray] | None:
     """What a tanh or a clip at the end of a policy bounds its outputs to, each [size]; None where nothing does."""
-    low, high = np.full(size, -np.inf), np.full(size, np.inf)
+    ends = np.array([[-np.inf], [np.inf]]).repeat(size, axis=1)
     for stage in stages:
         if isinstance(stage, nn.Tanh):
-            low, high = np.tanh(low), np.tanh(high)
+            ends = np.tanh(ends)
         elif isinstance(stage, Clamp):
-            low, high = (np.clip(end, stage.low.numpy(), stage.high.numpy()) for end in (low, high))
+            ends = np.clip(ends, stage.low.numpy(), stage.high.numpy())
         elif isinstance(stage, Rescale):
-            if not np.isfinite([low, high]).all():
+            if not np.isfinite(ends).all():
                 return None
-            ends = [end * stage.scale.numpy() + stage.center.numpy() for end in (low, high)]
-            low, high = np.minimum(*ends), np.maximum(*ends)
-    return (low.astype(np.float32), high.astype(np.float32)) if np.isfinite([low, high]).all() else None
+            # A scale below 0 swaps the ends.
+            ends = np.sort(ends * stage.scale.numpy() + stage.center.numpy(), axis=0)
+    if not np.isfinite(ends).all():
+        return None
+    low, high = ends.astype(np.float32)
+    return low, high
 
 
 def _check(request: Request, source: Any, output: str, stages: Sequence[nn.Module]) -> None:

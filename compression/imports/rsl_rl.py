@@ -92,10 +92,12 @@ def _normalizer(
     }
     if not own:
         return []
-    mean, std = own.get("_mean"), own.get("_std")
+    mean = own.get("_mean")
+    std = own.get("_std")
     if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
         raise request.refuse(f"its observation normaliser has {some(own)}; allowed: _mean and _std")
-    mean, std = mean.double().flatten(), std.double().flatten()
+    mean = mean.double().flatten()
+    std = std.double().flatten()
     if (mean.numel(), std.numel()) != (request.spec.obs_dim,) * 2:
         raise request.refuse(f"its normaliser has {mean.numel()} means, {request.spec.env_id} {request.spec.obs_dim}")
     if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std >= 0).all()):
