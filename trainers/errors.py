@@ -7,8 +7,7 @@ def one_line(text: str) -> str:
     Other characters that are not printed, such as those that steer a terminal, stand as Python writes them: text of
     files is part of messages.
     """
-    line = " ".join(text.split())
-    return line if line.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
 
 
 class UserError(Exception):

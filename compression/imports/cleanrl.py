@@ -63,7 +63,8 @@ def read_cleanrl(request: Request, content: Any) -> Imported:
     else:
         head = "fc_mu" if "fc_mu.weight" in actor else "fc_mean"
         numbers = sorted(int(match[1]) for name in actor if (match := re.fullmatch(r"fc(\d+)\.weight", name)))
-        linears = [named_layer(request, actor, name) for name in (*(f"fc{n}" for n in numbers), head)]
+        names = [f"fc{number}" for number in numbers]
+        linears = [named_layer(request, actor, name) for name in [*names, head]]
         bounds = _bounds(request, actor)
     layers = chain(request, linears, activation)
     tail = to_actions(request, squashed=not on_policy, bounds=bounds)

@@ -123,8 +123,10 @@ def real_numbers(request: Request, name: str, tensor: Tensor) -> Tensor:
 
 def some(names: Collection[str]) -> str:
     """The first few of many names."""
+    if not names:
+        return "nothing"
     shown = sorted(names)[:5]
-    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "") if shown else "nothing"
+    return ", ".join(shown if len(names) == len(shown) else [*shown, "..."])
 
 
 def chain(request: Request, linears: Sequence[nn.Linear], activation: str) -> list[nn.Module]:

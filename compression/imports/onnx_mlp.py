@@ -169,21 +169,24 @@ def _clamp(step: Clip) -> Clamp:
 
 def _bounds(stages: Sequence[nn.Module], size: int) -> tuple[FloatArray, FloatArray] | None:
     """What a tanh or a clip at the end of a policy bounds its outputs to, each [size]; None where nothing does."""
-    low, high = np.full(size, -np.inf), np.full(size, np.inf)
+    ends = np.array([[-np.inf], [np.inf]]).repeat(size, axis=1)
     for stage in stages:
         if isinstance(stage, nn.Tanh):
             # Also behind a clip, as of gSDE: what a scale of actions means is the range of the tanh.
-            low, high = np.full(size, -1.0), np.full(size, 1.0)
+            ends = np.array([[-1.0], [1.0]]).repeat(size, axis=1)
         elif isinstance(stage, Clamp):
-            ends = [np.clip(end, stage.low.numpy(), stage.high.numpy()) for end in (low, high)]
-            guards = np.isfinite([low, high]).all() and (ends[1] - ends[0] > (1 - GUARD) * (high - low)).all()
-            low, high = (low, high) if guards else ends
+            clipped = np.clip(ends, stage.low.numpy(), stage.high.numpy())
+            guards = np.isfinite(ends).all() and (np.ptp(clipped, axis=0) > (1 - GUARD) * np.ptp(ends, axis=0)).all()
+            ends = ends if guards else clipped
         elif isinstance(stage, Rescale):
-            if not np.isfinite([low, high]).all():
+            if not np.isfinite(ends).all():
                 return None
-            ends = [end * stage.scale.numpy() + stage.center.numpy() for end in (low, high)]
-            low, high = np.minimum(*ends), np.maximum(*ends)
-    return (low.astype(np.float32), high.astype(np.float32)) if np.isfinite([low, high]).all() else None
+            # A scale below 0 swaps the ends.
+            ends = np.sort(ends * stage.scale.numpy() + stage.center.numpy(), axis=0)
+    if not np.isfinite(ends).all():
+        return None
+    low, high = ends.astype(np.float32)
+    return low, high
 
 
 def _check(request: Request, source: Any, output: str, stages: Sequence[nn.Module]) -> None:

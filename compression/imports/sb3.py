@@ -265,7 +265,8 @@ def _was_normalized(request: Request, data: dict[str, Any], kind: Kind) -> bool:
         # Algorithms of rollouts keep raw observations behind VecNormalize alone.
         return raw is not None
     try:
-        seen, original = array_of(_value(request, data, "_last_obs")), array_of(raw)
+        seen = array_of(_value(request, data, "_last_obs"))
+        original = array_of(raw)
     except InertError:
         return False
     return seen.shape != original.shape or not np.allclose(seen, original, equal_nan=True)

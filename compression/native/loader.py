@@ -105,7 +105,8 @@ def _through_ctypes(
     environment = contract["environment"]
     obs = np.zeros(environment["observation"]["shape"], np.float32)
     action = np.zeros(environment["action"]["shape"], np.float32)
-    obs_pointer, action_pointer = ctypes.c_void_p(obs.ctypes.data), ctypes.c_void_p(action.ctypes.data)
+    obs_pointer = ctypes.c_void_p(obs.ctypes.data)
+    action_pointer = ctypes.c_void_p(action.ctypes.data)
 
     def act(given: Any) -> FloatArray:
         if np.shape(given) != obs.shape:

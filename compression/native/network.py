@@ -205,7 +205,8 @@ def _step(stage: nn.Module, prefix: str, keeps_nan: bool) -> Elementwise:
     if isinstance(stage, nn.Tanh):
         return Elementwise("policy_tanh(v)")
     if isinstance(stage, Standardize):
-        mean, inverse_std = f"{prefix}_mean", f"{prefix}_inverse_std"
+        mean = f"{prefix}_mean"
+        inverse_std = f"{prefix}_inverse_std"
         tables = {mean: _array(stage.mean), inverse_std: _array(stage.inverse_std)}
         return Elementwise(f"(v - {mean}[i]) * {inverse_std}[i]", tables)
     if isinstance(stage, Clamp):

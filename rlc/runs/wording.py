@@ -21,8 +21,16 @@ def worded(label: str, differences: Mapping[str, Any]) -> str:
 
 def without_shared(names: Sequence[str]) -> list[str]:
     """The names of a table without the `key=value` that stand in all of them."""
-    shared = set.intersection(*({word for word in name.split() if "=" in word} for name in names))
-    return [" ".join(word for word in name.split() if word not in shared) for name in names]
+    shared = set.intersection(*[set(_settings(name)) for name in names])
+    return [_without(name, shared) for name in names]
+
+
+def _settings(name: str) -> list[str]:
+    return [word for word in name.split() if "=" in word]
+
+
+def _without(name: str, words: set[str]) -> str:
+    return " ".join(word for word in name.split() if word not in words)
 
 
 def short(value: Any) -> str:
