@@ -105,7 +105,7 @@ def _picture(rows: Sequence[TrialRow], dimensions: Sequence[Dimension]) -> Figur
     best = np.maximum.accumulate([np.mean(row.returns) for row in done])
     panels[0].step([row.number for row in done], best, where="post", color="0.5", linewidth=1, label="best so far")
     panels[0].set_xlabel("trial")
-    panels[0].set_ylabel("return, mean over seeds and 95 % interval")
+    panels[0].set_ylabel("return: mean over seeds, 95 %")
     panels[0].legend(fontsize=7)
     for panel, one in zip(panels[1:], shown, strict=True):
         places = {value: place for place, value in enumerate(one.values)}
@@ -114,6 +114,7 @@ def _picture(rows: Sequence[TrialRow], dimensions: Sequence[Dimension]) -> Figur
         panel.set_xlabel(one.name)
         if one.values:
             panel.set_xticks(range(len(one.values)), one.values)
+            panel.set_xlim(-0.5, len(one.values) - 0.5)
         elif one.log:
             panel.set_xscale("log")
     return figure
