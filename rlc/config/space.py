@@ -155,7 +155,8 @@ def _dimension(override: Override) -> Dimension:
     if tags - {"log"}:
         raise UserError(f"{line}: unknown tag; allowed: tag(log, interval(...))")
     if isinstance(value, IntervalSweep):
-        low, high = value.start, value.end
+        low = value.start
+        high = value.end
         assert low is not None
         assert high is not None
         if not low < high or ("log" in tags and low <= 0):
@@ -168,8 +169,8 @@ def _dimension(override: Override) -> Dimension:
         members = list(value.range())
         if len(members) > 1:
             whole = all(isinstance(member, int) for member in members)
-            low, high = min(members), max(members)
-            return Dimension(key, low=low, high=high, step=abs(members[1] - members[0]), whole=whole)
+            step = abs(members[1] - members[0])
+            return Dimension(key, low=min(members), high=max(members), step=step, whole=whole)
     assert isinstance(value, ChoiceSweep | RangeSweep)
     values = tuple(dict.fromkeys(values_of(override)))
     if not values:

@@ -6,7 +6,7 @@ The journal in the search's folder has every trial; the same command goes on wit
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from rlc.config.job import Job
 from rlc.config.plan import Plan
-from rlc.config.space import Dimension, Search, Value
+from rlc.config.space import Dimension, Search
 from rlc.grid.launch import PRUNE_FILE, launch
 from rlc.messages import warn
 from rlc.reporting.search import TrialRow, row_line, write_search
@@ -139,39 +140,47 @@ class _Searcher:
 
     def _do(self, batch: "Sequence[Trial]") -> int:
         """Run trials and tell the study what came of them; returns how many failed."""
-        from optuna.trial import TrialState
-
-        jobs = {trial.number: self.search.make(_values(trial)) for trial in batch}
-        runs = {number: [run for job in of_one for run in runs_of(job)] for number, of_one in jobs.items()}
-        watched = [_Watched(trial, runs[trial.number]) for trial in batch]
+        jobs: list[Job] = []
+        watched = []
+        for trial in batch:
+            of_trial = self.search.make(trial.params)
+            jobs += of_trial
+            watched.append(_Watched(trial, [run for job in of_trial for run in runs_of(job)]))
         with _pruning(watched):
             try:
-                launch(Plan([job for of_one in jobs.values() for job in of_one], self.plan.hydra, multirun=True))
+                launch(Plan(jobs, self.plan.hydra, multirun=True))
             except Exception as error:  # of a scheduler, for instance: what is finished counts
                 warn(f"the launcher ended with {type(error).__name__}: {error}")
         for one in watched:
-            for run in one.runs:
-                (run.path / PRUNE_FILE).unlink(missing_ok=True)
-            one.trial.set_user_attr(STOPPED_AT, one.stopped_at)
-            if all(run.finished() for run in one.runs):
-                one.report(decide=False)
-                returns = [run.finished_result().return_mean for run in one.runs]
-                one.trial.set_user_attr(RETURNS, returns)
-                state = TrialState.COMPLETE if np.isfinite(returns).all() else TrialState.FAIL
-                self.study.tell(one.trial, float(np.mean(returns)) if state == TrialState.COMPLETE else None, state)
-            elif one.stopped_at is not None:
-                for run in one.runs:
-                    run.mark_pruned(f"trial {one.trial.number} was below the median at step {one.stopped_at}")
-                self.study.tell(one.trial, state=TrialState.PRUNED)
-            else:
-                self.study.tell(one.trial, state=TrialState.FAIL)
-                for run in one.runs:
-                    if not run.finished():
-                        warn(f"failed: {run.name}: {run.error()}")
-        ended = [row for row in self.rows() if row.number in jobs]
+            self._tell(one)
+        numbers = {trial.number for trial in batch}
+        ended = [row for row in self.rows() if row.number in numbers]
         for row in ended:
             print(row_line(row), flush=True)
         return sum(row.state == "failed" for row in ended)
+
+    def _tell(self, one: "_Watched") -> None:
+        """Tell the study how a trial ended, and its runs where they were stopped."""
+        from optuna.trial import TrialState
+
+        one.trial.set_user_attr(STOPPED_AT, one.stopped_at)
+        for run in one.runs:
+            (run.path / PRUNE_FILE).unlink(missing_ok=True)
+        if all(run.finished() for run in one.runs):
+            one.report(decide=False)
+            returns = [run.finished_result().return_mean for run in one.runs]
+            one.trial.set_user_attr(RETURNS, returns)
+            state = TrialState.COMPLETE if np.isfinite(returns).all() else TrialState.FAIL
+            self.study.tell(one.trial, float(np.mean(returns)) if state == TrialState.COMPLETE else None, state)
+        elif one.stopped_at is not None:
+            for run in one.runs:
+                run.mark_pruned(f"trial {one.trial.number} was below the median at step {one.stopped_at}")
+            self.study.tell(one.trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(one.trial, state=TrialState.FAIL)
+            for run in one.runs:
+                if not run.finished():
+                    warn(f"failed: {run.name}: {run.error()}")
 
 
 class _Watched:
@@ -270,7 +279,3 @@ def _distribution(one: Dimension) -> "BaseDistribution":
     if one.whole:
         return IntDistribution(int(one.low), int(one.high), log=one.log, step=int(one.step or 1))
     return FloatDistribution(one.low, one.high, log=one.log, step=one.step)
-
-
-def _values(trial: "Trial") -> Mapping[str, Value]:
-    return dict(trial.params)

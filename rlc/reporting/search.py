@@ -108,9 +108,7 @@ def _picture(rows: Sequence[TrialRow], dimensions: Sequence[Dimension]) -> Figur
     panels[0].set_ylabel("return: mean over seeds, 95 %")
     panels[0].legend(fontsize=7)
     for panel, one in zip(panels[1:], shown, strict=True):
-        places = {value: place for place, value in enumerate(one.values)}
-        at = [[places.get(str(row.values[one.name]), row.values[one.name]) for row in part] for part in (done, pruned)]
-        _points(panel, done, pruned, at[0], at[1])
+        _points(panel, done, pruned, _places(done, one), _places(pruned, one))
         panel.set_xlabel(one.name)
         if one.values:
             panel.set_xticks(range(len(one.values)), one.values)
@@ -118,6 +116,12 @@ def _picture(rows: Sequence[TrialRow], dimensions: Sequence[Dimension]) -> Figur
         elif one.log:
             panel.set_xscale("log")
     return figure
+
+
+def _places(rows: Sequence[TrialRow], one: Dimension) -> list[Value]:
+    """Where trials lie on the axis of a setting: at its value, or at the place in its list."""
+    values = [row.values[one.name] for row in rows]
+    return [one.values.index(str(value)) for value in values] if one.values else values
 
 
 def _points(

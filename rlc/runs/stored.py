@@ -180,7 +180,11 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
         rows = list(csv.DictReader(path.read_text().splitlines()))
     except FileNotFoundError:
         return []
-    return [{name: float(value) for name, value in row.items() if value} for row in rows]
+    return [_numbers(row) for row in rows]
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items() if value}
 
 
 def read_evaluations(path: Path) -> list[tuple[int, float]]:
