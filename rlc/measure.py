@@ -14,7 +14,7 @@ from measure.machine import BUSY_PERCENT, load, machine, one_pinned_thread
 from rlc.cli import configured, positional, run_command
 from rlc.config.commands import parse_measure
 from rlc.config.compose import CONF
-from rlc.messages import warn
+from rlc.messages import counted, warn
 from rlc.pipeline.measurement import add_energy, flat_values, measure_group, no_energy
 from rlc.pipeline.tracking import Tracker
 from rlc.reporting import console
@@ -58,7 +58,7 @@ def _with_policies(runs: Sequence[StoredRun]) -> list[StoredRun]:
     measurable = [run for run in runs if not run.record_only()]
     missing = len(runs) - len(measurable)
     again = "the commands that made them make them again with overwrite=true"
-    reason = f"{missing} runs came from a pack without their policies: {again}"
+    reason = f"{counted(missing, 'run')} came from a pack without the policy: {again}"
     if not measurable:
         raise UserError(reason)
     if missing:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trainers.errors import one_line
 
 # Names that settings had, by their last part.
-OLD_NAMES = {"along": "evaluations", "longest_s": "max_window_s", "copies": "num_copies"}
+OLD_NAMES = {"along": "evaluations", "longest_s": "max_window_s", "copies": "num_copies", "then": "follow_ups"}
 
 
 def warn(text: str) -> None:

@@ -13,12 +13,13 @@ from compression.files import write_atomic
 from rlc.cli import configured, positional, run_command
 from rlc.config.commands import parse_report
 from rlc.config.compose import CONF
+from rlc.messages import counted
 from rlc.pipeline.tracking import log_tables
-from rlc.reporting.console import print_table
 from rlc.reporting.figures import figures
 from rlc.reporting.findings import Finding, findings
 from rlc.reporting.page import csv_text, provenance, render, write_figure, write_table
 from rlc.reporting.paper_tables import table1, tables
+from rlc.reporting.screen import print_table
 from rlc.reporting.study import Study, chosen_runs
 from rlc.reporting.tables import ReportTable, costs, tidy
 from rlc.runs.stored import OUTPUTS
@@ -44,11 +45,12 @@ def report(arguments: list[str]) -> None:
     cells = [*tidy(study), *tidy(as_published)]
     write_atomic(folder / "cells.csv", csv_text(list(cells[0]), [list(row.values()) for row in cells]).encode())
     pictures = [(caption, write_figure(folder, name, drawn)) for name, caption, drawn in figures(study)]
-    made = provenance(runs)
-    page = render(settings.study, made, runs, shown, pictures, folder)
+    results = [run.finished_result() for run in runs]
+    made = provenance(results)
+    page = render(settings.study, made, runs, results, shown, pictures, folder)
     write_atomic(folder / "index.html", page.encode())
     log_tables(folder, settings.study, settings.wandb, {table.name: (table.headers, table.rows) for table in shown})
-    print(f"{folder / 'index.html'}: {len(runs)} runs; {made}")
+    print(f"{folder / 'index.html'}: {counted(len(runs), 'run')}; {made}")
 
 
 def as_table(claims: Sequence[Finding]) -> ReportTable:

@@ -30,6 +30,7 @@ from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.job import Job
 from rlc.config.settings import parse_settings
 from rlc.config.wandb_variables import check_wandb_variables
+from rlc.messages import did_you_mean
 from trainers.errors import UserError
 
 # Settings of methods that the published code had none of.
@@ -44,6 +45,8 @@ LAUNCHERS = {
 }
 # Settings of Hydra's that are read, by their beginnings; all of a multirun.
 HYDRA_USED = ("hydra.launcher", "hydra.mode", "hydra.sweeper.params", "hydra.job.env_set", "hydra.job.env_copy")
+# Keys of a preset that consists of others.
+OF_GRIDS = ("grids", "follow_ups")
 MULTIRUN_FLAGS = ("-m", "--multirun")
 
 
@@ -109,7 +112,11 @@ def _preset(given: list[str]) -> dict[str, Any]:
         if override.key_or_group == "experiment" and path.is_file():
             preset = OmegaConf.to_container(OmegaConf.load(path))
             assert isinstance(preset, dict)
-            return {str(key): value for key, value in preset.items()}
+            named = {str(key): value for key, value in preset.items()}
+            for key in named if "grids" in named else ():
+                if key not in OF_GRIDS:
+                    raise UserError(f"{path.name}: {key}: no such key{did_you_mean(key, OF_GRIDS)}")
+            return named
     return {}
 
 
