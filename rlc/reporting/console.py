@@ -42,8 +42,8 @@ def show(finished: Iterable[StoredRun]) -> None:
             if scored is None or scored.protocol != "ours":
                 scored = results[0]
             if len(runs) == 1 or len(ordered) <= MOST_SEEDS:
-                for result in results:
-                    table.add_row(env_id, policy, str(result.seed), *_cells(result))
+                for run, result in zip(runs, results, strict=True):
+                    table.add_row(env_id, policy, str(run.seed), *_cells(result))
             if len(runs) > 1:
                 table.add_row(env_id, policy, f"mean of {len(runs)}", *_means(results))
         if scored is not None:

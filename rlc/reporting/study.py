@@ -171,6 +171,24 @@ def variant(settings: Settings) -> str:
     return compress.label
 
 
+def swept(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:
+    """The runs, by variant, of the tasks of which several settings were tried; without variants of defaults alone."""
+    tasks: dict[tuple[str, str, str], dict[str, list[StoredRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        settings = run.settings
+        tasks[settings.env.id, settings.algo.name, settings.protocol][variant(settings)].append(run)
+    groups: list[list[StoredRun]] = []
+    for variants in tasks.values():
+        if any(len({run.label for run in group}) > 1 for group in variants.values()):
+            groups += [group for group in variants.values() if not all(map(with_default_settings, group))]
+    return groups
+
+
+def with_default_settings(run: StoredRun) -> bool:
+    """Whether nothing but the compression is changed: the label has no hash."""
+    return "~" not in run.label
+
+
 def chosen_runs(selection: Selection) -> list[StoredRun]:
     """The finished runs that the settings choose, those of one task side by side, fp32 first.
 

@@ -5,7 +5,6 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -14,6 +13,7 @@ from rlc.grid import watch
 from rlc.grid.watch import ProgressMonitor
 from rlc.runs.files import write_record
 from rlc.runs.run import Run
+from rlc.runs.state import State, state_of
 from rlc.runs.stored import utc_now
 from tests.helpers import as_run, make_status
 
@@ -57,9 +57,13 @@ def test_the_estimate_falls_as_work_is_done(runs: list[Run]) -> None:
 
 def test_done_runs_are_read_once(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = ProgressMonitor(runs)
-    asked: list[Any] = []
-    state_of = watch.state_of
-    monkeypatch.setattr(watch, "state_of", lambda run: (asked.append(run), state_of(run))[1])
+    asked: list[Run] = []
+
+    def noted(run: Run) -> State:
+        asked.append(run)
+        return state_of(run)
+
+    monkeypatch.setattr(watch, "state_of", noted)
     monitor.line()
     assert asked == [runs[1]]
 
