@@ -37,6 +37,9 @@ class ProgressMonitor:
         self._work = _work(runs)
         self._names = dict(zip([run.path for run in runs], _names(runs), strict=True))
         self._done_before = self._work_done(self._states())
+        self._work_then = self._done_before
+        self._end: float | None = None
+        """When all may be done, as estimated when the work was last seen to have grown."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -99,12 +102,19 @@ class ProgressMonitor:
         counts = Counter(state.state for state in states)
         left = len(self.runs) - counts["done"] - counts["failed"] - counts["running"]
         line = f"{counts['done']} done, {counts['failed']} failed, {counts['running']} running, {left} left"
-        work = self._work_done(states)
+        more = self._seconds_left(self._work_done(states))
+        return line if more is None else f"{line}, about {timedelta(seconds=round(more))} more"
+
+    def _seconds_left(self, work: float) -> float | None:
+        """None while nothing can be said. Heartbeats come every ten seconds: in between the time runs down."""
         rest = sum(self._work) - work
         if work <= self._done_before or rest <= 0:
-            return line
-        more = (time.monotonic() - self.began) / (work - self._done_before) * rest
-        return f"{line}, about {timedelta(seconds=round(more))} more"
+            return None
+        now = time.monotonic()
+        if self._end is None or work != self._work_then:
+            self._work_then = work
+            self._end = now + (now - self.began) / (work - self._done_before) * rest
+        return max(0.0, self._end - now)
 
     def _states(self) -> list[State]:
         """Of every run; what is done once stays done, where nothing is done again."""

@@ -31,7 +31,7 @@ def show(finished: Iterable[StoredRun]) -> None:
     groups = {run.path.parent for run in ordered}
     kept = ("kept",) if len(groups) < len(ordered) else ()
     for header in ("seed", "return", "fp32 return", "file KB", "weights KB", *kept):
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", no_wrap=header == "return")
     for env_id, group in groupby(ordered, key=lambda run: run.settings.env.id):
         scored: RunResult | None = None
         for _, seeds in groupby(group, key=lambda run: run.path.parent):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from measure.statistics import Interval
+from rlc.messages import counted
 from rlc.reporting.study import Cell, Study, Task
 from rlc.runs.stored import StoredRun
 from rlc.runs.wording import without_shared
@@ -71,6 +72,10 @@ def costs(study: Study) -> ReportTable:
         "1000 actions; native: the policy as C, timed from Python in turns with ONNX Runtime, with the bytes of its "
         "instructions and constants. A dash was not measured: measurement.json says why (ptdq has no C)."
     ]
+    measured = [one for cell in study.cells.values() for one in cell.measurements if one is not None]
+    tries = sum(one.short is not None for one in measured)
+    if tries:
+        notes.append(f"{counted(tries, 'measurement')} of {len(measured)} measured less than the defaults do: tries.")
     return ReportTable("costs", "What compression saves, and what it costs", headers, rows, notes)
 
 

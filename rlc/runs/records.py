@@ -275,6 +275,8 @@ class Measurement(VersionedRecord):
     machine: dict[str, Any] | None = None
     load: Numbers | None = None
     provenance: Provenance | None = None
+    short: list[str] | None = None
+    """Settings with which less was measured than by default, as `key=value`: a try."""
     eval: MeasuredReturns | None = None
     infer: MeasuredTimes = MeasuredTimes()
     mem: MeasuredMemory = MeasuredMemory()
