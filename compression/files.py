@@ -8,6 +8,8 @@ from pathlib import Path
 ONNX_FILE = "policy.onnx"
 TENSOR_FILE = "policy.safetensors"
 CONTRACT_FILE = "policy.json"
+# The way out of a damaged file, at the end of a message.
+AGAIN = "; copy it again from where it is whole, or make it again"
 
 
 def write_atomic(path: Path, content: bytes) -> None:

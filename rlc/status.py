@@ -10,7 +10,7 @@ from datetime import timedelta
 from rich import box
 from rich.table import Column, Table
 
-from rlc.cli import configured, positional, run_command
+from rlc.cli import defaults_of, only, positional, run_command
 from rlc.datafiles import CONF
 from rlc.messages import counted
 from rlc.reporting.screen import print_table
@@ -33,11 +33,11 @@ def status(arguments: list[str]) -> None:
     if len(rest) == 1:
         rest = positional(rest, "study")
     if all(argument.startswith("study=") for argument in rest):
-        study = str(configured(rest, CONF / "status.yaml")["study"])
+        study = only(rest, ("study",), required=()).get("study") or defaults_of(CONF / "status.yaml")["study"]
         _unpack(study)
         runs = [*outlines(study), *not_begun(study)]
         if not runs:
-            raise UserError(f"study={study}: there is no run in {OUTPUTS / study}")
+            raise UserError(f"study={study}: there is no run in {OUTPUTS / study}; train one, or name another study")
     else:
         runs = _planned(rest)
     states = [state_of(run) for run in runs]
