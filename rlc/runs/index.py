@@ -164,6 +164,6 @@ def _write(file: Path, entries: dict[str, Any]) -> None:
 @functools.cache
 def _code() -> str:
     """Changes with the code and the defaults by which settings are read and named."""
-    folders = (CONF, PACKAGE, PACKAGE.parent / "trainers")
+    folders = (CONF, PACKAGE, PACKAGE.parent / "compression", PACKAGE.parent / "trainers")
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".yaml")]
     return _hash([(str(path), *_state(str(path))) for path in files])

@@ -209,7 +209,7 @@ def test_a_missing_login_is_told_in_our_words(
         (["cals=3"], "cals=3: no such key; did you mean calls?"),
         (["energy.windows=3"], "energy.windows=3: no such key; did you mean window_s?"),
         (["energy=3"], "energy=3: no such key"),
-        (["calls=100"], "calls=100: must be greater than or equal to 200"),
+        (["calls=100"], "calls=100: must be a multiple of 200"),
         (["calls=many"], "calls=many: must be a valid integer"),
     ],
 )
