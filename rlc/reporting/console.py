@@ -140,10 +140,11 @@ def _means(results: Sequence[RunResult]) -> list[str]:
     """Means over seeds: the return with its interval, and the share of fp32's, both counted from random actions."""
     returns = mean_interval([result.return_mean for result in results])
     fp32 = [result.fp32_return_mean for result in results if result.fp32_return_mean is not None]
+    mean_fp32 = f"{np.mean(fp32):.1f}" if len(fp32) == len(results) else "-"
     shares = normalized_returns(results)
     return [
         f"{returns.value:.1f} [{returns.low:.1f}, {returns.high:.1f}]",
-        f"{np.mean(fp32):.1f}" if len(fp32) == len(results) else "-",
+        mean_fp32,
         f"{np.mean([result.onnx_file_bytes for result in results]) / 1000:.1f}",
         f"{np.mean([result.weight_bytes for result in results]) / 1000:.1f}",
         f"{100 * np.mean(shares):.1f} %" if len(shares) else "-",

@@ -368,9 +368,8 @@ def test_a_grid_is_counted_with_the_fp32_runs_it_lacks(tmp_path: Path, monkeypat
     assert "up to 1.6 GB" in line("+algo=sac env=humanoid seed=0 -m")  # (376 + 17 + 2) x 4 bytes x 1M
 
 
-def test_an_old_key_of_a_preset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_key_of_a_preset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "paper.yaml").write_text("grids: [table1]\nthen: [measure]\n")
-    monkeypatch.setattr("rlc.config.plan.CONF", tmp_path)
-    with pytest.raises(UserError, match=r"paper.yaml: then: no such key; did you mean follow_ups\?"):
-        make_plan(["+experiment=paper"])
+    (tmp_path / "experiment" / "mine.yaml").write_text("grids: [table1]\nthen: [measure]\n")
+    with pytest.raises(UserError, match=r"mine.yaml: then: no such key; did you mean follow_ups\?"):
+        make_plan([f"--config-dir={tmp_path}", "+experiment=mine"])
