@@ -67,20 +67,16 @@ class Cell:
         return len(self.runs)
 
     def values(self, name: str) -> list[float]:
-        """A number of every run; `section.name` is one of measurement.json. Empty where one of them lacks it."""
+        """A number of every run, empty where one of them lacks it.
+
+        `section.name` is one of measurement.json: of those runs that were measured, often not all.
+        """
         section, _, field = name.rpartition(".")
-        values = []
-        for result, measurement in zip(self.results, self.measurements, strict=True):
-            if not section:
-                value = getattr(result, field)
-            elif measurement is not None:
-                value = measurement.value(section, field)
-            else:
-                value = None
-            if value is None:
-                return []
-            values.append(float(value))
-        return values
+        if section:
+            found = [one.value(section, field) for one in self.measurements if one is not None]
+            return [float(value) for value in found if value is not None]
+        values = [getattr(result, field) for result in self.results]
+        return [] if None in values else [float(value) for value in values]
 
     def mean(self, name: str) -> float | None:
         values = self.values(name)
