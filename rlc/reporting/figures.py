@@ -1,6 +1,5 @@
 """The pictures of a study: what its methods keep and cost, the paper's Figures 1 to 3, learning curves, profiles."""
 
-import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -10,9 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from measure.statistics import FloatVector, Interval, mean_interval
+from rlc.reporting.learning import learning
 from rlc.reporting.panels import (
-    DASHES,
-    INK,
     METHODS,
     MUTED,
     SERIES,
@@ -24,6 +22,7 @@ from rlc.reporting.panels import (
     method_of,
     ordered,
     short_name,
+    title,
 )
 from rlc.reporting.pareto import pareto, said, well_trained
 from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task
@@ -194,32 +193,6 @@ def _draw_curves(
     axes.set_ylabel(f"{label.partition(' (')[0]} (%)")
 
 
-def learning(study: Study) -> Picture:
-    """A panel per task: evaluations along the trainings of fp32 and QAT."""
-    panels = []
-    for task in study.tasks:
-        curves = {method: _evaluations(cell) for method in ("fp32", "qat") if (cell := study.cell(task, method))}
-        drawn = {method: curve for method, curve in curves.items() if curve}
-        if drawn:
-            panels.append(Panel(title(task), partial(_draw_learning, curves=drawn)))
-    keys = {"fp32": Style(INK, "", DASHES[0])}
-    keys |= {"qat": Style(SERIES[1], "", DASHES[1])} if any(study.cell(task, "qat") for task in study.tasks) else {}
-    caption = "Evaluations along the trainings, mean over seeds with 95 % intervals."
-    return Picture("learning", "Returns while training", caption, panels, 4, keys)
-
-
-def _draw_learning(axes: Axes, curves: Mapping[str, Mapping[int, Interval]]) -> None:
-    for method, curve in curves.items():
-        style = Style(INK, "", DASHES[0]) if method == "fp32" else Style(SERIES[1], "", DASHES[1])
-        steps = [step / 1e6 for step in curve]
-        axes.plot(steps, [one.value for one in curve.values()], **style.of_lines, lw=1.4)
-        low, high = ([getattr(one, end) for one in curve.values()] for end in ("low", "high"))
-        if np.isfinite(low).all():
-            axes.fill_between(steps, low, high, color=style.color, alpha=0.15, lw=0)
-    axes.set_xlabel("steps (millions)")
-    axes.set_ylabel("return")
-
-
 def profiles(study: Study) -> Picture:
     """Performance profiles (arXiv 2108.13264): over all runs and tasks of a method."""
     tasks = well_trained(study)
@@ -243,11 +216,6 @@ def _draw_profiles(axes: Axes, shares: Mapping[str, FloatVector], styles: Mappin
         axes.plot(100 * levels, heights, **styles[name].of_lines, ms=4, lw=1.2, markevery=(2 * k, 20))
     axes.set_xlabel("return kept (% of fp32, counted from random actions)")
     axes.set_ylabel("runs (%)")
-
-
-def title(task: Task) -> str:
-    """A task above a panel."""
-    return f"{task.algo.upper()} {short_name(task.env_id)}"
 
 
 def _envs(values: Values, algo: str) -> list[str]:
@@ -288,14 +256,3 @@ def _reference(cell: Cell, name: str, reference: float) -> float:
 def _over(cell: Cell, name: str, unit: float) -> Interval:
     found = mean_interval(cell.values(name))
     return Interval(found.value / unit, found.low / unit, found.high / unit)
-
-
-def _evaluations(cell: Cell) -> dict[int, Interval]:
-    """Means and intervals by step, where all seeds were evaluated."""
-    by_step: dict[int, list[float]] = {}
-    for run in cell.runs:
-        path = run.path / "metrics.csv"
-        for row in csv.DictReader(path.read_text().splitlines()) if path.exists() else ():
-            if row["eval/return_mean"]:
-                by_step.setdefault(int(row["global_step"]), []).append(float(row["eval/return_mean"]))
-    return {step: mean_interval(values) for step, values in sorted(by_step.items()) if len(values) == cell.n}

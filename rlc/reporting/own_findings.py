@@ -159,4 +159,5 @@ def _ratio(study: Study, point: Point, name: str, reference: str) -> Interval:
 
 
 def _ratios(study: Study, task: Task, variant: str, name: str, reference: str) -> FloatVector:
-    return np.array(study.cells[task, variant].values(name)) / np.mean(study.cells[task, "fp32"].values(reference))
+    whole = float(np.mean(study.cells[task, "fp32"].values(reference)))
+    return np.array(study.cells[task, variant].values(name), np.float64) / whole

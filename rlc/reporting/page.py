@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from rlc.datafiles import DATA
 from rlc.messages import counted
@@ -62,8 +63,8 @@ def render(report: Report, folder: Path | None) -> str:
     sources = [machines(report.runs), training_costs(report.runs)]
     drawn = [_drawn(picture) for picture in report.pictures]
     return environment.get_template("page.html").render(
-        css=jinja2.utils.markupsafe.Markup((PARTS / "page.css").read_text()),
-        js=jinja2.utils.markupsafe.Markup((PARTS / "page.js").read_text()),
+        css=Markup((PARTS / "page.css").read_text()),
+        js=Markup((PARTS / "page.js").read_text()),
         study=report.study,
         scope=scope(report.ours if report.ours.runs else report.as_published, report.runs),
         statements=statements(report.ours, report.as_published, report.claims),

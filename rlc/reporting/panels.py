@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.markers import MarkerStyle
 
 from rlc.reporting import published
+from rlc.reporting.study import Task
 
 INK = "#1f2328"
 MUTED = "#59636e"
@@ -27,7 +28,7 @@ SERIES = ("#0a5dc2", "#b34700", "#1a7f37", "#8250df", "#c4183c", "#0b7285", "#7a
 VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid"} | {color: f"c{k}" for k, color in enumerate(SERIES)}
 DASHES = ("", "5 2.5", "1.5 1.5", "6 2 1.5 2", "8 3")
 MARKERS = "osD^vP*X"
-TEXT = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "rlc"}
+TEXT: Any = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "rlc"}
 PANEL = (3.7, 2.7)
 """Width and height of a panel in inches."""
 
@@ -56,9 +57,13 @@ class Style:
             return ""
         style = MarkerStyle(self.marker)
         path = style.get_path().transformed(style.get_transform()).interpolated(1)
-        rings = path.to_polygons()
-        scale = 0.5 / max(float(np.abs(ring).max()) for ring in rings)
-        return " ".join("M" + " ".join(f"{2 * scale * x:.2f},{-2 * scale * y:.2f}" for x, y in ring) for ring in rings)
+        rings = [np.asarray(ring, np.float64) for ring in path.to_polygons()]
+        scale = 1 / max(float(np.abs(ring).max()) for ring in rings)
+        drawn = []
+        for ring in rings:
+            corners = (f"{scale * float(x):.2f},{-scale * float(y):.2f}" for x, y in ring)
+            drawn.append(f"M{' '.join(corners)}")
+        return " ".join(drawn)
 
 
 METHODS = {
@@ -139,6 +144,11 @@ def ordered(names: Iterable[str], order: Sequence[str]) -> list[str]:
 def short_name(env: str) -> str:
     """Name of an environment without the version that the paper has too."""
     return env.removesuffix(f"-{published.VERSION}")
+
+
+def title(task: Task) -> str:
+    """A task above a panel."""
+    return f"{task.algo.upper()} {short_name(task.env_id)}"
 
 
 def draw_whole(picture: Picture) -> Figure:
