@@ -18,6 +18,7 @@ from rlc.reporting.findings import (
 )
 from rlc.reporting.pareto import Point, mean_of_tasks, points
 from rlc.reporting.study import Cell, Study, Task
+from rlc.reporting.tables import percent
 
 TARGET = 0.97
 """Share of the return that a policy must keep to be one that one would deploy."""
@@ -65,7 +66,7 @@ def _losses(study: Study, as_published: Study) -> Finding:
     if not differences:
         return Finding(claim, rule, f"no task has {LEAST_SEEDS} seeds quantised by both protocols", UNKNOWN)
     interval = bootstrap(differences, pooled(lambda x: float(np.mean(x))))
-    kept = ", ".join(f"{name} keeps {float(np.mean(values)):.1%}" for name, values in means.items())
+    kept = ", ".join(f"{name} keeps {percent(float(np.mean(values)))}" for name, values in means.items())
     evidence = f"difference {show(interval)}; {kept}; {size(groups)}"
     return decided(claim, rule, evidence, [interval], 0.0, groups)
 
@@ -90,13 +91,15 @@ def _shares(cell: Cell, fp32: Cell) -> dict[int, float]:
 def _pays_in_time(study: Study, way: str) -> Finding:
     claim = f"Compression pays in time, {way}"
     rule = (
-        f"of the policies that keep {TARGET:.0%} on the average task, the fastest {way}: its time over fp32's there, "
-        "mean over tasks, whole interval below 1"
+        f"of the policies that keep {percent(TARGET, 0)} on the average task, the fastest {way}: its time over fp32's "
+        "there, mean over tasks, whole interval below 1"
     )
     name = WAYS[way]
     fitting = [point for point in _counted(study, name, name) if point.kept.value >= TARGET and point.variant != "fp32"]
     if not fitting:
-        return Finding(claim, rule, f"no policy that keeps {TARGET:.0%} was timed on {LEAST_TASKS} tasks", UNKNOWN)
+        return Finding(
+            claim, rule, f"no policy that keeps {percent(TARGET, 0)} was timed on {LEAST_TASKS} tasks", UNKNOWN
+        )
     best = min(fitting, key=lambda point: point.cost)
     cells = _cells(study, best)
     interval = _ratio(study, best, name, name)
@@ -120,17 +123,17 @@ def _faster_than_onnx(study: Study) -> Finding:
 
 
 def _how_small(study: Study) -> Finding:
-    claim = f"A policy of {SMALL:.0%} of the bytes keeps {TARGET:.0%} of the return"
+    claim = f"A policy of {percent(SMALL, 0)} of the bytes keeps {percent(TARGET, 0)} of the return"
     rule = (
-        f"some method takes at most {SMALL:.0%} of fp32's bytes of weights, mean over tasks, and keeps more than "
-        f"{TARGET:.0%}, whole interval above; does not hold: such methods were tried, and all lie wholly below"
+        f"some method takes at most {percent(SMALL, 0)} of fp32's bytes of weights, mean over tasks, and keeps more "
+        f"than {percent(TARGET, 0)}, whole interval above; does not hold: such methods were tried, and all lie wholly below"
     )
     shown = sorted(_counted(study, "weight_bytes", "weight_bytes"), key=lambda point: point.cost)
     small = [point for point in shown if point.cost <= SMALL]
     keeping = next((point for point in shown if point.kept.low > TARGET), None)
-    evidence = [f"{point.variant} has {point.cost:.1%} and keeps {show(point.kept)}" for point in small[:2]]
+    evidence = [f"{point.variant} has {percent(point.cost)} and keeps {show(point.kept)}" for point in small[:2]]
     if keeping is not None and keeping.variant != "fp32":
-        evidence.append(f"smallest wholly above {TARGET:.0%}: {keeping.variant} with {keeping.cost:.1%}")
+        evidence.append(f"smallest wholly above {percent(TARGET, 0)}: {keeping.variant} with {percent(keeping.cost)}")
     if not small:
         return Finding(claim, rule, ". ".join(["no method that small was tried on enough tasks", *evidence]), UNKNOWN)
     evidence.append(size([[cell] for point in small for cell in _cells(study, point)]))

@@ -17,7 +17,7 @@ from rlc.reporting.panels import VARIABLES, Picture, panel_svg
 from rlc.reporting.sources import machines, run_list, training_costs
 from rlc.reporting.study import Study
 from rlc.reporting.summary import circumstances, scope, statements
-from rlc.reporting.tables import Note, ReportTable
+from rlc.reporting.tables import DASH, Note, ReportTable
 from rlc.runs.stored import StoredRun
 
 PARTS = DATA / "page"
@@ -99,7 +99,8 @@ def _laid_out(table: ReportTable, links: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _cell(text: str, table: ReportTable, theirs: bool) -> Cell:
-    notes = [k for k, note in enumerate(table.notes, 1) if note.calls(text)]
+    # What a dash means stands below the table; a number at each of them would hide the others.
+    notes = [k for k, note in enumerate(table.notes, 1) if note.calls(text) and text != DASH]
     if len(text) > LONG and not re.match(r"-?[\d.,]+ %? ?\[", text):
         return Cell(text, "", "long", notes, theirs)
     parts = re.fullmatch(r"(-?[\d.,]+(?: %)?|-)((?: [\[(].*)?)", text)

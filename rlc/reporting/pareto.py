@@ -13,7 +13,7 @@ from measure.statistics import FloatVector, Interval, bootstrap
 from rlc.reporting.panels import METHODS, MUTED, Panel, Picture, Tip, keys_of, method_of
 from rlc.reporting.published import best_fp32
 from rlc.reporting.study import Cell, Study, Task
-from rlc.reporting.tables import number
+from rlc.reporting.tables import number, percent
 
 WELL_TRAINED = 0.5
 """Share of the best published fp32 return that a baseline must reach, where one is known."""
@@ -24,11 +24,16 @@ SIDES = (
     ("infer.onnx_run_p50_us", "infer.onnx_run_p50_us", "time in ONNX Runtime (% of fp32 there)", "us"),
 )
 RESAMPLES = 1000
+TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500)
+"""Percent."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A variant over all well-trained tasks: its mean share of fp32's cost, its mean share of the return, each task."""
+    """A variant over all well-trained tasks: its mean share of fp32's cost, and its mean share of the return.
+
+    `seeds`: how many stand behind the cost of each task.
+    """
 
     variant: str
     cost: float
@@ -71,7 +76,7 @@ def points(study: Study, name: str, reference: str) -> list[Point]:
                 variant,
                 float(np.mean([share for _, share in known.values()])),
                 bootstrap(shares, mean_of_tasks, resamples=RESAMPLES),
-                [cell.n for cell in cells.values()],
+                [len(cell.values(name)) for cell in cells.values()],
                 {task: (*cost, means[task]) for task, cost in known.items()},
             )
         )
@@ -121,16 +126,16 @@ def pareto(study: Study) -> Picture:
 def _panel(shown: list[Point], label: str, unit: str) -> Panel:
     tips = {}
     for point in shown:
-        interval = f" [{point.kept.low:.1%}, {point.kept.high:.1%}]" if np.isfinite(point.kept.low) else ""
-        words = f"{said(point.variant)}: keeps {point.kept.value:.1%}{interval}, {label.partition(' (')[0]} "
+        interval = f" [{100 * point.kept.low:.1f}, {100 * point.kept.high:.1f}]" if np.isfinite(point.kept.low) else ""
+        words = f"{said(point.variant)}: keeps {percent(point.kept.value)}{interval}, {label.partition(' (')[0]} "
         tips[_gid(point)] = Tip(
-            words + f"{point.cost:.1%} of fp32; {len(point.tasks)} tasks, {_range(point.seeds)} seeds each",
+            words + f"{percent(point.cost)} of fp32; {len(point.tasks)} tasks, {_range(point.seeds)} seeds each",
             point.variant,
         )
         for task, (cost, share, kept) in point.tasks.items():
             amount = f"{number(cost / 1000)} KB" if unit == "KB" else f"{number(cost)} {unit}"
-            text = f"{said(point.variant)}, {task.algo.upper()} {task.env_id}: keeps {kept:.1%}, {amount} ({share:.1%})"
-            tips[_gid(point, task)] = Tip(text, f"{task.algo} {task.env_id} {point.variant}")
+            text = f"{said(point.variant)}, {task.algo.upper()} {task.env_id}: keeps {percent(kept)}, {amount} "
+            tips[_gid(point, task)] = Tip(f"{text}({percent(share)})", f"{task.algo} {task.env_id} {point.variant}")
     labels = {(100 * point.cost, 100 * point.kept.value): said(point.variant) for point in front(shown)}
     taken = [(100 * p.cost, 100 * p.kept.value) for p in shown if (100 * p.cost, 100 * p.kept.value) not in labels]
     title = label.partition(" (")[0].capitalize().replace("onnx runtime", "ONNX Runtime")
@@ -163,10 +168,12 @@ def _draw(axes: Axes, shown: list[Point], label: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     costs = [100 * share for point in shown for _, share, _ in point.tasks.values()]
-    axes.set_xlim(min(costs) / 1.5, max(costs) * 1.5)
-    ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if min(costs) / 1.5 <= tick <= max(costs) * 1.5]
-    axes.set_xticks(ticks)
-    axes.set_ylim(max(-20.0, min(100 * kept for p in shown for *_, kept in p.tasks.values()) - 6), 116)
+    left, right = min(costs) / 1.5, max(costs) * 1.5
+    steps = TICKS if right < 10 * left else TICKS[::2]
+    axes.set_xlim(left, right)
+    axes.set_xticks([tick for tick in steps if left <= tick <= right], minor=False)
+    shares = [100 * kept for point in shown for *_, kept in point.tasks.values()]
+    axes.set_ylim(max(-20.0, min(shares) - 6), min(max(shares) + 6, 140.0))
     axes.set_xlabel(label)
     axes.set_ylabel("return kept (% of fp32)")
 

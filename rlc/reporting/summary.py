@@ -13,6 +13,7 @@ from rlc.reporting.panels import ordered, short_name
 from rlc.reporting.pareto import RESAMPLES, Point, mean_of_tasks, points, said, well_trained
 from rlc.reporting.sources import commit_of, core_hours, date_of, machine_of, span
 from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task
+from rlc.reporting.tables import percent
 from rlc.runs.stored import StoredRun
 
 TARGET = 0.97
@@ -86,7 +87,7 @@ def _smallest(study: Study) -> Statement | None:
     best = min(fitting, key=lambda point: point.cost)
     text = (
         f"of the bytes: {said(best.variant)} ({best.variant}) keeps {_kept(best.kept)} of the fp32 return, mean over "
-        f"{_tasks(best)}. It is the smallest that keeps {TARGET:.0%}."
+        f"{_tasks(best)}. It is the smallest that keeps {percent(TARGET, 0)}."
     )
     return Statement(f"1/{1 / best.cost:.0f}", text)
 
@@ -102,7 +103,7 @@ def _quantised(study: Study) -> Statement | None:
     if not parts:
         return None
     worst = min(_over_tasks(cells).value for method in ("ptdq", "ptsq", "qat") if (cells := _cells(study, method)))
-    return Statement(f"{worst:.1%}", f"or more is what int8 keeps of the fp32 return: {'; '.join(parts)}.")
+    return Statement(percent(worst), f"or more is what int8 keeps of the fp32 return: {'; '.join(parts)}.")
 
 
 def _time(study: Study) -> Statement | None:
@@ -118,8 +119,8 @@ def _time(study: Study) -> Statement | None:
     if "ptsq" in onnx:
         others.append(f"static int8 in ONNX Runtime {1 / onnx['ptsq'].cost:.2f} times")
     text = (
-        f"as fast as fp32 in ONNX Runtime acts {said(best.variant)} ({best.variant}) as C, called from Python, mean "
-        f"over {_tasks(best)}" + (f"; {_joined(others)} as fast." if others else ".")
+        f"the speed of fp32 in ONNX Runtime has {said(best.variant)} ({best.variant}) as C, called from Python, mean "
+        f"over {_tasks(best)}" + (f"; {_joined(others)} that speed." if others else ".")
     )
     return Statement(f"{1 / best.cost:.1f}x", text)
 
@@ -131,7 +132,7 @@ def _pruned(study: Study) -> Statement | None:
         return None
     cells = by_norm[2] or by_norm[1]
     text = f"is left where half of the units are pruned and nothing recovers: {_joined(parts)}, {_count(cells)}."
-    return Statement(f"{_over_tasks(cells).value:.0%}", text)
+    return Statement(percent(_over_tasks(cells).value, 0), text)
 
 
 def _losses(study: Study, as_published: Study) -> Statement | None:
@@ -153,13 +154,13 @@ def _losses(study: Study, as_published: Study) -> Statement | None:
             shares.append((method, float(np.mean(kept))))
     if not shares:
         return None
-    words = _joined([f"{share:.0%} as {method}" for method, share in shares])
+    words = _joined([f"{percent(share, 0)} as {method}" for method, share in shares])
     worst = min(share for _, share in shares)
     text = (
         f"is what the same trainings are worth when they are compressed and scored as the paper's code did it, in "
         f"shares of their fp32 return by our protocol: {words}, {counted(len(tasks), 'task')}."
     )
-    return Statement(f"{worst:.0%}", text)
+    return Statement(percent(worst, 0), text)
 
 
 def _claims(claims: Sequence[Finding]) -> Statement | None:
@@ -180,7 +181,7 @@ def _over_tasks(cells: Sequence[Cell]) -> Interval:
 
 def _kept(interval: Interval) -> str:
     ends = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if np.isfinite(interval.low) else ""
-    return f"{interval.value:.1%}{ends}"
+    return f"{percent(interval.value)}{ends}"
 
 
 def _tasks(point: Point) -> str:

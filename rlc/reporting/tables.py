@@ -66,6 +66,11 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def with_interval(interval: Interval, n: int | None = None) -> str:
     """mean [low, high] (n); without an interval where there is one value only."""
     spread = f" [{number(interval.low)}, {number(interval.high)}]" if math.isfinite(interval.low) else ""
