@@ -126,7 +126,7 @@ def _how_small(study: Study) -> Finding:
     claim = f"A policy of {percent(SMALL, 0)} of the bytes keeps {percent(TARGET, 0)} of the return"
     rule = (
         f"some method takes at most {percent(SMALL, 0)} of fp32's bytes of weights, mean over tasks, and keeps more "
-        f"than {percent(TARGET, 0)}, whole interval above; does not hold: such methods were tried, and all lie wholly below"
+        f"than {percent(TARGET, 0)}, whole interval above; does not hold: such methods were tried, and all lie below"
     )
     shown = sorted(_counted(study, "weight_bytes", "weight_bytes"), key=lambda point: point.cost)
     small = [point for point in shown if point.cost <= SMALL]

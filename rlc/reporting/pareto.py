@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -137,7 +138,12 @@ def _panel(shown: list[Point], label: str, unit: str) -> Panel:
             text = f"{said(point.variant)}, {task.algo.upper()} {task.env_id}: keeps {percent(kept)}, {amount} "
             tips[_gid(point, task)] = Tip(f"{text}({percent(share)})", f"{task.algo} {task.env_id} {point.variant}")
     labels = {(100 * point.cost, 100 * point.kept.value): said(point.variant) for point in front(shown)}
-    taken = [(100 * p.cost, 100 * p.kept.value) for p in shown if (100 * p.cost, 100 * p.kept.value) not in labels]
+    taken = [(100 * p.cost, 100 * height) for p in shown for height in _heights(p.kept)]
+    corners = list(labels)
+    for (left, low), (right, high) in pairwise(corners):
+        # Along the line, which is straight where the axis is logarithmic.
+        steps = zip(np.geomspace(left, right, 12), np.linspace(low, high, 12), strict=True)
+        taken += [(float(x), float(y)) for x, y in steps]
     title = label.partition(" (")[0].capitalize().replace("onnx runtime", "ONNX Runtime")
     return Panel(
         title.replace(" as native c", " as native C"),
@@ -147,6 +153,13 @@ def _panel(shown: list[Point], label: str, unit: str) -> Panel:
         taken,
         tips,
     )
+
+
+def _heights(kept: Interval) -> list[float]:
+    """A point's height, and what its interval covers."""
+    if not np.isfinite(kept.low):
+        return [kept.value]
+    return [kept.value, *(float(height) for height in np.linspace(kept.low, kept.high, 9))]
 
 
 def _draw(axes: Axes, shown: list[Point], label: str) -> None:
