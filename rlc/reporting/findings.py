@@ -170,7 +170,7 @@ def _ratio_claim(
     interval = bootstrap(ratios, pooled(lambda x: float(np.mean(x))))
     scores = [score(ratio) for ratio in (interval.low, interval.value, interval.high)]
     scored = Interval(scores[1], min(scores), max(scores))
-    return decided(claim, rule, f"ratio {show(interval)}; {size(measured)}", [scored], 1 - 1e-9, measured)
+    return decided(claim, rule, f"ratio {show(interval)}; {size(measured, name)}", [scored], 1 - 1e-9, measured)
 
 
 def _l2_better(study: Study) -> Finding:
@@ -240,10 +240,12 @@ def show(interval: Interval) -> str:
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def size(groups: Sequence[Sequence[Cell]]) -> str:
-    """How much an interval rests on."""
-    counts = [cell.n for cell in itertools.chain.from_iterable(groups)]
-    fewest = min(counts)
-    most = max(counts)
-    seeds = str(fewest) if fewest == most else f"{fewest} to {most}"
-    return f"{len(groups)} comparisons, {seeds} seeds each"
+def size(groups: Sequence[Sequence[Cell]], name: str = "return_mean") -> str:
+    """How much an interval of a value rests on."""
+    return rests_on(len(groups), [len(cell.values(name)) for cell in itertools.chain.from_iterable(groups)])
+
+
+def rests_on(comparisons: int, seeds: Sequence[int]) -> str:
+    """A number of comparisons, and the fewest and the most seeds of them."""
+    span = " to ".join(str(count) for count in dict.fromkeys((min(seeds), max(seeds))))
+    return f"{comparisons} comparisons, {span} seeds each"

@@ -13,6 +13,7 @@ from rlc.reporting.findings import (
     Finding,
     decided,
     has_enough_seeds,
+    rests_on,
     show,
     size,
 )
@@ -67,7 +68,7 @@ def _losses(study: Study, as_published: Study) -> Finding:
         return Finding(claim, rule, f"no task has {LEAST_SEEDS} seeds quantised by both protocols", UNKNOWN)
     interval = bootstrap(differences, pooled(lambda x: float(np.mean(x))))
     kept = ", ".join(f"{name} keeps {percent(float(np.mean(values)))}" for name, values in means.items())
-    evidence = f"difference {show(interval)}; {kept}; {size(groups)}"
+    evidence = f"difference {show(interval)}; {kept}; {rests_on(len(groups), [len(one) for one in differences])}"
     return decided(claim, rule, evidence, [interval], 0.0, groups)
 
 
@@ -103,7 +104,9 @@ def _pays_in_time(study: Study, way: str) -> Finding:
     best = min(fitting, key=lambda point: point.cost)
     cells = _cells(study, best)
     interval = _ratio(study, best, name, name)
-    evidence = f"{best.variant}: ratio {show(interval)}; keeps {show(best.kept)}; {size([[cell] for cell in cells])}"
+    evidence = (
+        f"{best.variant}: ratio {show(interval)}; keeps {show(best.kept)}; {size([[cell] for cell in cells], name)}"
+    )
     below = Interval(-interval.value, -interval.high, -interval.low)
     return decided(claim, rule, evidence, [below], -1.0, [[cell] for cell in cells])
 
@@ -118,7 +121,7 @@ def _faster_than_onnx(study: Study) -> Finding:
     interval = _ratio(study, found[0], native, onnx)
     times = Interval(1 / interval.value, 1 / interval.high, 1 / interval.low)
     cells = _cells(study, found[0])
-    evidence = f"{show(times)} times faster; {size([[cell] for cell in cells])}"
+    evidence = f"{show(times)} times faster; {size([[cell] for cell in cells], native)}"
     return decided(claim, rule, evidence, [times], FASTER, [[cell] for cell in cells])
 
 
