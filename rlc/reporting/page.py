@@ -93,8 +93,10 @@ def _laid_out(table: ReportTable, links: Sequence[str] = ()) -> dict[str, Any]:
         cells = [Cell(" ".join(row[: table.keys]), link=links[k] if links else "")]
         cells += [_cell(text, table, its) for text, its in zip(row[table.keys :], theirs[table.keys :], strict=True)]
         rows.append(cells)
-    return {"name": table.name, "title": table.title, "beside": table.beside, "heads": heads, "rows": rows} | {
-        "notes": table.notes
+    return {"name": table.name, "title": table.title, "beside": table.beside, "heads": heads} | {
+        "rows": rows,
+        "count": counted(len(rows), "row"),
+        "notes": table.notes,
     }
 
 
@@ -143,7 +145,8 @@ def _methods(report: Report) -> list[str]:
     if measured:
         busy = [one.load["busy_percent"] for run in measured if (one := run.measurement()) and one.load]
         machine = {str(one.machine.get("cpu_model")) for run in measured if (one := run.measurement()) and one.machine}
-        loads = f", other work took {min(busy):.0f} to {max(busy):.0f} % of the machine" if busy else ""
+        spread = " to ".join(dict.fromkeys((f"{min(busy):.0f}", f"{max(busy):.0f}"))) if busy else ""
+        loads = f" while other work took {spread} % of the machine" if busy else ""
         paragraphs.append(
             f"{counted(len(measured), 'run')} were timed on {' and '.join(sorted(machine))}, one pinned thread{loads}. "
             "A time is that of one policy call without the simulator, the median of many calls; policies that are "

@@ -148,7 +148,7 @@ def _panel(shown: list[Point], label: str, unit: str) -> Panel:
     return Panel(
         title.replace(" as native c", " as native C"),
         partial(_draw, shown=shown, label=label),
-        (4.1, 3.1),
+        (3.7, 2.9),
         labels,
         taken,
         tips,

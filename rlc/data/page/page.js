@@ -23,8 +23,9 @@ function filter(table, whole = false) {
     const text = row.textContent.toLowerCase(), parts = text.split(/\s+/);
     row.hidden = !words.every(word => whole ? parts.includes(word) : text.includes(word));
   }
+  const all = `${rows.length} row${rows.length === 1 ? "" : "s"}`;
   const left = rows.filter(row => !row.hidden).length;
-  table.querySelector("output").textContent = left === rows.length ? `${left} rows` : `${left} of ${rows.length} rows`;
+  table.querySelector("output").textContent = left === rows.length ? all : `${left} of ${all}`;
 }
 
 function value(row, column) {
