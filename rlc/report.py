@@ -20,6 +20,7 @@ from rlc.reporting.console import print_table
 from rlc.reporting.figures import pictures
 from rlc.reporting.files import csv_text, write_picture, write_table
 from rlc.reporting.findings import Finding, findings
+from rlc.reporting.overview import overview
 from rlc.reporting.own_findings import own_findings
 from rlc.reporting.page import Report, render
 from rlc.reporting.paper_tables import table1, table2, table3
@@ -58,7 +59,7 @@ def make_report(settings: ReportSettings) -> Report:
     runs = chosen_runs(settings)
     study = Study(run for run in runs if run.settings.protocol == "ours")
     as_published = Study(run for run in runs if run.settings.protocol == "paper")
-    shown = [costs(study), guidance(study)]
+    shown = [overview(study, as_published), costs(study), guidance(study)]
     if as_published.runs:
         shown.append(_by_the_papers_protocol(costs(as_published)))
     shown += [table1(study), table2(study), table3(study)]

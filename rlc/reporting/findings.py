@@ -9,7 +9,7 @@ import numpy as np
 from measure.statistics import Interval, bootstrap, improvement, interquartile_mean, pooled
 from rlc.reporting.published import KEEPS
 from rlc.reporting.study import Cell, Study
-from rlc.reporting.tables import QUANTIZED, at_least
+from rlc.reporting.tables import QUANTIZED, at_least, fewest_to_most
 
 LEAST_SEEDS = 3
 LEAST_TASKS = 2
@@ -247,5 +247,4 @@ def size(groups: Sequence[Sequence[Cell]], name: str = "return_mean") -> str:
 
 def rests_on(comparisons: int, seeds: Sequence[int]) -> str:
     """A number of comparisons, and the fewest and the most seeds of them."""
-    span = " to ".join(str(count) for count in dict.fromkeys((min(seeds), max(seeds))))
-    return f"{comparisons} comparisons, {span} seeds each"
+    return f"{comparisons} comparisons, {fewest_to_most(seeds)} seeds each"

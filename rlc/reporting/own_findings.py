@@ -18,7 +18,7 @@ from rlc.reporting.findings import (
     size,
 )
 from rlc.reporting.pareto import Point, mean_of_tasks, points
-from rlc.reporting.study import Cell, Study, Task
+from rlc.reporting.study import Cell, Study, Task, shares_of
 from rlc.reporting.tables import percent
 
 TARGET = 0.97
@@ -55,10 +55,10 @@ def _losses(study: Study, as_published: Study) -> Finding:
             theirs = as_published.cell(task, method)
             if fp32 is None or fp32_theirs is None or ours is None or theirs is None:
                 continue
-            seeds = _learned(fp32) & _shares(ours, fp32).keys() & _shares(theirs, fp32).keys()
+            mine, its, plain = (shares_of(cell, fp32) for cell in (ours, theirs, fp32_theirs))
+            seeds = mine.keys() & its.keys()
             if len(seeds) < LEAST_SEEDS:
                 continue
-            mine, its, plain = (_shares(cell, fp32) for cell in (ours, theirs, fp32_theirs))
             differences.append(np.array([mine[seed] - its[seed] for seed in sorted(seeds)]))
             groups.append([ours, theirs])
             means["int8 our way"].append(float(np.mean([mine[seed] for seed in seeds])))
@@ -70,23 +70,6 @@ def _losses(study: Study, as_published: Study) -> Finding:
     kept = ", ".join(f"{name} keeps {percent(float(np.mean(values)))}" for name, values in means.items())
     evidence = f"difference {show(interval)}; {kept}; {rests_on(len(groups), [len(one) for one in differences])}"
     return decided(claim, rule, evidence, [interval], 0.0, groups)
-
-
-def _learned(fp32: Cell) -> set[int]:
-    """The seeds whose fp32 policy beats random actions."""
-    pairs = zip(fp32.runs, fp32.results, strict=True)
-    return {run.seed for run, result in pairs if result.return_mean > result.random_return_mean}
-
-
-def _shares(cell: Cell, fp32: Cell) -> dict[int, float]:
-    """Returns by seed in shares of our fp32 policy's of the same seed, both counted from random actions."""
-    whole = {run.seed: result for run, result in zip(fp32.runs, fp32.results, strict=True)}
-    shares = {}
-    for run, result in zip(cell.runs, cell.results, strict=True):
-        if run.seed in whole:
-            floor = whole[run.seed].random_return_mean
-            shares[run.seed] = (result.return_mean - floor) / (whole[run.seed].return_mean - floor)
-    return shares
 
 
 def _pays_in_time(study: Study, way: str) -> Finding:

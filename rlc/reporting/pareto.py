@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from measure.statistics import FloatVector, Interval, bootstrap
 from rlc.reporting.panels import METHODS, MUTED, Panel, Picture, Tip, keys_of, method_of
 from rlc.reporting.published import best_fp32
-from rlc.reporting.study import Cell, Study, Task
-from rlc.reporting.tables import number, percent
+from rlc.reporting.study import Cell, Study, Task, shares_of
+from rlc.reporting.tables import fewest_to_most, number, percent, share_in_words
 
 WELL_TRAINED = 0.5
 """Share of the best published fp32 return that a baseline must reach, where one is known."""
@@ -89,6 +89,18 @@ def mean_of_tasks(groups: Sequence[FloatVector]) -> float:
     return float(np.mean([np.mean(group) for group in groups]))
 
 
+def by_the_papers_protocol(study: Study, as_published: Study, method: str) -> dict[Task, FloatVector]:
+    """What the paper's protocol leaves of our fp32 return, by well-trained task: a share per seed."""
+    found = {}
+    for task in well_trained(study):
+        theirs = as_published.cell(task, method)
+        fp32 = study.cell(task, "fp32")
+        shares = shares_of(theirs, fp32) if theirs and fp32 else {}
+        if shares:
+            found[task] = np.array(list(shares.values()), np.float64)
+    return found
+
+
 def _costs(study: Study, task: Task, cell: Cell, name: str, reference: str) -> tuple[float, float] | None:
     fp32 = study.cell(task, "fp32")
     cost = cell.mean(name)
@@ -127,10 +139,10 @@ def pareto(study: Study) -> Picture:
 def _panel(shown: list[Point], label: str, unit: str) -> Panel:
     tips = {}
     for point in shown:
-        interval = f" [{100 * point.kept.low:.1f}, {100 * point.kept.high:.1f}]" if np.isfinite(point.kept.low) else ""
-        words = f"{said(point.variant)}: keeps {percent(point.kept.value)}{interval}, {label.partition(' (')[0]} "
+        words = f"{said(point.variant)}: keeps {share_in_words(point.kept)}, {label.partition(' (')[0]} "
         tips[_gid(point)] = Tip(
-            words + f"{percent(point.cost)} of fp32; {len(point.tasks)} tasks, {_range(point.seeds)} seeds each",
+            words
+            + f"{percent(point.cost)} of fp32; {len(point.tasks)} tasks, {fewest_to_most(point.seeds)} seeds each",
             point.variant,
         )
         for task, (cost, share, kept) in point.tasks.items():
@@ -194,10 +206,6 @@ def _draw(axes: Axes, shown: list[Point], label: str) -> None:
 def _gid(point: Point, task: Task | None = None) -> str:
     of_task = f"-{task.algo}-{task.env_id}" if task else ""
     return re.sub(r"[^\w-]", "_", f"mark-{point.variant}{of_task}")
-
-
-def _range(counts: list[int]) -> str:
-    return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 WORDS = {

@@ -102,6 +102,20 @@ class Cell:
         return np.array(shares, np.float64)
 
 
+def shares_of(cell: Cell, fp32: Cell) -> dict[int, float]:
+    """Returns by seed in shares of the fp32 policy's of the same seed, both counted from random actions.
+
+    `cell` may be by another protocol than `fp32`. Of seeds that learned: whose fp32 policy beats random actions.
+    """
+    whole = {run.seed: result for run, result in zip(fp32.runs, fp32.results, strict=True)}
+    shares = {}
+    for run, result in zip(cell.runs, cell.results, strict=True):
+        if run.seed in whole and whole[run.seed].return_mean > whole[run.seed].random_return_mean:
+            floor = whole[run.seed].random_return_mean
+            shares[run.seed] = (result.return_mean - floor) / (whole[run.seed].return_mean - floor)
+    return shares
+
+
 class Study:
     """The cells of the runs of one protocol."""
 

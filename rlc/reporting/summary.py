@@ -4,16 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from measure.statistics import Interval, bootstrap
 from rlc.messages import counted
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, Finding
 from rlc.reporting.panels import ordered, short_name
-from rlc.reporting.pareto import RESAMPLES, Point, mean_of_tasks, points, said, well_trained
+from rlc.reporting.pareto import RESAMPLES, Point, by_the_papers_protocol, mean_of_tasks, points, said, well_trained
 from rlc.reporting.sources import commit_of, core_hours, date_of, machine_of, span
 from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task
-from rlc.reporting.tables import percent
+from rlc.reporting.tables import fewest_to_most, percent, share_in_words
 from rlc.runs.stored import StoredRun
 
 TARGET = 0.97
@@ -32,7 +30,7 @@ def scope(study: Study, runs: Sequence[StoredRun]) -> str:
     cells = [cell for task in study.tasks if (cell := study.cell(task, "fp32"))]
     counts = [cell.n for cell in cells] or [cell.n for cell in study.cells.values()]
     steps = sorted({cell.settings.total_steps for cell in cells or study.cells.values()})
-    seeds = " to ".join(str(count) for count in dict.fromkeys((min(counts), max(counts)))) if counts else "0"
+    seeds = fewest_to_most(counts) if counts else "0"
     trained = " or ".join(f"{count:,}" for count in steps)
     tasks = tasks_in_words(study.tasks)
     return f"{tasks}: {trained} steps, {seeds} seeds of fp32 each, {counted(len(runs), 'run')} in all."
@@ -86,8 +84,8 @@ def _smallest(study: Study) -> Statement | None:
         return None
     best = min(fitting, key=lambda point: point.cost)
     text = (
-        f"of the bytes: {said(best.variant)} ({best.variant}) keeps {_kept(best.kept)} of the fp32 return, mean over "
-        f"{_tasks(best)}. It is the smallest that keeps {percent(TARGET, 0)}."
+        f"of the bytes: {said(best.variant)} ({best.variant}) keeps {share_in_words(best.kept)} of the fp32 return, "
+        f"mean over {_tasks(best)}. It is the smallest that keeps {percent(TARGET, 0)}."
     )
     return Statement(f"1/{1 / best.cost:.0f}", text)
 
@@ -98,7 +96,7 @@ def _quantised(study: Study) -> Statement | None:
         cells = _cells(study, method)
         if cells:
             parts.append(
-                f"{said(method)} ({method}) keeps {_kept(_over_tasks(cells))} on {counted(len(cells), 'task')}"
+                f"{said(method)} ({method}) keeps {share_in_words(_over_tasks(cells))} on {counted(len(cells), 'task')}"
             )
     if not parts:
         return None
@@ -127,7 +125,7 @@ def _time(study: Study) -> Statement | None:
 
 def _pruned(study: Study) -> Statement | None:
     by_norm = {norm: [c for t in well_trained(study) if (c := study.pruned(t, norm).get(HALF))] for norm in (1, 2)}
-    parts = [f"{_kept(_over_tasks(cells))} by L{norm}" for norm, cells in by_norm.items() if cells]
+    parts = [f"{share_in_words(_over_tasks(cells))} by L{norm}" for norm, cells in by_norm.items() if cells]
     if not parts:
         return None
     cells = by_norm[2] or by_norm[1]
@@ -137,23 +135,12 @@ def _pruned(study: Study) -> Statement | None:
 
 def _losses(study: Study, as_published: Study) -> Statement | None:
     shares = []
-    methods = ("fp32", "ptdq", "ptsq")
-    tasks = [task for task in well_trained(study) if all(as_published.cell(task, method) for method in methods)]
-    for method in methods:
-        kept = []
-        for task in tasks:
-            fp32 = study.cell(task, "fp32")
-            theirs = as_published.cell(task, method)
-            if fp32 is not None and theirs is not None:
-                whole = dict(zip((run.seed for run in fp32.runs), fp32.results, strict=True))
-                same = [whole[run.seed] for run in theirs.runs if run.seed in whole]
-                floor = np.mean([one.random_return_mean for one in same])
-                best = np.mean([one.return_mean for one in same])
-                kept.append((theirs.returns.value - floor) / (best - floor))
-        if kept:
-            shares.append((method, float(np.mean(kept))))
-    if not shares:
-        return None
+    for method in ("fp32", "ptdq", "ptsq"):
+        found = by_the_papers_protocol(study, as_published, method)
+        if len(found) < len(well_trained(study)):
+            return None
+        shares.append((method, mean_of_tasks(list(found.values()))))
+    tasks = well_trained(study)
     words = _joined([f"{percent(share, 0)} as {method}" for method, share in shares])
     worst = min(share for _, share in shares)
     text = (
@@ -179,19 +166,12 @@ def _over_tasks(cells: Sequence[Cell]) -> Interval:
     return bootstrap([cell.normalized_return for cell in cells], mean_of_tasks, resamples=RESAMPLES)
 
 
-def _kept(interval: Interval) -> str:
-    ends = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if np.isfinite(interval.low) else ""
-    return f"{percent(interval.value)}{ends}"
-
-
 def _tasks(point: Point) -> str:
-    counts = dict.fromkeys((min(point.seeds), max(point.seeds)))
-    return f"{counted(len(point.tasks), 'task')} with {' to '.join(map(str, counts))} seeds each"
+    return f"{counted(len(point.tasks), 'task')} with {fewest_to_most(point.seeds)} seeds each"
 
 
 def _count(cells: Sequence[Cell]) -> str:
-    seeds = dict.fromkeys((min(cell.n for cell in cells), max(cell.n for cell in cells)))
-    return f"{counted(len(cells), 'task')} with {' to '.join(map(str, seeds))} seeds each"
+    return f"{counted(len(cells), 'task')} with {fewest_to_most([cell.n for cell in cells])} seeds each"
 
 
 def _joined(words: Sequence[str]) -> str:

@@ -71,6 +71,17 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def share_in_words(interval: Interval) -> str:
+    """A share in percent with its interval; without one where it is infinitely wide."""
+    ends = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if math.isfinite(interval.low) else ""
+    return f"{percent(interval.value)}{ends}"
+
+
+def fewest_to_most(counts: Sequence[int]) -> str:
+    """Numbers of seeds in short: 3, or 3 to 10."""
+    return " to ".join(str(count) for count in dict.fromkeys((min(counts), max(counts))))
+
+
 def with_interval(interval: Interval, n: int | None = None) -> str:
     """mean [low, high] (n); without an interval where there is one value only."""
     spread = f" [{number(interval.low)}, {number(interval.high)}]" if math.isfinite(interval.low) else ""
@@ -128,8 +139,7 @@ def costs(study: Study) -> ReportTable:
 def _kept(cell: Cell) -> str:
     if not len(cell.normalized_return):
         return DASH
-    found = mean_interval(list(100 * cell.normalized_return))
-    return f"{found.value:.1f} %" + (f" [{found.low:.1f}, {found.high:.1f}]" if math.isfinite(found.low) else "")
+    return share_in_words(mean_interval(list(cell.normalized_return)))
 
 
 def _share(cell: Cell, fp32: Cell | None, name: str, unit: float) -> str:

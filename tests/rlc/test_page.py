@@ -15,6 +15,7 @@ from rlc.reporting import own_findings as own
 from rlc.reporting.figures import pictures
 from rlc.reporting.files import write_table
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN
+from rlc.reporting.overview import overview
 from rlc.reporting.panels import VARIABLES, Picture, draw_whole, panel_svg
 from rlc.reporting.pareto import front, points, said, well_trained
 from rlc.reporting.published_figures import published_pictures
@@ -187,6 +188,17 @@ def test_variants_in_words() -> None:
     assert said("prune_l2-0.50+distill") == "L2, 50 % pruned, then distilled"
     assert said("prune_qat-0.00-w4a8+distill") == "4-bit weights"
     assert said("ptsq") == "static int8"
+
+
+def test_the_overview_has_a_row_per_method_and_the_papers_way(add: Add) -> None:
+    study = everything(add)
+    theirs = [run for words in TWO for run in three_seeds(add, f"{words} protocol=paper", [2500.0] * 3, [5000.0] * 3)]
+    table = overview(study, Study(theirs))
+    assert table.headers == ["method", "PPO Ant", "SAC Hopper", "mean", "bytes", "time as C", "seeds"]
+    rows = {row[0].partition(":")[0]: row[1:] for row in table.rows}
+    assert list(rows) == ["fp32", "prune_l1-0.10", "ptsq", "prune_l2-0.50", "ptdq", "the paper's way"]
+    assert rows["ptsq"][3:] == ["35.0 %", "8.7 %", "3"]
+    assert rows["the paper's way"][0] == "48.4 %"
 
 
 def test_what_the_study_says(add: Add) -> None:
