@@ -1,11 +1,9 @@
 """The table of the README: what each method keeps on each task, and what it costs."""
 
-from measure.statistics import bootstrap
+from measure.statistics import mean_of_groups
 from rlc.reporting.panels import title
 from rlc.reporting.pareto import (
-    RESAMPLES,
     by_the_papers_protocol,
-    mean_of_tasks,
     points,
     said,
     well_trained,
@@ -36,7 +34,7 @@ def overview(study: Study, as_published: Study) -> ReportTable:
     for method in QUANTIZED:
         found = by_the_papers_protocol(study, as_published, method)
         if tasks and len(found) == len(tasks):
-            mean = bootstrap(list(found.values()), mean_of_tasks, resamples=RESAMPLES)
+            mean = mean_of_groups(list(found.values()))
             kept = [percent(float(found[task].mean())) for task in tasks]
             seeds = fewest_to_most([len(found[task]) for task in tasks])
             rows.append([f"the paper's way: {method}", *kept, share_in_words(mean), DASH, DASH, seeds])

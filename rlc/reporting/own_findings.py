@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from measure.statistics import FloatVector, Interval, bootstrap, pooled
+from measure.statistics import FloatVector, Interval, bootstrap, mean_of_groups, pooled
 from rlc.reporting.findings import (
     FAILS,
     HOLDS,
@@ -17,7 +17,7 @@ from rlc.reporting.findings import (
     show,
     size,
 )
-from rlc.reporting.pareto import Point, mean_of_tasks, points
+from rlc.reporting.pareto import Point, points
 from rlc.reporting.study import Cell, Study, Task, shares_of
 from rlc.reporting.tables import percent
 
@@ -144,7 +144,7 @@ def _cells(study: Study, point: Point) -> list[Cell]:
 
 def _ratio(study: Study, point: Point, name: str, reference: str) -> Interval:
     """A cost over fp32's, resampled over the seeds that were measured."""
-    return bootstrap([_ratios(study, task, point.variant, name, reference) for task in point.tasks], mean_of_tasks)
+    return mean_of_groups([_ratios(study, task, point.variant, name, reference) for task in point.tasks])
 
 
 def _ratios(study: Study, task: Task, variant: str, name: str, reference: str) -> FloatVector:

@@ -1,7 +1,6 @@
 """The return that policies keep, against their bytes and their time: the picture of the README."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -10,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from measure.statistics import FloatVector, Interval, bootstrap
+from measure.statistics import FloatVector, Interval, mean_of_groups
 from rlc.reporting.panels import METHODS, MUTED, Panel, Picture, Tip, keys_of, method_of
 from rlc.reporting.published import best_fp32
 from rlc.reporting.study import Cell, Study, Task, shares_of
@@ -24,7 +23,6 @@ SIDES = (
     ("infer.native_p50_us", "infer.onnx_run_p50_us", "time as native C (% of fp32 in ONNX Runtime)", "us"),
     ("infer.onnx_run_p50_us", "infer.onnx_run_p50_us", "time in ONNX Runtime (% of fp32 there)", "us"),
 )
-RESAMPLES = 1000
 TICKS = (0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500)
 """Percent."""
 
@@ -76,17 +74,12 @@ def points(study: Study, name: str, reference: str) -> list[Point]:
             Point(
                 variant,
                 float(np.mean([share for _, share in known.values()])),
-                bootstrap(shares, mean_of_tasks, resamples=RESAMPLES),
+                mean_of_groups(shares),
                 [len(cell.values(name)) for cell in cells.values()],
                 {task: (*cost, means[task]) for task, cost in known.items()},
             )
         )
     return found
-
-
-def mean_of_tasks(groups: Sequence[FloatVector]) -> float:
-    """Mean over tasks of the mean over seeds."""
-    return float(np.mean([np.mean(group) for group in groups]))
 
 
 def by_the_papers_protocol(study: Study, as_published: Study, method: str) -> dict[Task, FloatVector]:

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from measure.statistics import Interval, bootstrap
+from measure.statistics import Interval, mean_of_groups
 from rlc.messages import counted
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, Finding
 from rlc.reporting.panels import ordered, short_name
-from rlc.reporting.pareto import RESAMPLES, Point, by_the_papers_protocol, mean_of_tasks, points, said, well_trained
+from rlc.reporting.pareto import Point, by_the_papers_protocol, points, said, well_trained
 from rlc.reporting.sources import commit_of, core_hours, date_of, machine_of, span
 from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task
 from rlc.reporting.tables import fewest_to_most, percent, share_in_words
@@ -139,7 +139,7 @@ def _losses(study: Study, as_published: Study) -> Statement | None:
         found = by_the_papers_protocol(study, as_published, method)
         if len(found) < len(well_trained(study)):
             return None
-        shares.append((method, mean_of_tasks(list(found.values()))))
+        shares.append((method, mean_of_groups(list(found.values())).value))
     tasks = well_trained(study)
     words = _joined([f"{percent(share, 0)} as {method}" for method, share in shares])
     worst = min(share for _, share in shares)
@@ -163,7 +163,7 @@ def _cells(study: Study, variant: str) -> list[Cell]:
 
 
 def _over_tasks(cells: Sequence[Cell]) -> Interval:
-    return bootstrap([cell.normalized_return for cell in cells], mean_of_tasks, resamples=RESAMPLES)
+    return mean_of_groups([cell.normalized_return for cell in cells])
 
 
 def _tasks(point: Point) -> str:

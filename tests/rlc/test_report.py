@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from measure.statistics import Interval, improvement, mean_interval
+from measure.statistics import Interval, bootstrap, improvement, mean_interval, mean_of_groups
 from rlc.config.plan import make_plan
 from rlc.datafiles import read
 from rlc.report import report
@@ -33,6 +33,15 @@ def test_student_interval_and_improvement_by_hand() -> None:
     same = improvement([np.array([1.0, 2.0, 3.0])], [np.array([1.0, 2.0, 3.0])])
     assert same.value == 0.5
     assert same.low < 0.5 < same.high
+
+
+def test_a_mean_of_groups_is_its_bootstrap_drawn_at_once() -> None:
+    groups = [np.array([1.0, 2.0, 6.0]), np.array([10.0, 12.0])]
+    at_once = mean_of_groups(groups)
+    one_by_one = bootstrap(groups, lambda drawn: float(np.mean([np.mean(group) for group in drawn])))
+    assert at_once.value == one_by_one.value == 7
+    assert (at_once.low, at_once.high) == pytest.approx((one_by_one.low, one_by_one.high), abs=0.2)
+    assert mean_of_groups([np.array([1.0])]).high == np.inf
 
 
 def test_the_largest_ratio_that_keeps_the_return() -> None:
