@@ -17,7 +17,7 @@ from rlc.reporting.tables import ReportTable
 def write_table(folder: Path, table: ReportTable) -> None:
     """The table as .md, .tex and .csv."""
     notes = [(f"{', '.join(note.columns)}: " if note.columns else "") + note.text for note in table.notes]
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in table.rows]
+    rows = [list(map(_without_bars, row)) for row in table.rows]
     markdown = tabulate(rows, table.headers, tablefmt="github", disable_numparse=True)
     latex = tabulate(table.rows, table.headers, tablefmt="latex_booktabs", disable_numparse=True)
     comments = "\n".join(f"% {line}" for line in (table.title, *notes))
@@ -28,6 +28,11 @@ def write_table(folder: Path, table: ReportTable) -> None:
         ("csv", csv_text(table.headers, table.rows)),
     ):
         write_atomic(folder / f"{table.name}.{suffix}", text.encode())
+
+
+def _without_bars(cell: str) -> str:
+    """A cell as Markdown takes it."""
+    return cell.replace("|", "\\|")
 
 
 def write_picture(folder: Path, picture: Picture) -> None:

@@ -103,7 +103,7 @@ def _better(
         verdicts.append(against.verdict)
         evidence.append(against.evidence)
     # Each opponent must be beaten, and one that is not decides it.
-    together = FAILS if FAILS in verdicts else UNKNOWN if UNKNOWN in verdicts else HOLDS
+    together = next(one for one in (FAILS, UNKNOWN, HOLDS) if one in verdicts)
     return Finding(claim, rule, ". ".join(evidence), together)
 
 
@@ -181,7 +181,7 @@ def _l2_better(study: Study) -> Finding:
         l1 = study.pruned(task, 1)
         l2 = study.pruned(task, 2)
         both = [(l2[ratio], l1[ratio]) for ratio in l2 if ratio in l1]
-        pairs += [pair for pair in both if all(has_enough_seeds(cell) for cell in pair)]
+        pairs += [pair for pair in both if has_enough_seeds(pair[0]) and has_enough_seeds(pair[1])]
     if not pairs:
         return Finding(claim, rule, f"no ratio was pruned both ways with {LEAST_SEEDS} seeds", UNKNOWN)
     interval, evidence = _compared(pairs)

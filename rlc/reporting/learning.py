@@ -22,7 +22,8 @@ def learning(study: Study) -> Picture:
         drawn = {method: curve for method, curve in curves.items() if curve}
         if drawn:
             panels.append(Panel(title(task), partial(_draw_learning, curves=drawn)))
-    keys = {method: style for method, style in STYLES.items() if any(study.cell(task, method) for task in study.tasks)}
+    trained = {variant for _, variant in study.cells}
+    keys = {method: style for method, style in STYLES.items() if method in trained}
     caption = "Evaluations along the trainings, mean over seeds with 95 % intervals."
     return Picture("learning", "Returns while training", caption, panels, 4, keys)
 
@@ -32,7 +33,8 @@ def _draw_learning(axes: Axes, curves: Mapping[str, Mapping[int, Interval]]) -> 
         style = STYLES[method]
         steps = [step / 1e6 for step in curve]
         axes.plot(steps, [one.value for one in curve.values()], **style.of_lines, lw=1.4)
-        low, high = ([getattr(one, end) for one in curve.values()] for end in ("low", "high"))
+        low = [one.low for one in curve.values()]
+        high = [one.high for one in curve.values()]
         if np.isfinite(low).all():
             axes.fill_between(steps, low, high, color=style.color, alpha=0.15, lw=0)
     axes.set_xlabel("steps (millions)")

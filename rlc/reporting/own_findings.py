@@ -97,7 +97,8 @@ def _pays_in_time(study: Study, way: str) -> Finding:
 def _faster_than_onnx(study: Study) -> Finding:
     claim = f"As native C an int8 policy acts {FASTER} times faster than fp32 in ONNX Runtime"
     rule = f"time of fp32 in ONNX Runtime over that of ptsq as native C, mean over tasks, whole interval above {FASTER}"
-    onnx, native = WAYS["in ONNX Runtime"], WAYS["as native C"]
+    onnx = WAYS["in ONNX Runtime"]
+    native = WAYS["as native C"]
     found = [point for point in _counted(study, native, onnx) if point.variant == "ptsq"]
     if not found:
         return Finding(claim, rule, f"ptsq was not timed as native C on {LEAST_TASKS} tasks", UNKNOWN)
@@ -135,7 +136,7 @@ def _counted(study: Study, name: str, reference: str) -> list[Point]:
     """The points that rest on enough tasks and seeds."""
     found = points(study, name, reference)
     enough = [point for point in found if len(point.tasks) >= LEAST_TASKS]
-    return [point for point in enough if all(has_enough_seeds(cell) for cell in _cells(study, point))]
+    return [point for point in enough if all(map(has_enough_seeds, _cells(study, point)))]
 
 
 def _cells(study: Study, point: Point) -> list[Cell]:

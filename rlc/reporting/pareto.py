@@ -103,10 +103,12 @@ def _costs(study: Study, task: Task, cell: Cell, name: str, reference: str) -> t
 
 def front(shown: list[Point]) -> list[Point]:
     """Those that no other point beats in both, from the cheapest on."""
-    best = [
-        point for point in shown if not any(o.cost <= point.cost and o.kept.value > point.kept.value for o in shown)
-    ]
-    return sorted(best, key=lambda point: point.cost)
+    best: list[Point] = []
+    # Of those that cost alike, only the one that keeps most.
+    for point in sorted(shown, key=lambda point: (point.cost, -point.kept.value)):
+        if not best or point.kept.value > best[-1].kept.value:
+            best.append(point)
+    return best
 
 
 def pareto(study: Study) -> Picture:
@@ -178,7 +180,8 @@ def _draw(axes: Axes, shown: list[Point], label: str) -> None:
     axes.plot([100 * p.cost for p in best], [100 * p.kept.value for p in best], color=MUTED, lw=0.9, zorder=1)
     for point in shown:
         style = METHODS[method_of(point.variant)]
-        x, y = 100 * point.cost, 100 * point.kept.value
+        x = 100 * point.cost
+        y = 100 * point.kept.value
         if np.isfinite(point.kept.low):
             axes.plot([x, x], [100 * point.kept.low, 100 * point.kept.high], color=style.color, lw=1)
         axes.plot(x, y, marker=style.marker, color=style.color, ms=7, gid=_gid(point))
@@ -186,7 +189,8 @@ def _draw(axes: Axes, shown: list[Point], label: str) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     costs = [100 * share for point in shown for _, share, _ in point.tasks.values()]
-    left, right = min(costs) / 1.5, max(costs) * 1.5
+    left = min(costs) / 1.5
+    right = max(costs) * 1.5
     steps = TICKS if right < 10 * left else TICKS[::2]
     axes.set_xlim(left, right)
     axes.set_xticks([tick for tick in steps if left <= tick <= right], minor=False)

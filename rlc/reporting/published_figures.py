@@ -49,14 +49,11 @@ def _by_ratio(study: Study, norm: int) -> Iterator[tuple[str, Values]]:
             task = tasks.get((row["algo"], row["env"]))
             if task and row["norm"] == f"l{norm}" and row[name]:
                 found.setdefault((task.algo, task.env_id), {})[float(row["ratio"])] = float(row[name])
-        yield (
-            label,
-            {
-                key: {ratio: _alone(value / values[0.0]) for ratio, value in values.items()}
-                for key, values in found.items()
-                if values.get(0.0)
-            },
-        )
+        yield label, {key: _over_baseline(values) for key, values in found.items() if values.get(0.0)}
+
+
+def _over_baseline(values: dict[float, float]) -> dict[float, Interval]:
+    return {ratio: _alone(value / values[0.0]) for ratio, value in values.items()}
 
 
 def _alone(value: float) -> Interval:

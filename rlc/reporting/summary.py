@@ -123,8 +123,12 @@ def _time(study: Study) -> Statement | None:
     return Statement(f"{1 / best.cost:.1f}x", text)
 
 
+def _halved(study: Study, norm: int) -> list[Cell]:
+    return [cell for task in well_trained(study) if (cell := study.pruned(task, norm).get(HALF))]
+
+
 def _pruned(study: Study) -> Statement | None:
-    by_norm = {norm: [c for t in well_trained(study) if (c := study.pruned(t, norm).get(HALF))] for norm in (1, 2)}
+    by_norm = {norm: _halved(study, norm) for norm in (1, 2)}
     parts = [f"{share_in_words(_over_tasks(cells))} by L{norm}" for norm, cells in by_norm.items() if cells]
     if not parts:
         return None
@@ -135,6 +139,8 @@ def _pruned(study: Study) -> Statement | None:
 
 def _losses(study: Study, as_published: Study) -> Statement | None:
     shares = []
+    if not well_trained(study):
+        return None
     for method in ("fp32", "ptdq", "ptsq"):
         found = by_the_papers_protocol(study, as_published, method)
         if len(found) < len(well_trained(study)):

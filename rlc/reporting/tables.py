@@ -43,13 +43,16 @@ class ReportTable:
     beside: bool = False
     """Whether the paper's numbers stand in it."""
 
+    def _says_something(self, column: int) -> bool:
+        return any(row[column] not in ("", DASH) for row in self.rows)
+
     def without_empty_columns(self) -> "ReportTable":
         """The same without columns in which nothing stands, and without notes on what is not there."""
-        filled = [
-            k for k in range(len(self.headers)) if k < self.keys or any(row[k] not in ("", DASH) for row in self.rows)
-        ]
+        filled = [k for k in range(len(self.headers)) if k < self.keys or self._says_something(k)]
         headers = [self.headers[k] for k in filled]
-        rows = [[row[k] for k in filled] for row in self.rows]
+        rows = []
+        for row in self.rows:
+            rows.append([row[k] for k in filled])
         notes = []
         for note in self.notes:
             columns = tuple(name for name in note.columns if name in headers)
