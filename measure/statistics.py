@@ -61,6 +61,22 @@ def bootstrap(
     return Interval(value, float(low), float(high))
 
 
+def mean_of_groups(groups: Sequence[FloatVector], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Mean over groups of the mean within them, with the interval of `bootstrap`, drawn at once.
+
+    Raises ValueError for an empty group; a single value per group leaves the interval infinitely wide.
+    """
+    if not groups or any(len(group) == 0 for group in groups):
+        raise ValueError("bootstrap needs at least one value in every group")
+    value = float(np.mean([np.mean(group) for group in groups]))
+    if all(len(group) == 1 for group in groups):
+        return Interval(value, -np.inf, np.inf)
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(group, (resamples, len(group))).mean(1) for group in groups]
+    low, high = np.quantile(np.mean(means, 0), [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
 def mean_interval(x: Sequence[float]) -> Interval:
     """Mean of independent values with Student's interval; of one value it is infinitely wide."""
     from scipy import stats

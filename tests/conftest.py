@@ -15,6 +15,7 @@ from rlc.pipeline.job import run_job
 from rlc.runs.stored import OUTPUTS
 from tests.packed import DERIVED, LINES, MEASURED, PACK, runs_of, tree
 from tests.packed import SAC as SAC_LINE
+from tests.studies import Add, writer
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +71,9 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return shown.err
 
     return refuse
+
+
+@pytest.fixture
+def add(tmp_path: Path) -> Add:
+    """Writes the result of a run that never was."""
+    return writer(tmp_path)

@@ -31,6 +31,7 @@ class Selection(Strict):
 class ReportSettings(Selection):
     """What a report is made of; the values stand in conf/report.yaml."""
 
+    page: str | None
     wandb: WandbSettings
 
 

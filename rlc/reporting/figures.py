@@ -1,286 +1,258 @@
-"""The paper's Figures 1 to 3 from a study, as published beside them, and the pictures that the paper lacks.
+"""The pictures of a study: what its methods keep and cost, the paper's Figures 1 to 3, learning curves, profiles."""
 
-Readable in grey: series differ in hatching, line style or marker, not in colour alone.
-"""
-
-import csv
-from collections.abc import Callable, Iterable, Iterator
-from itertools import cycle
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
-from measure.statistics import mean_interval
-from rlc.datafiles import read
-from rlc.reporting import published
-from rlc.reporting.axes import (
-    GREYS,
-    HATCHES,
-    LINES,
-    MARKERS,
-    Rows,
-    Values,
-    axes_grid,
-    first_word,
-    label_grid,
+from measure.statistics import FloatVector, Interval, mean_interval
+from rlc.reporting.learning import learning
+from rlc.reporting.panels import (
+    METHODS,
+    MUTED,
+    SERIES,
+    Panel,
+    Picture,
+    Style,
+    environment_styles,
+    keys_of,
+    method_of,
     ordered,
-    say_if_empty,
     short_name,
+    title,
 )
-from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study
+from rlc.reporting.pareto import pareto, said, well_trained
+from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task
 from rlc.reporting.tables import QUANTIZED
 
 # Of measurement.json, with the unit of the axis and its size.
 COSTS = (
-    ("infer.onnx_run_p50_us", "time, ONNX Runtime (us)", 1.0),
-    ("infer.native_p50_us", "time, native C (us)", 1.0),
+    ("infer.onnx_run_p50_us", "time in ONNX Runtime (us)", 1.0),
+    ("infer.native_p50_us", "time as native C (us)", 1.0),
     ("energy.joules_per_1000_actions", "energy (J per 1000 actions)", 1.0),
     ("mem.bytes_per_copy", "memory per copy (KB)", 1000.0),
 )
-# The same in the paper's files: of episodes with the simulator in them, and of the whole process.
-PUBLISHED_COSTS = (
-    ("time_s_mean", "time per episode (s)", 1.0),
-    ("energy_j", "energy of a run (J)", 1.0),
-    ("ram_mb_mean", "memory of the process (MB)", 1.0),
-)
 RETURN = ("return_mean", "return", 1.0)
-METHODS = {
-    "fp32": "o",
-    "ptdq": "s",
-    "ptsq": "D",
-    "qat": "^",
-    "prune_l1": "v",
-    "prune_l2": "P",
-    "prune_ptdq": "<",
-    "prune_ptsq": ">",
-    "prune_qat": "*",
-}
+Values = Mapping[tuple[str, str], Mapping[Any, Interval]]
+"""By (algorithm, environment): by method, or by ratio."""
+Rows = Iterable[tuple[str, Values]]
+"""By label of the axis."""
 
 
-def figures(study: Study) -> Iterator[tuple[str, str, Figure]]:
-    """File name, caption and picture of every figure that the runs of a study can fill."""
-    yield from _filled("figure1", "Figure 1: time, energy and memory by quantisation", bars, _figure1(study))
-    for number, norm in ((2, 1), (3, 2)):
-        title = f"Figure {number}: pruning by L{norm}, everything over the baseline"
-        yield from _filled(f"figure{number}", title, curves, _figures2_3(study, norm))
-    yield "learning", "Returns while training, mean over seeds with 95 % intervals", learning_curves(study)
-    yield "pareto", "Return kept against size and time: up and left is better", pareto(study)
-    yield "profiles", "Share of runs that keep at least so much of the fp32 return", profiles(study)
-
-
-def _figure1(study: Study) -> tuple[Rows, Rows]:
-    ours = [(label, _by_method(study, name, unit)) for name, label, unit in COSTS]
-    return ours, [(label, _published_by_method(study, name)) for name, label, _ in PUBLISHED_COSTS]
-
-
-def _figures2_3(study: Study, norm: int) -> tuple[Rows, Rows]:
-    ours = [(first_word(label), _by_ratio(study, norm, name)) for name, label, _ in (RETURN, *COSTS)]
-    theirs = [
-        (first_word(label), _published_by_ratio(study, norm, name)) for name, label, _ in (RETURN, *PUBLISHED_COSTS)
+def pictures(study: Study, as_published: Study) -> list[Picture]:
+    """Every picture that the runs of a study can fill; `as_published` are those by the paper's protocol."""
+    drawn = [
+        pareto(study),
+        kept(study),
+        protocols(study, as_published),
+        by_method("figure1", "Figure 1: time, energy and memory by quantisation", _by_method(study)),
+        *(by_ratio(f"figure{norm + 1}", _pruning_title(norm), _by_ratio(study, norm)) for norm in (1, 2)),
+        profiles(study),
+        learning(study),
     ]
-    return ours, theirs
+    return [picture for picture in drawn if picture.panels]
 
 
-def _filled(
-    name: str, title: str, draw: Callable[[Rows], Figure], sides: tuple[Rows, Rows]
-) -> Iterator[tuple[str, str, Figure]]:
-    """Our picture and the paper's, each where there is something to draw."""
-    for rows, suffix, words in zip(
-        sides, ("", "_published"), ("ours", "as the paper has it (with the simulator in times and energy)"), strict=True
-    ):
-        if any(row for _, values in rows for row in values.values()):
-            yield f"{name}{suffix}", f"{title}, {words}", draw(rows)
+def _pruning_title(norm: int) -> str:
+    return f"Figure {norm + 1}: pruning by L{norm}, over the policy that is not pruned"
 
 
-def bars(rows: Rows) -> Figure:
-    """A column per algorithm, a row per cost, a group of bars per environment, a bar per method."""
-    algorithms = ordered((algo for _, values in rows for algo, _ in values), ALGORITHMS)
-    figure, grid = axes_grid(len(rows), len(algorithms))
-    for axes_row, (_, values) in zip(grid, rows, strict=True):
-        for axes, algo in zip(axes_row, algorithms, strict=True):
-            envs = ordered((env for owner, env in values if owner == algo), ENVIRONMENTS)
-            for k, method in enumerate(QUANTIZED):
-                heights = [values[algo, env].get(method, np.nan) for env in envs]
-                place = np.arange(len(envs)) + (k - 1.5) * 0.2
-                axes.bar(place, heights, 0.2, label=method, hatch=HATCHES[k], color=GREYS[k], edgecolor="black", lw=0.5)
-            axes.set_xticks(range(len(envs)), [short_name(env) for env in envs], rotation=30, ha="right")
-            say_if_empty(axes, values, algo)
-    label_grid(figure, grid, algorithms, [label for label, _ in rows])
-    return figure
-
-
-def curves(rows: Rows) -> Figure:
-    """A column per algorithm, a row per figure, a line per environment, over the ratio."""
-    algorithms = ordered((algo for _, values in rows for algo, _ in values), ALGORITHMS)
-    everywhere = ordered((env for _, values in rows for _, env in values), ENVIRONMENTS)
-    styles = dict(zip(everywhere, zip(cycle(LINES), cycle(MARKERS), strict=False), strict=False))
-    figure, grid = axes_grid(len(rows), len(algorithms))
-    for axes_row, (_, values) in zip(grid, rows, strict=True):
-        for axes, algo in zip(axes_row, algorithms, strict=True):
-            for env in ordered((env for owner, env in values if owner == algo), ENVIRONMENTS):
-                ratios, heights = zip(*sorted(values[algo, env].items()), strict=True)
-                (line, marker) = styles[env]
-                color = f"C{everywhere.index(env)}"
-                axes.plot(ratios, heights, ls=line, marker=marker, color=color, ms=3, lw=1, label=short_name(env))
-            axes.axhline(1, color="0.7", lw=0.5)
-            axes.set_xlabel("share of units pruned")
-            say_if_empty(axes, values, algo)
-    label_grid(figure, grid, algorithms, [f"{label}\nover baseline" for label, _ in rows])
-    return figure
-
-
-def learning_curves(study: Study) -> Figure:
-    """A panel per task: evaluations along the trainings of fp32 and QAT."""
-    tasks = [task for task in study.tasks if any(study.cell(task, method) for method in ("fp32", "qat"))]
-    columns = min(4, max(1, len(tasks)))
-    figure, grid = axes_grid(-(-max(1, len(tasks)) // columns), columns)
-    for axes, task in zip(grid.flat, tasks, strict=False):
-        for method, line in (("fp32", "-"), ("qat", "--")):
-            cell = study.cell(task, method)
-            for steps, means, lows, highs in _evaluations(cell) if cell else ():
-                (drawn,) = axes.plot(steps, means, linestyle=line, label=f"{method} ({cell.n if cell else 0})")
-                axes.fill_between(steps, lows, highs, color=drawn.get_color(), alpha=0.15, lw=0)
-        axes.set_title(f"{task.algo} {task.env_id}", fontsize=8)
-        axes.set(xlabel="steps (thousands)", ylabel="return")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=7)
-    for axes in grid.flat[len(tasks) :]:
-        axes.set_axis_off()
-    return figure
-
-
-def pareto(study: Study) -> Figure:
-    """Small: a variant on a task. Large: the mean of one that all tasks have. The line joins what nothing beats."""
-    sides = (
-        ("onnx_file_bytes", "file size over fp32"),
-        ("infer.onnx_run_p50_us", "time per action over fp32, ONNX Runtime"),
-        ("infer.native_p50_us", "time per action over fp32, native C"),
+def kept(study: Study) -> Picture:
+    """A panel per task: what each method keeps of the fp32 return."""
+    rows: dict[Task, list[tuple[str, Interval]]] = {}
+    for task in study.tasks:
+        cells = [cell for cell in study.of_task(task) if len(cell.normalized_return) and cell.variant != "fp32"]
+        recovered = [cell for cell in cells if not re.fullmatch(r"prune_l[12]-[\d.]+", cell.variant)]
+        if recovered:
+            rows[task] = [(cell.variant, mean_interval(list(100 * cell.normalized_return))) for cell in recovered]
+    every = [interval for own in rows.values() for _, interval in own]
+    # Means always inside, intervals of few seeds not always.
+    limits = (
+        max(min([95.0, *(one.value - 4 for one in every), *_finite(one.low for one in every)]), 40.0),
+        min(max([105.0, *(one.value + 4 for one in every), *_finite(one.high for one in every)]), 130.0),
     )
-    figure, grid = axes_grid(1, len(sides), width=5.8, height=4)
-    for axes, (name, label) in zip(grid.flat, sides, strict=True):
-        points = _kept_against(study, name)
-        colors = dict(zip(METHODS, (f"C{k}" for k in range(len(METHODS))), strict=True))
-        seen = set()
-        means = {}
-        whole = max((len(own) for own in points.values()), default=0)
-        for variant, own in points.items():
-            method = variant.partition("-")[0].partition("+")[0]
-            x, y = np.array(own).T
-            style = {"marker": METHODS[method], "color": colors[method], "linestyle": ""}
-            axes.plot(x, 100 * y, ms=3, alpha=0.35, **style)
-            if len(own) < whole:  # its mean would be over easier or harder tasks than the others'
-                continue
-            means[variant] = (float(x.mean()), float(100 * y.mean()))
-            named = {} if method in seen else {"label": method}
-            seen.add(method)
-            axes.plot(*means[variant], ms=8, mec="black", mew=0.6, **style, **named)
-        front = [v for v, (x, y) in means.items() if not any(a <= x and b > y for a, b in means.values())]
-        line = sorted(means[variant] for variant in front)
-        axes.plot(*zip(*line, strict=True), color="0.4", lw=1, zorder=0) if line else None
-        for variant in front:
-            axes.annotate(variant, means[variant], fontsize=6, xytext=(4, 4), textcoords="offset points")
-        axes.set(xlabel=label, ylabel="return kept (% of fp32, from random)", ylim=(-20, 125))
-        if seen:
-            axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-        else:
-            axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
-    return figure
+    panels = [
+        Panel(title(task), partial(_draw_rows, rows=own, limits=limits), (4.2, 0.95 + 0.19 * len(own)))
+        for task, own in rows.items()
+    ]
+    shown = [name for own in rows.values() for name, _ in own]
+    caption = (
+        "Mean over seeds with its 95 % interval; 100 % is the fp32 policy of the same seed, 0 % random actions. "
+        "Policies that were pruned and did not recover are in Figures 2 and 3."
+    )
+    return Picture("kept", "What each method keeps", caption, panels, 4, keys_of(shown))
 
 
-def profiles(study: Study) -> Figure:
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if np.isfinite(value)]
+
+
+def _draw_rows(axes: Axes, rows: list[tuple[str, Interval]], limits: tuple[float, float]) -> None:
+    for place, (name, interval) in enumerate(reversed(rows)):
+        style = METHODS[method_of(name)]
+        if np.isfinite(interval.low):
+            axes.plot([interval.low, interval.high], [place, place], color=style.color, lw=1.2)
+        axes.plot(interval.value, place, marker=style.marker, color=style.color, ms=5)
+    axes.axvline(100, color=MUTED, lw=0.8)
+    axes.set_yticks(range(len(rows)), [said(name) for name, _ in reversed(rows)])
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xlim(*limits)
+    axes.set_xlabel("return kept (%)")
+
+
+def protocols(study: Study, as_published: Study) -> Picture:
+    """A panel per task: the same trainings, compressed and scored by our protocol and by the paper's."""
+    panels = []
+    for task in study.tasks:
+        ours = {method: study.cell(task, method) for method in QUANTIZED}
+        theirs = {method: as_published.cell(task, method) for method in QUANTIZED}
+        shown = [method for method in QUANTIZED if theirs[method] is not None]
+        if shown:
+            panels.append(
+                Panel(
+                    title(task),
+                    partial(_draw_protocols, cells=[(name, ours[name], theirs[name]) for name in shown]),
+                    (3.4, 2.3),
+                )
+            )
+    caption = "Returns of the same trained policies, mean over seeds with 95 % intervals. Both are runs of this study."
+    keys = {"our protocol": Style(SERIES[0], "o"), "the paper's protocol": Style(SERIES[1], "D")}
+    return Picture("protocols", "Where the paper's losses come from", caption, panels, 4, keys)
+
+
+def _draw_protocols(axes: Axes, cells: list[tuple[str, Cell | None, Cell | None]]) -> None:
+    for k, (_, ours, theirs) in enumerate(cells):
+        for cell, color, marker, shift in ((ours, SERIES[0], "o", -0.12), (theirs, SERIES[1], "D", 0.12)):
+            if cell is not None:
+                _error_bar(axes, k + shift, cell.returns, Style(color, marker))
+    axes.set_xticks(range(len(cells)), [name for name, _, _ in cells])
+    axes.set_xlim(-0.5, len(cells) - 0.5)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.set_ylabel("return")
+
+
+def _error_bar(axes: Axes, x: float, interval: Interval, style: Style) -> None:
+    if np.isfinite(interval.low):
+        axes.plot([x, x], [interval.low, interval.high], color=style.color, lw=1.2)
+    axes.plot(x, interval.value, marker=style.marker, color=style.color, ms=5)
+
+
+def by_method(name: str, heading: str, rows: Rows, data: Any = "ours", caption: str = "") -> Picture:
+    """A panel per cost and algorithm: a group per environment, a point per method."""
+    panels = []
+    shown: list[str] = []
+    for label, values in rows:
+        for algo in ordered((algo for algo, _ in values), ALGORITHMS):
+            found = {env: values[algo, env] for env in _envs(values, algo) if values[algo, env]}
+            if found:
+                shown += [method for row in found.values() for method in row]
+                panels.append(Panel(algo.upper(), partial(_draw_groups, found=found, label=label)))
+    columns = max(1, len({panel.title for panel in panels}))
+    return Picture(name, heading, caption or "Mean over seeds.", panels, columns, keys_of(shown), data)
+
+
+def _draw_groups(axes: Axes, found: Mapping[str, Mapping[str, Interval]], label: str) -> None:
+    for k, row in enumerate(found.values()):
+        for j, (method, interval) in enumerate(row.items()):
+            _error_bar(axes, k + 0.16 * (j - (len(row) - 1) / 2), interval, METHODS[method])
+    names = [short_name(env).replace("Standup", "\nStandup") for env in found]
+    axes.set_xticks(range(len(found)), names)
+    axes.set_xlim(-0.6, len(found) - 0.4)
+    tops = [one.value if not np.isfinite(one.high) else one.high for row in found.values() for one in row.values()]
+    axes.set_ylim(0, 1.1 * max(tops))
+    axes.set_ylabel(label)
+
+
+def by_ratio(name: str, heading: str, rows: Rows, data: Any = "ours", caption: str = "") -> Picture:
+    """A panel per measured value and algorithm: a line per environment, over the ratio."""
+    rows = list(rows)
+    styles = environment_styles(ordered((env for _, values in rows for _, env in values), ENVIRONMENTS))
+    panels = []
+    for label, values in rows:
+        for algo in ordered((algo for algo, _ in values), ALGORITHMS):
+            found = {env: values[algo, env] for env in _envs(values, algo) if values[algo, env]}
+            if found:
+                draw = partial(_draw_curves, found=found, styles=styles, label=label)
+                panels.append(Panel(algo.upper(), draw))
+    columns = max(1, len({panel.title for panel in panels}))
+    keys = {short_name(env): style for env, style in styles.items()}
+    return Picture(name, heading, caption or "Mean over seeds; no recovery.", panels, columns, keys, data)
+
+
+def _draw_curves(
+    axes: Axes, found: Mapping[str, Mapping[float, Interval]], styles: Mapping[str, Style], label: str
+) -> None:
+    for env, row in found.items():
+        ratios, heights = zip(*((100 * ratio, 100 * one.value) for ratio, one in sorted(row.items())), strict=True)
+        axes.plot(ratios, heights, **styles[env].of_lines, ms=3.5, lw=1.2)
+    axes.axhline(100, color=MUTED, lw=0.8)
+    axes.set_xlabel("units pruned (%)")
+    axes.set_ylabel(f"{label.partition(' (')[0]} (%)")
+
+
+def profiles(study: Study) -> Picture:
     """Performance profiles (arXiv 2108.13264): over all runs and tasks of a method."""
-    figure, grid = axes_grid(1, 1, width=6.5, height=3.4)
-    axes = grid.flat[0]
+    tasks = well_trained(study)
+    names = list(dict.fromkeys(cell.variant for task in tasks for cell in study.of_task(task)))
+    shares: dict[str, FloatVector] = {}
+    for name in names:
+        cells = [cell for task in tasks if (cell := study.cell(task, name)) and len(cell.normalized_return)]
+        # Of some tasks alone it would be over easier or harder ones than the others.
+        if len(cells) == len(tasks) and re.fullmatch(r"ptdq|ptsq|qat.*|prune_q.*|prune_p.*|.*-0\.[135]0.*", name):
+            shares[said(name)] = np.concatenate([cell.normalized_return for cell in cells])
+    styles = environment_styles(list(shares))  # a colour, a marker and a line for each
+    caption = "Of all tasks and seeds together: the share of runs that keep at least so much of the fp32 return."
+    panels = [Panel("All tasks", partial(_draw_profiles, shares=shares, styles=styles), (7.2, 3.4))] if shares else []
+    return Picture("profiles", "How often a method keeps how much", caption, panels, 1, styles)
+
+
+def _draw_profiles(axes: Axes, shares: Mapping[str, FloatVector], styles: Mapping[str, Style]) -> None:
     levels = np.linspace(0, 1.2, 121)
-    names = list(dict.fromkeys(cell.variant for task in study.tasks for cell in study.of_task(task)))
-    shown = [name for name in names if name in QUANTIZED[1:] or name.endswith(("-0.10", "-0.30", "-0.50"))]
-    for name, line in zip(shown, cycle(LINES), strict=False):
-        own = [
-            cell.normalized_return
-            for task in study.tasks
-            if (cell := study.cell(task, name)) and len(cell.normalized_return)
-        ]
-        if own:
-            kept = np.concatenate(own)
-            axes.plot(100 * levels, [100 * np.mean(kept >= level) for level in levels], linestyle=line, label=name)
-    axes.set(xlabel="return kept (% of fp32, from random)", ylabel="runs (%)")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    for k, (name, own) in enumerate(shares.items()):
+        heights = [100 * float(np.mean(own >= level)) for level in levels]
+        axes.plot(100 * levels, heights, **styles[name].of_lines, ms=4, lw=1.2, markevery=(2 * k, 20))
+    axes.set_xlabel("return kept (% of fp32, counted from random actions)")
+    axes.set_ylabel("runs (%)")
 
 
-def _by_method(study: Study, name: str, unit: float) -> Values:
-    found = {}
-    for task in study.tasks:
-        cells = {method: study.cell(task, method) for method in QUANTIZED}
-        means = {method: cell.mean(name) for method, cell in cells.items() if cell}
-        found[task.algo, task.env_id] = {method: mean / unit for method, mean in means.items() if mean is not None}
-    return found
+def _envs(values: Values, algo: str) -> list[str]:
+    return ordered((env for owner, env in values if owner == algo), ENVIRONMENTS)
 
 
-def _published_by_method(study: Study, name: str) -> Values:
-    methods = dict(zip(published.METHODS, QUANTIZED, strict=True))
-    found: dict[tuple[str, str], dict[str, float]] = {}
-    for row in read("paper/figure1_quantization.csv"):
-        if any((task.algo, task.env) == (row["algo"], row["env"]) for task in study.tasks) and row[name]:
-            found.setdefault((row["algo"], row["env"]), {})[methods[row["method"]]] = float(row[name])
-    return found
+def _by_method(study: Study) -> Iterator[tuple[str, Values]]:
+    for name, label, unit in COSTS:
+        found = {}
+        for task in study.tasks:
+            cells = {method: study.cell(task, method) for method in QUANTIZED}
+            found[task.algo, task.env_id] = {
+                method: _over(cell, name, unit) for method, cell in cells.items() if cell and cell.values(name)
+            }
+        yield label, found
 
 
-def _by_ratio(study: Study, norm: int, name: str) -> Values:
-    found = {}
-    for task in study.tasks:
-        baseline = study.cell(task, "fp32")
-        cells = study.pruned(task, norm)
-        reference = baseline.mean(name) if baseline else None
-        if not cells or not reference:
-            continue
-        means = {ratio: cell.mean(name) for ratio, cell in cells.items()}
-        found[task.algo, task.env_id] = {0.0: 1.0} | {
-            r: mean / reference for r, mean in means.items() if mean is not None
-        }
-    return found
+def _by_ratio(study: Study, norm: int) -> Iterator[tuple[str, Values]]:
+    for name, label, _ in (RETURN, *COSTS):
+        found = {}
+        for task in study.tasks:
+            baseline = study.cell(task, "fp32")
+            reference = baseline.mean(name) if baseline else None
+            cells = {ratio: cell for ratio, cell in study.pruned(task, norm).items() if cell.values(name)}
+            if reference and cells:
+                whole = {0.0: Interval(1.0, 1.0, 1.0)}
+                pruned = {ratio: _over(cell, name, _reference(cell, name, reference)) for ratio, cell in cells.items()}
+                found[task.algo, task.env_id] = whole | pruned
+        yield label, found
 
 
-def _published_by_ratio(study: Study, norm: int, name: str) -> Values:
-    found: dict[tuple[str, str], dict[float, float]] = {}
-    for task in study.tasks:
-        for row in read("paper/figures2_3_pruning.csv") if published.pruning_returns(task, norm) else ():
-            if (row["algo"], row["env"], row["norm"]) == (task.algo, task.env, f"l{norm}") and row[name]:
-                found.setdefault((task.algo, task.env), {})[float(row["ratio"])] = float(row[name])
-    relative: dict[tuple[str, str], dict[float, float]] = {}
-    for key, values in found.items():
-        if values.get(0.0):
-            relative[key] = {ratio: value / values[0.0] for ratio, value in values.items()}
-    return relative
+def _reference(cell: Cell, name: str, reference: float) -> float:
+    """What a pruned cell is divided by: the returns of its own seeds, since the fp32 cell may have more."""
+    own = cell.mean("fp32_return_mean") if name == "return_mean" else None
+    return own or reference
 
 
-def _evaluations(cell: Cell) -> Iterable[tuple[list[float], list[float], list[float], list[float]]]:
-    """Thousands of steps, means, and ends of the intervals over seeds, where the seeds were evaluated."""
-    by_step: dict[int, list[float]] = {}
-    for run in cell.runs:
-        path: Path = run.path / "metrics.csv"
-        for row in csv.DictReader(path.read_text().splitlines()) if path.exists() else ():
-            if row["eval/return_mean"]:
-                by_step.setdefault(int(row["global_step"]), []).append(float(row["eval/return_mean"]))
-    whole = {step: mean_interval(values) for step, values in sorted(by_step.items()) if len(values) == cell.n}
-    if whole:
-        ends: Callable[[float, float], float] = lambda end, mean: end if np.isfinite(end) else mean  # noqa: E731
-        means = [one.value for one in whole.values()]
-        lows = [ends(one.low, one.value) for one in whole.values()]
-        highs = [ends(one.high, one.value) for one in whole.values()]
-        yield [step / 1000 for step in whole], means, lows, highs
-
-
-def _kept_against(study: Study, name: str) -> dict[str, list[tuple[float, float]]]:
-    """(share of fp32's cost, share of the return kept) of each task, by variant."""
-    points: dict[str, list[tuple[float, float]]] = {}
-    for task in study.tasks:
-        fp32 = study.cell(task, "fp32")
-        reference = fp32.mean(name) if fp32 else None
-        for cell in study.of_task(task):
-            value = cell.mean(name)
-            if reference and value is not None and len(cell.normalized_return):
-                points.setdefault(cell.variant, []).append((value / reference, float(np.mean(cell.normalized_return))))
-    return points
+def _over(cell: Cell, name: str, unit: float) -> Interval:
+    found = mean_interval(cell.values(name))
+    return Interval(found.value / unit, found.low / unit, found.high / unit)

@@ -10,7 +10,7 @@ from measure.statistics import Interval, bootstrap, improvement, interquartile_m
 from rlc.messages import counted
 from rlc.reporting.published import KEEPS
 from rlc.reporting.study import Cell, Study
-from rlc.reporting.tables import QUANTIZED, at_least
+from rlc.reporting.tables import QUANTIZED, at_least, fewest_to_most
 
 LEAST_SEEDS = 3
 LEAST_TASKS = 2
@@ -60,6 +60,18 @@ def verdict(intervals: Sequence[Interval], threshold: float, groups: Sequence[Ce
     return FAILS if any(interval.high < threshold for interval in intervals) else UNKNOWN
 
 
+def decided(
+    claim: str, rule: str, evidence: str, intervals: Sequence[Interval], threshold: float, groups: Sequence[Cells]
+) -> Finding:
+    """A claim with its verdict; where there is none, the evidence ends in what is missing."""
+    found = verdict(intervals, threshold, groups)
+    if found == UNKNOWN:
+        enough = has_enough_tasks(itertools.chain.from_iterable(groups))
+        missing = "the interval has both sides: more seeds" if enough else f"missing: {LEAST_TASKS} tasks"
+        evidence = f"{evidence}; {missing}"
+    return Finding(claim, rule, evidence, found)
+
+
 def has_enough_tasks(cells: Iterable[Cell]) -> bool:
     """Whether there are tasks to speak of."""
     return len({cell.task for cell in cells}) >= LEAST_TASKS
@@ -79,21 +91,21 @@ def _better(
         f"probability that a run of {method} {word} a run of {' and of '.join(others)}, mean over tasks, "
         "whole interval above 0.5"
     )
-    intervals = []
-    groups = []
+    verdicts = []
     evidence = []
-    met = True
     for other in others:
         pairs = _pairs(study, (method, other), algo)
         if not pairs:
-            return Finding(claim, rule, f"no task has {LEAST_SEEDS} seeds of {method} and {other}", UNKNOWN)
+            verdicts.append(UNKNOWN)
+            evidence.append(f"no task has {LEAST_SEEDS} seeds of {method} and {other}")
+            continue
         interval, words = _compared(pairs, worse)
-        intervals.append(interval)
-        groups += pairs
-        evidence.append(f"against {other}: {words}")
-        # Each opponent must be met on enough tasks.
-        met = met and has_enough_tasks(itertools.chain.from_iterable(pairs))
-    return Finding(claim, rule, ". ".join(evidence), verdict(intervals, 0.5, groups) if met else UNKNOWN)
+        against = decided(claim, rule, f"against {other}: {words}", [interval], 0.5, pairs)
+        verdicts.append(against.verdict)
+        evidence.append(against.evidence)
+    # Each opponent must be beaten, and one that is not decides it.
+    together = next(one for one in (FAILS, UNKNOWN, HOLDS) if one in verdicts)
+    return Finding(claim, rule, ". ".join(evidence), together)
 
 
 def _compared(pairs: Sequence[tuple[Cell, Cell]], worse: bool = False) -> tuple[Interval, str]:
@@ -104,7 +116,7 @@ def _compared(pairs: Sequence[tuple[Cell, Cell]], worse: bool = False) -> tuple[
     first_iqm = interquartile_mean(np.concatenate(first))
     second_iqm = interquartile_mean(np.concatenate(second))
     shares = f"return kept (interquartile mean) {first_iqm:.1%} and {second_iqm:.1%}"
-    return interval, f"{_show(interval)}; {shares}; {_size(pairs)}"
+    return interval, f"{show(interval)}; {shares}; {size(pairs)}"
 
 
 def _no_time_gain(compression: str, pairs: Sequence[tuple[Cell, Cell]], way: str) -> Finding:
@@ -159,7 +171,7 @@ def _ratio_claim(
     interval = bootstrap(ratios, pooled(lambda x: float(np.mean(x))))
     scores = [score(ratio) for ratio in (interval.low, interval.value, interval.high)]
     scored = Interval(scores[1], min(scores), max(scores))
-    return Finding(claim, rule, f"ratio {_show(interval)}; {_size(measured)}", verdict([scored], 1 - 1e-9, measured))
+    return decided(claim, rule, f"ratio {show(interval)}; {size(measured, name)}", [scored], 1 - 1e-9, measured)
 
 
 def _l2_better(study: Study) -> Finding:
@@ -170,11 +182,11 @@ def _l2_better(study: Study) -> Finding:
         l1 = study.pruned(task, 1)
         l2 = study.pruned(task, 2)
         both = [(l2[ratio], l1[ratio]) for ratio in l2 if ratio in l1]
-        pairs += [pair for pair in both if all(has_enough_seeds(cell) for cell in pair)]
+        pairs += [pair for pair in both if has_enough_seeds(pair[0]) and has_enough_seeds(pair[1])]
     if not pairs:
         return Finding(claim, rule, f"no ratio was pruned both ways with {LEAST_SEEDS} seeds", UNKNOWN)
     interval, evidence = _compared(pairs)
-    return Finding(claim, rule, evidence, verdict([interval], 0.5, pairs))
+    return decided(claim, rule, evidence, [interval], 0.5, pairs)
 
 
 def _ten_percent(study: Study) -> Finding:
@@ -189,8 +201,8 @@ def _ten_percent(study: Study) -> Finding:
         return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by 10 %", UNKNOWN)
     interval = bootstrap([cell.normalized_return for cell in cells], pooled(lambda x: float(np.mean(x))))
     keeping = sum(at_least(float(np.mean(cell.normalized_return)), KEEPS) for cell in cells)
-    evidence = f"{_show(interval)}; {keeping} of {len(cells)} tasks keep {KEEPS:.0%}; {_size([[c] for c in cells])}"
-    return Finding(claim, rule, evidence, verdict([interval], KEEPS, [[cell] for cell in cells]))
+    evidence = f"{show(interval)}; {keeping} of {len(cells)} tasks keep {KEEPS:.0%}; {size([[c] for c in cells])}"
+    return decided(claim, rule, evidence, [interval], KEEPS, [[cell] for cell in cells])
 
 
 def _lottery_ticket(study: Study) -> Finding:
@@ -206,7 +218,7 @@ def _lottery_ticket(study: Study) -> Finding:
     tickets = [cell for cell in cells if at_least(float(np.mean(cell.normalized_return)), KEEPS)]
     names = ", ".join(f"{cell.task.algo} {cell.task.env_id} {cell.variant}" for cell in tickets[:4])
     named = f"{len(tickets)} of {len(cells)} cells keep it" + (f": {names}" if names else "")
-    evidence = f"{named}; {_size([[cell] for cell in cells])}"
+    evidence = f"{named}; {size([[cell] for cell in cells])}"
     if not has_enough_tasks(cells):
         return Finding(claim, rule, evidence, UNKNOWN)
     return Finding(claim, rule, evidence, FAILS if tickets else HOLDS)
@@ -224,13 +236,16 @@ def _pairs(study: Study, methods: tuple[str, str], algo: str | None = None) -> l
     return pairs
 
 
-def _show(interval: Interval) -> str:
+def show(interval: Interval) -> str:
+    """A figure and its interval."""
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _size(groups: Sequence[Sequence[Cell]]) -> str:
-    counts = [cell.n for cell in itertools.chain.from_iterable(groups)]
-    fewest = min(counts)
-    most = max(counts)
-    seeds = str(fewest) if fewest == most else f"{fewest} to {most}"
-    return f"{counted(len(groups), 'comparison')}, {seeds} seeds each"
+def size(groups: Sequence[Sequence[Cell]], name: str = "return_mean") -> str:
+    """How much an interval of a value rests on."""
+    return rests_on(len(groups), [len(cell.values(name)) for cell in itertools.chain.from_iterable(groups)])
+
+
+def rests_on(comparisons: int, seeds: Sequence[int]) -> str:
+    """A number of comparisons, and the fewest and the most seeds of them."""
+    return f"{counted(comparisons, 'comparison')}, {fewest_to_most(seeds)} seeds each"

@@ -1,98 +1,165 @@
-"""What a report writes: tables, figures, one page."""
+"""The page of a report: one file that needs no network."""
 
-import base64
-import csv
-import io
 import os
-from collections import Counter
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from matplotlib.figure import Figure
-from tabulate import tabulate
+from markupsafe import Markup
 
-from compression.files import write_atomic
 from rlc.datafiles import DATA
-from rlc.reporting.tables import ReportTable
-from rlc.runs.records import RunResult
+from rlc.messages import counted
+from rlc.reporting.findings import Finding
+from rlc.reporting.panels import VARIABLES, Picture, panel_svg
+from rlc.reporting.sources import machines, run_list, training_costs
+from rlc.reporting.study import Study
+from rlc.reporting.summary import circumstances, scope, statements
+from rlc.reporting.tables import DASH, Note, ReportTable
 from rlc.runs.stored import StoredRun
 
-
-def write_table(folder: Path, table: ReportTable) -> None:
-    """The table as .md, .tex and .csv."""
-    notes = "\n\n".join(table.notes)
-    markdown = tabulate(table.rows, table.headers, tablefmt="github", disable_numparse=True)
-    latex = tabulate(table.rows, table.headers, tablefmt="latex_booktabs", disable_numparse=True)
-    comments = "\n".join(f"% {line}" for line in (table.title, *table.notes))
-    for suffix, text in (
-        ("md", f"**{table.title}**\n\n{markdown}\n\n{notes}\n"),
-        ("tex", f"{comments}\n{latex}\n"),
-        ("csv", csv_text(table.headers, table.rows)),
-    ):
-        write_atomic(folder / f"{table.name}.{suffix}", text.encode())
+PARTS = DATA / "page"
+ENLARGED = 1.8
+"""How much larger than drawn a panel gets at most: its text stays text of a page."""
+LONG = 44
+"""Characters from which on a cell is broken into lines."""
 
 
-def write_figure(folder: Path, name: str, figure: Figure) -> bytes:
-    """The figure as .png and .svg; returns the latter."""
-    drawn = {}
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.execute(figure)
-        figure.set_layout_engine("none")  # it would be done once more for each file
-    for suffix in ("png", "svg"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=150)
-        drawn[suffix] = buffer.getvalue()
-        write_atomic(folder / f"{name}.{suffix}", drawn[suffix])
-    return drawn["svg"]
+@dataclass(frozen=True)
+class Report:
+    """All that a report shows."""
+
+    study: str
+    runs: Sequence[StoredRun]
+    ours: Study
+    as_published: Study
+    claims: Sequence[Finding]
+    claim_notes: Sequence[Note]
+    tables: Sequence[ReportTable]
+    pictures: Sequence[Picture]
 
 
-def render(
-    study: str,
-    made: str,
-    runs: Sequence[StoredRun],
-    results: Sequence[RunResult],
-    shown: Sequence[ReportTable],
-    pictures: Sequence[tuple[str, bytes]],
-    folder: Path,
-) -> str:
-    """The page: one file that needs no network."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    links = [
-        (run.name, os.path.relpath(run.path, folder), _return(result), run.record_only())
-        for run, result in zip(runs, results, strict=True)
-    ]
-    return environment.from_string((DATA / "page.html").read_text()).render(
-        study=study,
-        provenance=made,
-        tables=shown,
-        figures=[(caption, base64.b64encode(svg).decode()) for caption, svg in pictures],
-        links=links,
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the page: what is read first, what stands smaller behind it, and the numbers of its notes."""
+
+    main: str
+    rest: str = ""
+    kind: str = "short"
+    notes: list[int] = field(default_factory=list)
+    theirs: bool = False
+    link: str = ""
+
+
+def render(report: Report, folder: Path | None) -> str:
+    """The page as HTML; with the folder that it is written to, runs are linked."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=jinja2.FileSystemLoader(PARTS)
+    )
+    runs = run_list(report.runs)
+    links = [os.path.relpath(run.path, folder) + "/" for run in report.runs] if folder is not None else []
+    sources = [machines(report.runs), training_costs(report.runs)]
+    drawn = [_drawn(picture) for picture in report.pictures]
+    return environment.get_template("page.html").render(
+        css=Markup((PARTS / "page.css").read_text()),
+        js=Markup((PARTS / "page.js").read_text()),
+        study=report.study,
+        scope=scope(report.ours if report.ours.runs else report.as_published, report.runs),
+        statements=statements(report.ours, report.as_published, report.claims),
+        facts=circumstances(report.runs),
+        claims=report.claims,
+        claim_notes=report.claim_notes,
+        pictures=[picture for picture in drawn if picture["data"] == "ours"],
+        published=[picture for picture in drawn if picture["data"] == "paper"],
+        tables=[_laid_out(table) for table in report.tables if table.rows and not table.beside],
+        beside=[_laid_out(table) for table in report.tables if table.rows and table.beside],
+        methods=_methods(report),
+        sources=[*(_laid_out(table) for table in sources if table.rows), _laid_out(runs, links)],
     )
 
 
-def provenance(results: Sequence[RunResult]) -> str:
-    """Which commits the runs were made by, and how many each."""
-    commits = Counter(_commit(result) for result in results)
-    listed = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common())
-    return f"made by {'commit' if len(commits) == 1 else 'several commits, which may differ:'} {listed}"
+def _laid_out(table: ReportTable, links: Sequence[str] = ()) -> dict[str, Any]:
+    """A table as the template wants it: the columns that name a row are one."""
+    table = table.without_empty_columns()
+    theirs = [table.beside and bool(re.search("paper|published", header)) for header in table.headers]
+    heads = [{"text": " / ".join(table.headers[: table.keys]), "notes": [], "theirs": False}]
+    for header, its in zip(table.headers[table.keys :], theirs[table.keys :], strict=True):
+        numbers = [k for k, note in enumerate(table.notes, 1) if header in note.columns]
+        heads.append({"text": header, "notes": numbers, "theirs": its})
+    rows = []
+    for k, row in enumerate(table.rows):
+        cells = [Cell(" ".join(row[: table.keys]), link=links[k] if links else "")]
+        cells += [_cell(text, table, its) for text, its in zip(row[table.keys :], theirs[table.keys :], strict=True)]
+        rows.append(cells)
+    return {"name": table.name, "title": table.title, "beside": table.beside, "heads": heads} | {
+        "rows": rows,
+        "count": counted(len(rows), "row"),
+        "notes": table.notes,
+    }
 
 
-def _commit(result: RunResult) -> str:
-    provenance = result.provenance
-    commit = (provenance.git_commit or "unknown")[:7]
-    return f"{commit} with changes" if provenance.git_dirty else commit
+def _cell(text: str, table: ReportTable, theirs: bool) -> Cell:
+    # What a dash means stands below the table; a number at each of them would hide the others.
+    notes = [k for k, note in enumerate(table.notes, 1) if note.calls(text) and text != DASH]
+    if len(text) > LONG and not re.match(r"-?[\d.,]+ %? ?\[", text):
+        return Cell(text, "", "long", notes, theirs)
+    parts = re.fullmatch(r"(-?[\d.,]+(?: %)?|-)((?: [\[(].*)?)", text)
+    if parts:
+        return Cell(parts[1], parts[2].strip(), "number", notes, theirs)
+    return Cell(text, "", "short", notes, theirs)
 
 
-def _return(result: RunResult) -> str:
-    return f"{result.return_mean:.1f} +- {result.return_std:.1f}"
+def _drawn(picture: Picture) -> dict[str, Any]:
+    keys = [
+        {
+            "name": name,
+            "color": f"var(--{VARIABLES[style.color]})",
+            "outline": style.outline,
+            "dashes": style.dashes,
+        }
+        for name, style in picture.keys.items()
+    ]
+    svgs = [
+        {"text": panel_svg(panel, f"{picture.name}-{k}"), "width": round(ENLARGED * 72 * panel.size[0])}
+        for k, panel in enumerate(picture.panels)
+    ]
+    shown = {"name": picture.name, "title": picture.title, "caption": picture.caption, "data": picture.data}
+    return shown | {"series": keys, "svgs": svgs, "columns": max(1, min(5, picture.columns, len(svgs)))}
 
 
-def csv_text(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([headers, *rows])
-    return text.getvalue()
+def _methods(report: Report) -> list[str]:
+    """How the numbers were made, as far as the settings of the runs say it."""
+    episodes = sorted({run.settings.eval.episodes for run in report.runs})
+    counts = " or ".join(str(count) for count in episodes)
+    measured = [run for run in report.runs if run.measurement() is not None]
+    paragraphs = [
+        f"Returns are undiscounted, of the deployed policy, over {counts} episodes with deterministic actions, one "
+        "observation at a time, in ONNX Runtime. Episode k begins in the same state for every policy of a task, so "
+        "fp32 and compressed returns are paired; the start states are disjoint from those of training and "
+        "calibration. The final weights count, not the best along the run (docs/concepts.md).",
+        "Intervals are over seeds: Student's for the mean of a cell, a bootstrap within each task for means over "
+        "tasks. What a policy keeps is counted from random actions and against the fp32 policy of its own seed.",
+    ]
+    if measured:
+        busy = [one.load["busy_percent"] for run in measured if (one := run.measurement()) and one.load]
+        machine = {str(one.machine.get("cpu_model")) for run in measured if (one := run.measurement()) and one.machine}
+        spread = " to ".join(dict.fromkeys((f"{min(busy):.0f}", f"{max(busy):.0f}"))) if busy else ""
+        loads = f" while other work took {spread} % of the machine" if busy else ""
+        paragraphs.append(
+            f"{counted(len(measured), 'run')} were timed on {' and '.join(sorted(machine))}, one pinned thread{loads}. "
+            "A time is that of one policy call without the simulator, the median of many calls; policies that are "
+            "compared took turns."
+        )
+    if any(run.record_only() for run in report.runs):
+        paragraphs.append(
+            "Some runs came from a pack as records, without their policies: the command that made one makes it again "
+            "with overwrite=true."
+        )
+    if report.as_published.runs:
+        paragraphs.append(
+            "The paper's protocol compresses and scores the same trainings as its published code did "
+            "(docs/protocol.md)."
+        )
+    return paragraphs

@@ -8,12 +8,7 @@ import numpy as np
 
 from rlc.reporting import published
 from rlc.reporting.study import Study, Task
-from rlc.reporting.tables import DASH, QUANTIZED, ReportTable, at_least, costs, guidance, number, with_interval
-
-
-def tables(study: Study) -> list[ReportTable]:
-    """Tables 1 to 3 of the paper, costs and guidance."""
-    return [table1(study), table2(study), table3(study), costs(study), guidance(study)]
+from rlc.reporting.tables import DASH, QUANTIZED, Note, ReportTable, at_least, number, with_interval
 
 
 def table1(study: Study) -> ReportTable:
@@ -27,11 +22,20 @@ def table1(study: Study) -> ReportTable:
         headers,
         [_row_of_table1(study, task) for task in study.tasks],
         [
-            "mean over seeds [95 % Student interval] (number of seeds); paper: one policy, 10 episodes; ratio: ours "
-            "over the paper's, where both are above zero; random and zero: returns of uniform and of zero actions.",
-            "steps: two numbers where not all policies of a row were trained alike; they are not comparable then.",
-            "best published fp32: after 1M steps, with the version of the environment; sources: rlc/data.",
+            Note("mean over seeds [95 % Student interval] (number of seeds).", QUANTIZED),
+            Note(
+                "one policy, 10 episodes; in brackets: ours over the paper's, where both are above zero.",
+                ("paper (ratio)",),
+            ),
+            Note("returns of uniform and of zero actions.", ("random", "zero")),
+            Note(
+                "two numbers where not all policies of a row were trained alike; they are not comparable then.",
+                ("steps",),
+            ),
+            Note("after 1M steps, with the version of the environment; sources: rlc/data.", ("best published fp32",)),
         ],
+        keys=2,
+        beside=True,
     )
 
 
@@ -131,12 +135,27 @@ def table2(study: Study) -> ReportTable:
         headers,
         rows,
         [
-            "The paper's rule: the largest ratio r with R(r) >= 0.9 R(0), means over seeds; kept: R(r) / R(0). A "
-            "return of just 0.9 passes. ~: a smaller ratio of the sweep fails. none: no ratio passes. no skill: the "
-            "baseline is not above zero, or no better than random actions, and 90 % of it means nothing. Policies are "
-            "not trained on after pruning.",
-            "*: the ratio as the paper lists it is not what this rule gives on the paper's own data (in brackets).",
+            Note(
+                "The paper's rule: the largest ratio r with R(r) >= 0.9 R(0), means over seeds; kept: R(r) / R(0). A "
+                "return of just 0.9 passes. Policies are not trained on after pruning.",
+                ("L1", "L2", "kept"),
+            ),
+            Note("~: a smaller ratio of the sweep fails.", (), ("~",)),
+            Note("none: no ratio passes.", (), ("none",)),
+            Note(
+                "no skill: the baseline is not above zero, or no better than random actions, and 90 % of it means "
+                "nothing.",
+                (),
+                ("no skill",),
+            ),
+            Note(
+                "*: the ratio as the paper lists it is not what this rule gives on the paper's own data (in brackets).",
+                (),
+                ("*",),
+            ),
         ],
+        keys=2,
+        beside=True,
     )
 
 
@@ -183,10 +202,14 @@ def table3(study: Study) -> ReportTable:
             row += [_better(study, task), published.listed_choice(task) or DASH]
         rows.append(row)
     notes = [
-        "By Table 2: the norm with the larger ratio; of equal ratios the one with the higher return. The rule behind "
-        "the paper's Table 3 is not published; its cells stand as printed."
+        Note(
+            "By Table 2: the norm with the larger ratio; of equal ratios the one with the higher return.",
+            tuple(algorithms),
+        ),
+        Note("The rule behind the paper's Table 3 is not published; its cells stand as printed.", ("paper",)),
     ]
-    return ReportTable("table3", "Table 3: pruning by environment and algorithm", headers, rows, notes)
+    title = "Table 3: pruning by environment and algorithm"
+    return ReportTable("table3", title, headers, rows, notes, beside=True)
 
 
 def _better(study: Study, task: Task) -> str:

@@ -26,12 +26,12 @@ def listed_ratio(task: Task, norm: int) -> float | None:
 def listed_choice(task: Task) -> str | None:
     """Norm and ratio in Table 3."""
     rows = {row["env"]: row for row in read("paper/table3.csv")}
-    return rows[task.env].get(task.algo) if _of_the_paper(task) and task.env in rows else None
+    return rows[task.env].get(task.algo) if of_the_paper(task) and task.env in rows else None
 
 
 def pruning_returns(task: Task, norm: int) -> dict[float, float]:
     """Return by ratio in the files behind Figures 2 and 3, the baseline at 0; empty where they are not the paper's."""
-    if not _of_the_paper(task) or (task.algo, task.env) == ("ppo", "HalfCheetah"):
+    if not of_the_paper(task) or (task.algo, task.env) == ("ppo", "HalfCheetah"):
         return {}
     rows = (row for row in read("paper/figures2_3_pruning.csv") if (row["algo"], row["env"]) == (task.algo, task.env))
     return {float(row["ratio"]): float(row["return_mean"]) for row in rows if row["norm"] == f"l{norm}"}
@@ -43,10 +43,11 @@ def best_fp32(task: Task) -> tuple[float, str] | None:
     return None if row is None else (float(row["return_mean"]), row["env_version"])
 
 
-def _of_the_paper(task: Task) -> bool:
+def of_the_paper(task: Task) -> bool:
+    """Whether the paper's numbers may stand beside a task: it is of the same version of the environment."""
     return task.env_id == f"{task.env}-{VERSION}"
 
 
 def _row(name: str, task: Task) -> dict[str, str] | None:
     rows = (row for row in read(name) if (row["algo"], row["env"]) == (task.algo, task.env))
-    return next(rows, None) if _of_the_paper(task) else None
+    return next(rows, None) if of_the_paper(task) else None

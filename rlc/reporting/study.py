@@ -67,20 +67,16 @@ class Cell:
         return len(self.runs)
 
     def values(self, name: str) -> list[float]:
-        """A number of every run; `section.name` is one of measurement.json. Empty where one of them lacks it."""
+        """A number of every run, empty where one of them lacks it.
+
+        `section.name` is one of measurement.json: of those runs that were measured, often not all.
+        """
         section, _, field = name.rpartition(".")
-        values = []
-        for result, measurement in zip(self.results, self.measurements, strict=True):
-            if not section:
-                value = getattr(result, field)
-            elif measurement is not None:
-                value = measurement.value(section, field)
-            else:
-                value = None
-            if value is None:
-                return []
-            values.append(float(value))
-        return values
+        if section:
+            found = [one.value(section, field) for one in self.measurements if one is not None]
+            return [float(value) for value in found if value is not None]
+        values = [getattr(result, field) for result in self.results]
+        return [] if None in values else [float(value) for value in values]
 
     def mean(self, name: str) -> float | None:
         values = self.values(name)
@@ -95,6 +91,20 @@ class Cell:
     def normalized_return(self) -> FloatVector:
         """`normalized_returns` of the runs."""
         return np.array(normalized_returns(self.results), np.float64)
+
+
+def shares_of(cell: Cell, fp32: Cell) -> dict[int, float]:
+    """Returns by seed in shares of the fp32 policy's of the same seed, both counted from random actions.
+
+    `cell` may be by another protocol than `fp32`. Of seeds that learned: whose fp32 policy beats random actions.
+    """
+    whole = {run.seed: result for run, result in zip(fp32.runs, fp32.results, strict=True)}
+    shares = {}
+    for run, result in zip(cell.runs, cell.results, strict=True):
+        if run.seed in whole and whole[run.seed].return_mean > whole[run.seed].random_return_mean:
+            floor = whole[run.seed].random_return_mean
+            shares[run.seed] = (result.return_mean - floor) / (whole[run.seed].return_mean - floor)
+    return shares
 
 
 class Study:
@@ -179,7 +189,8 @@ def swept(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:
         tasks[settings.env.id, settings.algo.name, settings.protocol][variant(settings)].append(run)
     groups: list[list[StoredRun]] = []
     for variants in tasks.values():
-        if any(len({run.label for run in group}) > 1 for group in variants.values()):
+        settings_tried = [len({run.label for run in group}) for group in variants.values()]
+        if max(settings_tried) > 1:
             groups += [group for group in variants.values() if not all(map(with_default_settings, group))]
     return groups
 

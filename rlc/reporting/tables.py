@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from measure.statistics import Interval
+from measure.statistics import Interval, mean_interval
 from rlc.messages import counted
 from rlc.reporting.study import Cell, Study, Task
 from rlc.runs.stored import StoredRun
@@ -19,6 +19,20 @@ TOLERANCES = (0.01, 0.05, 0.10)
 
 
 @dataclass(frozen=True)
+class Note:
+    """How to read a table: said of columns by their headers, and of cells that hold one of the marks."""
+
+    text: str
+    columns: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+
+    def calls(self, cell: str) -> bool:
+        """Whether a cell is one of the marks, or has a mark that is a sign in its text."""
+        signs = [mark for mark in self.marks if len(mark) == 1 and mark != DASH]
+        return cell in self.marks or any(sign in cell for sign in signs)
+
+
+@dataclass(frozen=True)
 class ReportTable:
     """A table as it is shown: `name` of its files, rows of text, and notes on how to read it."""
 
@@ -26,7 +40,29 @@ class ReportTable:
     title: str
     headers: list[str]
     rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    keys: int = 1
+    """How many columns, from the first on, say what a row is of."""
+    beside: bool = False
+    """Whether the paper's numbers stand in it."""
+
+    def _says_something(self, column: int) -> bool:
+        return any(row[column] not in ("", DASH) for row in self.rows)
+
+    def without_empty_columns(self) -> "ReportTable":
+        """The same without columns in which nothing stands, and without notes on what is not there."""
+        filled = [k for k in range(len(self.headers)) if k < self.keys or self._says_something(k)]
+        headers = [self.headers[k] for k in filled]
+        rows = []
+        for row in self.rows:
+            rows.append([row[k] for k in filled])
+        notes = []
+        for note in self.notes:
+            columns = tuple(name for name in note.columns if name in headers)
+            called = any(note.calls(cell) for row in rows for cell in row)
+            if columns or called or not (note.columns or note.marks):
+                notes.append(replace(note, columns=columns))
+        return replace(self, headers=headers, rows=rows, notes=notes)
 
 
 def number(value: float | None) -> str:
@@ -36,10 +72,26 @@ def number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def with_interval(interval: Interval, n: int) -> str:
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def share_in_words(interval: Interval) -> str:
+    """A share in percent with its interval; without one where it is infinitely wide."""
+    ends = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]" if math.isfinite(interval.low) else ""
+    return f"{percent(interval.value)}{ends}"
+
+
+def fewest_to_most(counts: Sequence[int]) -> str:
+    """Numbers of seeds in short: 3, or 3 to 10."""
+    return " to ".join(str(count) for count in dict.fromkeys((min(counts), max(counts))))
+
+
+def with_interval(interval: Interval, n: int | None = None) -> str:
     """mean [low, high] (n); without an interval where there is one value only."""
     spread = f" [{number(interval.low)}, {number(interval.high)}]" if math.isfinite(interval.low) else ""
-    return f"{number(interval.value)}{spread} ({n})"
+    return f"{number(interval.value)}{spread}" + ("" if n is None else f" ({n})")
 
 
 def at_least(value: float, threshold: float) -> bool:
@@ -48,35 +100,58 @@ def at_least(value: float, threshold: float) -> bool:
 
 
 def costs(study: Study) -> ReportTable:
-    """Size, time, memory and energy of every policy; the shares are of fp32."""
-    headers = ["algorithm", "environment", "policy", "seeds", "kept", "file KB", "us/action", "KB/copy", "J/1000"]
-    headers += ["native us/action", "native KB"]
+    """Return, size, time, memory and energy of every policy; the shares are of fp32."""
+    headers = ["algorithm", "environment", "policy", "seeds", "return", "kept", "weights KB", "file KB", "us/action"]
+    headers += ["native us/action", "native KB", "KB/copy", "J/1000", "timed"]
     columns: list[tuple[str, float]] = [
+        ("weight_bytes", 1000),
         ("onnx_file_bytes", 1000),
         ("infer.onnx_run_p50_us", 1),
-        ("mem.bytes_per_copy", 1000),
-        ("energy.joules_per_1000_actions", 1),
         ("infer.native_p50_us", 1),
         ("mem.native_bytes", 1000),
+        ("mem.bytes_per_copy", 1000),
+        ("energy.joules_per_1000_actions", 1),
     ]
     rows = []
     for task in study.tasks:
         fp32 = study.cell(task, "fp32")
         for cell in study.of_task(task):
-            share = f"{100 * float(np.mean(cell.normalized_return)):.1f} %" if len(cell.normalized_return) else DASH
-            row = [task.algo, task.env_id, cell.variant, str(cell.n), share]
-            rows.append(row + [_share(cell, fp32, name, unit) for name, unit in columns])
+            row = [task.algo, task.env_id, cell.variant, str(cell.n), with_interval(cell.returns), _kept(cell)]
+            row += [_share(cell, fp32, name, unit) for name, unit in columns]
+            rows.append([*row, str(len(cell.values("infer.onnx_run_p50_us"))) if any(cell.measurements) else DASH])
     notes = [
-        "kept: (R - random) / (R of fp32 - random), mean over seeds; in brackets: times fp32. us/action: median of a "
-        "call in ONNX Runtime, one pinned thread; KB/copy: memory that one more loaded copy takes; J/1000: joules of "
-        "1000 actions; native: the policy as C, timed from Python in turns with ONNX Runtime, with the bytes of its "
-        "instructions and constants. A dash was not measured: measurement.json says why (ptdq has no C)."
+        Note("mean over seeds [95 % Student interval] of the mean return of a seed's episodes.", ("return",)),
+        Note(
+            "(R - random) / (R of fp32 - random) with the fp32 policy of the same seed, mean over the seeds whose fp32 "
+            "policy beats random actions [95 % Student interval].",
+            ("kept",),
+        ),
+        Note("in brackets: times fp32.", ("weights KB", "file KB", "us/action", "native us/action", "native KB")),
+        Note(
+            "bytes of all tensors, packed below eight bits; the ONNX file stores at least a byte for a weight.",
+            ("weights KB", "file KB"),
+        ),
+        Note(
+            "median of a call in ONNX Runtime, or of the policy as C, timed from Python in turns with it; one pinned "
+            "thread, mean over the seeds that were timed. native KB: its instructions and constants. ptdq has no C.",
+            ("us/action", "native us/action", "native KB", "timed"),
+        ),
+        Note("memory that one more loaded copy takes; joules of 1000 actions.", ("KB/copy", "J/1000")),
+        Note("not measured; measurement.json of a run says why.", (), (DASH,)),
     ]
     measured = [one for cell in study.cells.values() for one in cell.measurements if one is not None]
     tries = sum(one.short is not None for one in measured)
     if tries:
-        notes.append(f"{counted(tries, 'measurement')} of {len(measured)} measured less than the defaults do: tries.")
-    return ReportTable("costs", "What compression saves, and what it costs", headers, rows, notes)
+        notes.append(
+            Note(f"{counted(tries, 'measurement')} of {len(measured)} measured less than the defaults do: tries.")
+        )
+    return ReportTable("costs", "Every policy: what it keeps and what it costs", headers, rows, notes, keys=3)
+
+
+def _kept(cell: Cell) -> str:
+    if not len(cell.normalized_return):
+        return DASH
+    return share_in_words(mean_interval(list(cell.normalized_return)))
 
 
 def _share(cell: Cell, fp32: Cell | None, name: str, unit: float) -> str:
@@ -101,16 +176,18 @@ def by_setting(groups: Sequence[Sequence[StoredRun]]) -> ReportTable:
         words = without_shared([cell.variant for cell in cells])
         named = sorted(zip(cells, words, strict=True), key=lambda pair: -pair[0].returns.value)
         for cell, name in named:
-            share = f"{100 * float(np.mean(cell.normalized_return)):.1f} %" if len(cell.normalized_return) else DASH
             returns = with_interval(cell.returns, cell.n)
             size = number(float(np.mean(cell.values("onnx_file_bytes"))) / 1000)
-            rows.append([cell.task.algo, cell.task.env_id, name, returns, share, size])
+            rows.append([cell.task.algo, cell.task.env_id, name, returns, _kept(cell), size])
     notes = [
-        "return: mean over seeds with its 95 % interval (seeds). kept: (R - random) / (R of fp32 - random), with fp32 "
-        "of the same settings. The best of many settings looks better than it is: run it again with other seeds. Of "
-        "these runs the other tables have those with the default settings alone."
+        Note("mean over seeds [95 % Student interval] (seeds).", ("return",)),
+        Note("(R - random) / (R of fp32 - random), with fp32 of the same settings.", ("kept",)),
+        Note(
+            "The best of many settings looks better than it is: run it again with other seeds. Of these runs the other "
+            "tables have those with the default settings alone."
+        ),
     ]
-    return ReportTable("settings", "By setting", headers, rows, notes)
+    return ReportTable("settings", "By setting", headers, rows, notes, keys=3)
 
 
 def guidance(study: Study) -> ReportTable:
@@ -123,20 +200,24 @@ def guidance(study: Study) -> ReportTable:
         row = [task.algo, task.env_id, "-".join(str(n) for n in (seeds[:1] + seeds[-1:] if len(seeds) > 1 else seeds))]
         rows.append(row + [_smallest(cells, tolerance) for tolerance in TOLERANCES])
     notes = [
-        "The policy with the smallest file whose mean return over seeds keeps that much of fp32, counted from random "
-        "actions. Chosen on the episodes it is judged by: with few seeds, evaluate your choice again (rlc.evaluate)."
+        Note(
+            "The policy with the fewest bytes of weights whose mean return over seeds keeps that much of fp32, counted "
+            "from random actions. Chosen on the episodes it is judged by: with few seeds, evaluate your choice again "
+            "(rlc.evaluate).",
+            tuple(headers[3:]),
+        )
     ]
-    return ReportTable("guidance", "What to use when", headers, rows, notes)
+    return ReportTable("guidance", "What to use when", headers, rows, notes, keys=2)
 
 
 def _smallest(cells: Sequence[Cell], tolerance: float) -> str:
     fp32 = next((cell for cell in cells if cell.variant == "fp32"), None)
     keeping = [cell for cell in cells if at_least(float(np.mean(cell.normalized_return)), 1 - tolerance)]
-    size: Callable[[Cell], float] = lambda cell: cell.mean("onnx_file_bytes") or math.inf  # noqa: E731
+    size: Callable[[Cell], float] = lambda cell: cell.mean("weight_bytes") or math.inf  # noqa: E731
     if fp32 is None or not keeping:
         return DASH
     smallest = min(keeping, key=size)
-    return f"{smallest.variant} ({size(smallest) / size(fp32):.0%} of the size)"
+    return f"{smallest.variant} ({size(smallest) / size(fp32):.0%} of the bytes)"
 
 
 def tidy(study: Study) -> list[dict[str, Any]]:

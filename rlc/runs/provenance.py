@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from measure.machine import machine
 from rlc.runs.records import Provenance
 
 PACKAGES = ("torch", "gymnasium", "mujoco", "numpy", "onnx", "onnxruntime", "hydra-core")
@@ -20,7 +21,7 @@ def provenance() -> Provenance:
         git_commit=_git("rev-parse", "HEAD"),
         git_dirty=None if changes is None else bool(changes),
         versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        cpu=platform.processor() or platform.machine(),
+        cpu=machine()["cpu_model"] or platform.machine(),
         gpus=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         cores=os.cpu_count(),
     )

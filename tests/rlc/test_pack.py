@@ -59,7 +59,9 @@ class TestClone:
         assert shown.err == "rlc: outputs/paper: 10 runs from its pack\n"
         report(["study=paper", "wandb.mode=disabled"])
         assert "10 runs; made by" in capsys.readouterr().out
-        assert "came from a pack without its policy" in (OUTPUTS / "paper/report/index.html").read_text()
+        assert (
+            "came from a pack as records, without their policies" in (OUTPUTS / "paper/report/index.html").read_text()
+        )
 
     def test_a_command_finds_it_in_a_process_of_its_own(self, study_clone: Path) -> None:
         command = [sys.executable, "-m", "rlc.status", *f"{SAC} seed=0,1,2 -m".split()]

@@ -2,56 +2,26 @@
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from measure.statistics import Interval, improvement, mean_interval
+from measure.statistics import Interval, bootstrap, improvement, mean_interval, mean_of_groups
 from rlc.config.plan import make_plan
 from rlc.datafiles import read
 from rlc.report import report
 from rlc.reporting import console, published
 from rlc.reporting import findings as rules
-from rlc.reporting.figures import figures
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, findings, verdict
 from rlc.reporting.paper_tables import Choice, largest_passing_ratio, own_choice, pruning, table1, table2, table3
 from rlc.reporting.study import Study, Task, swept, variant
 from rlc.reporting.tables import by_setting, costs, guidance, number, with_interval
-from rlc.runs.identity import label
-from rlc.runs.records import MeasuredEnergy, MeasuredEpisodes, MeasuredMemory, MeasuredTimes, Measurement
-from rlc.runs.stored import StoredRun
-from tests.helpers import as_run, make_result, wandb_holds
+from rlc.runs.records import MeasuredEnergy, MeasuredEpisodes, MeasuredMemory, Measurement
+from tests.helpers import as_run, wandb_holds
+from tests.studies import HOPPER, Add, study_of, three_seeds, times_of
 from trainers.errors import UserError
-
-HOPPER = Task("sac", "Hopper-v4")
-Add = Callable[..., StoredRun]
-
-
-@pytest.fixture
-def add(tmp_path: Path) -> Add:
-    """Writes the result of a run that never was."""
-
-    def write(words: str, seed: int, score: float, fp32: float | None = None, **changes: Any) -> StoredRun:
-        job = make_plan(words.split()).jobs[0]
-        own, settings = label(job), job.settings
-        path = tmp_path / settings.env.id / settings.algo.name / own / f"seed{seed}"
-        path.mkdir(parents=True)
-        run = StoredRun(path, settings, seed, own, "")
-        fp32_score = score if settings.is_fp32 else fp32
-        run.write_result(make_result(**({"return_mean": float(score), "fp32_return_mean": fp32_score} | changes)))
-        return run
-
-    return write
-
-
-def three_seeds(
-    add: Add, words: str, scores: Sequence[float], fp32: Sequence[float], **figures: Any
-) -> list[StoredRun]:
-    return [add(words, seed, *pair, **figures) for seed, pair in enumerate(zip(scores, fp32, strict=True))]
 
 
 def test_student_interval_and_improvement_by_hand() -> None:
@@ -65,6 +35,15 @@ def test_student_interval_and_improvement_by_hand() -> None:
     same = improvement([np.array([1.0, 2.0, 3.0])], [np.array([1.0, 2.0, 3.0])])
     assert same.value == 0.5
     assert same.low < 0.5 < same.high
+
+
+def test_a_mean_of_groups_is_its_bootstrap_drawn_at_once() -> None:
+    groups = [np.array([1.0, 2.0, 6.0]), np.array([10.0, 12.0])]
+    at_once = mean_of_groups(groups)
+    one_by_one = bootstrap(groups, lambda drawn: float(np.mean([np.mean(group) for group in drawn])))
+    assert at_once.value == one_by_one.value == 7
+    assert (at_once.low, at_once.high) == pytest.approx((one_by_one.low, one_by_one.high), abs=0.2)
+    assert mean_of_groups([np.array([1.0])]).high == np.inf
 
 
 def test_the_largest_ratio_that_keeps_the_return() -> None:
@@ -135,16 +114,16 @@ def test_the_paper_stands_beside_its_own_version_only(add: Add) -> None:
     assert table3(study).rows[0] == ["Hopper-v5", "-", "-"]
 
 
-def test_guidance_takes_the_smallest_file_within_the_tolerance(add: Add) -> None:
-    runs = three_seeds(add, "+algo=sac env=hopper", [1020] * 3, [0] * 3, onnx_file_bytes=1000)
+def test_guidance_takes_the_fewest_bytes_within_the_tolerance(add: Add) -> None:
+    runs = three_seeds(add, "+algo=sac env=hopper", [1020] * 3, [0] * 3, weight_bytes=1000)
     sizes = (("ptdq", 1020 - 10, 300), ("prune_l2", 1020 - 40, 200), ("ptsq", 1020 - 90, 100))
     for method, score, size in sizes:
         words = f"+algo=sac env=hopper +compress={method}"
-        runs += three_seeds(add, words, [score] * 3, [1020] * 3, onnx_file_bytes=size)
+        runs += three_seeds(add, words, [score] * 3, [1020] * 3, weight_bytes=size)
     assert guidance(Study(runs)).rows[0][3:] == [
-        "ptdq (30% of the size)",
-        "prune_l2-0.30 (20% of the size)",
-        "ptsq (10% of the size)",
+        "ptdq (30% of the bytes)",
+        "prune_l2-0.30 (20% of the bytes)",
+        "ptsq (10% of the bytes)",
     ]
 
 
@@ -215,18 +194,6 @@ def test_numbers_are_short() -> None:
     assert with_interval(Interval(5.0, -np.inf, np.inf), 1) == "5 (1)"
 
 
-def study_of(add: Add, tasks: Sequence[str], **shares: float) -> Study:
-    """Three seeds per task and method, with the given share of the fp32 return above random."""
-    runs = []
-    for words in tasks:
-        fp32 = [1020.0, 1120.0, 1220.0]
-        runs += three_seeds(add, words, fp32, fp32)
-        for method, share in shares.items():
-            scores = [20 + share * (score - 20) + k for k, score in enumerate(fp32)]
-            runs += three_seeds(add, f"{words} +compress={method.replace('__', ' compress.ratio=0.')}", scores, fp32)
-    return Study(runs)
-
-
 def test_findings_hold_fail_or_wait_for_runs(add: Add) -> None:
     tasks = ["+algo=sac env=hopper", "+algo=sac env=ant"]
     study = study_of(add, tasks, ptdq=0.99, ptsq=0.5, qat=0.8, prune_l1__1=0.85, prune_l2__1=0.97, prune_l2__6=0.95)
@@ -274,14 +241,6 @@ def test_energy_and_memory_are_judged_by_their_ratio(add: Add, tmp_path: Path) -
     assert found["Quantisation changes the memory of the process by about 1 %"] == FAILS
 
 
-def times_of(study: Study, onnx: Mapping[str, float], native: Mapping[str, float]) -> None:
-    """Give all cells the times of their method in us; those that are not named were not timed."""
-    for cell in study.cells.values():
-        method = cell.variant.partition("-")[0]
-        times = MeasuredTimes(onnx_run_p50_us=onnx.get(method), native_p50_us=native.get(method))
-        cell.measurements[:] = [Measurement(infer=times)] * cell.n
-
-
 def test_time_is_judged_in_onnx_runtime_and_as_c(add: Add) -> None:
     study = study_of(add, ["+algo=sac env=hopper", "+algo=sac env=ant"], ptdq=0.99, ptsq=0.9, prune_l2__5=0.9)
     onnx = {"fp32": 10.0, "ptdq": 13.0, "ptsq": 12.0, "prune_l2": 8.0}
@@ -315,83 +274,6 @@ def test_costs_show_native_times_and_bytes_over_fp32(add: Add) -> None:
     assert (rows["fp32"]["native us/action"], rows["fp32"]["native KB"]) == ("3 (1.00)", "304 (1.00)")
     assert (rows["ptsq"]["native us/action"], rows["ptsq"]["native KB"]) == ("1 (0.33)", "76 (0.25)")
     assert (rows["ptdq"]["native us/action"], rows["ptdq"]["native KB"]) == ("-", "-")
-
-
-class Page(HTMLParser):
-    """The structure of the page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.rows = 0
-        self.links: list[str] = []
-        self.images: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.rows += tag == "tr"
-        self.links += [given["href"] or ""] if tag == "a" else []
-        self.images += [given["src"] or ""] if tag == "img" else []
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def test_the_report_of_real_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for policy in ("trpo-halfcheetah", "ppo-hopper", "sac-hopper"):
-        run = as_run(policy, study="fixtures")
-        (run.path / "metrics.csv").write_text("global_step,eval/return_mean\n1000,5.0\n2000,\n3000,9.0\n")
-    report(["study=fixtures", "wandb.mode=disabled"])
-    folder = tmp_path / "outputs/fixtures/report"
-    out = capsys.readouterr().out
-    assert "Table 1" in out
-    assert "3 runs; made by" in out
-    page = Page((folder / "index.html").read_text())
-    assert page.open == []
-    assert all(re.match(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+$", image) for image in page.images)
-    assert not re.search(r"(src|href)=.https?:", (folder / "index.html").read_text())
-    linked = [link for link in page.links if link and not link.startswith("#")]
-    assert len(linked) == 3
-    assert all((folder / link / "result.json").is_file() for link in linked)
-    for suffix in ("md", "tex", "csv"):
-        assert (folder / f"table1.{suffix}").stat().st_size > 100
-    assert len((folder / "cells.csv").read_text().splitlines()) == 4
-    for name in ("learning", "pareto", "profiles", "figure1_published", "figure2_published"):
-        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_figures_of_a_study_with_everything(add: Add) -> None:
-    study = study_of(add, ["+algo=sac env=hopper", "+algo=ppo env=ant"], ptdq=0.99, prune_l1__1=0.9, prune_l2__3=0.4)
-    for cell in study.cells.values():
-        native = None if cell.variant == "ptdq" else 1.0
-        times = MeasuredTimes(onnx_run_p50_us=8.0, native_p50_us=native)
-        cell.measurements[:] = [Measurement(infer=times, mem=MeasuredMemory(bytes_per_copy=1e5))] * cell.n
-    drawn = {name: figure for name, _, figure in figures(study)}
-    for figure, columns in (("figure1", 2), ("figure2", 2)):
-        labels = [axes.get_ylabel().partition("\n")[0] for axes in drawn[figure].axes[::columns]]
-        assert [label.partition(" (")[0] for label in labels if label.startswith("time")] == [
-            "time, ONNX Runtime",
-            "time, native C",
-        ]
-    assert [axes.get_xlabel().rpartition(", ")[2] for axes in drawn["pareto"].axes[1:]] == ["ONNX Runtime", "native C"]
-    names = list(drawn)
-    assert names == [
-        "figure1",
-        "figure1_published",
-        "figure2",
-        "figure2_published",
-        "figure3",
-        "figure3_published",
-        "learning",
-        "pareto",
-        "profiles",
-    ]
 
 
 def test_the_tables_reach_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

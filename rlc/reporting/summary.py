@@ -1,0 +1,184 @@
+"""What a study says, in a few sentences made from its data."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from measure.statistics import Interval, mean_of_groups
+from rlc.messages import counted
+from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, Finding
+from rlc.reporting.panels import ordered, short_name
+from rlc.reporting.pareto import Point, by_the_papers_protocol, points, said, well_trained
+from rlc.reporting.sources import commit_of, core_hours, date_of, machine_of, span
+from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task
+from rlc.reporting.tables import fewest_to_most, percent, share_in_words
+from rlc.runs.stored import StoredRun
+
+TARGET = 0.97
+HALF = 0.5
+
+
+class Statement(NamedTuple):
+    """A number that one remembers, and the sentence it stands for."""
+
+    figure: str
+    text: str
+
+
+def scope(study: Study, runs: Sequence[StoredRun]) -> str:
+    """What was run: tasks, steps, seeds."""
+    cells = [cell for task in study.tasks if (cell := study.cell(task, "fp32"))]
+    counts = [cell.n for cell in cells] or [cell.n for cell in study.cells.values()]
+    steps = sorted({cell.settings.total_steps for cell in cells or study.cells.values()})
+    seeds = fewest_to_most(counts) if counts else "0"
+    trained = " or ".join(f"{count:,}" for count in steps)
+    tasks = tasks_in_words(study.tasks)
+    return f"{tasks}: {trained} steps, {seeds} seeds of fp32 each, {counted(len(runs), 'run')} in all."
+
+
+def circumstances(runs: Sequence[StoredRun]) -> list[tuple[str, str]]:
+    """When, by which code and where the runs were made, as they recorded it."""
+    hosts = Counter(machine_of(run) for run in runs)
+    commits = Counter(commit_of(run) for run in runs)
+    versions = {
+        f"torch {made['torch']}, ONNX Runtime {made['onnxruntime']}, MuJoCo {made['mujoco']}"
+        for run in runs
+        if (made := run.finished_result().provenance.versions).keys() >= {"torch", "onnxruntime", "mujoco"}
+    }
+    hours = core_hours(runs)
+    facts = [
+        ("days", span(date_of(run) for run in runs)),
+        ("code", ", ".join(f"{commit} ({count})" for commit, count in commits.most_common())),
+        ("machines", "; ".join(f"{host} ({count})" for host, count in hosts.most_common())),
+        ("versions", "; ".join(sorted(versions))),
+        ("training", f"{hours:.1f} core-hours" if hours else ""),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def tasks_in_words(tasks: Sequence[Task]) -> str:
+    """TRPO and PPO on HalfCheetah and Hopper; task by task where some pairs are missing."""
+    algorithms = ordered((task.algo for task in tasks), ALGORITHMS)
+    envs = ordered((task.env_id for task in tasks), ENVIRONMENTS)
+    if len(tasks) == len(algorithms) * len(envs):
+        return f"{_joined([algo.upper() for algo in algorithms])} on {_joined([short_name(env) for env in envs])}"
+    return _joined([f"{task.algo.upper()} on {short_name(task.env_id)}" for task in tasks])
+
+
+def statements(study: Study, as_published: Study, claims: Sequence[Finding]) -> list[Statement]:
+    """What the study says of size, quantisation, time, pruning and the paper, as far as it has the runs."""
+    found = [
+        _smallest(study),
+        _quantised(study),
+        _time(study),
+        _pruned(study),
+        _losses(study, as_published),
+        _claims(claims),
+    ]
+    return [statement for statement in found if statement is not None]
+
+
+def _smallest(study: Study) -> Statement | None:
+    fitting = [p for p in points(study, "weight_bytes", "weight_bytes") if p.kept.value >= TARGET and p.cost < 1]
+    if not fitting:
+        return None
+    best = min(fitting, key=lambda point: point.cost)
+    text = (
+        f"of the bytes: {said(best.variant)} ({best.variant}) keeps {share_in_words(best.kept)} of the fp32 return, "
+        f"mean over {_tasks(best)}. It is the smallest that keeps {percent(TARGET, 0)}."
+    )
+    return Statement(f"1/{1 / best.cost:.0f}", text)
+
+
+def _quantised(study: Study) -> Statement | None:
+    parts = []
+    for method in ("ptdq", "ptsq", "qat"):
+        cells = _cells(study, method)
+        if cells:
+            parts.append(
+                f"{said(method)} ({method}) keeps {share_in_words(_over_tasks(cells))} on {counted(len(cells), 'task')}"
+            )
+    if not parts:
+        return None
+    worst = min(_over_tasks(cells).value for method in ("ptdq", "ptsq", "qat") if (cells := _cells(study, method)))
+    return Statement(percent(worst), f"or more is what int8 keeps of the fp32 return: {'; '.join(parts)}.")
+
+
+def _time(study: Study) -> Statement | None:
+    native = {p.variant: p for p in points(study, "infer.native_p50_us", "infer.onnx_run_p50_us")}
+    onnx = {p.variant: p for p in points(study, "infer.onnx_run_p50_us", "infer.onnx_run_p50_us")}
+    fitting = [p for p in native.values() if p.kept.value >= TARGET and p.variant != "fp32"]
+    if not fitting:
+        return None
+    best = min(fitting, key=lambda point: point.cost)
+    others = []
+    if "fp32" in native:
+        others.append(f"fp32 as C {1 / native['fp32'].cost:.1f} times")
+    if "ptsq" in onnx:
+        others.append(f"static int8 in ONNX Runtime {1 / onnx['ptsq'].cost:.2f} times")
+    text = (
+        f"the speed of fp32 in ONNX Runtime has {said(best.variant)} ({best.variant}) as C, called from Python, mean "
+        f"over {_tasks(best)}" + (f"; {_joined(others)} that speed." if others else ".")
+    )
+    return Statement(f"{1 / best.cost:.1f}x", text)
+
+
+def _halved(study: Study, norm: int) -> list[Cell]:
+    return [cell for task in well_trained(study) if (cell := study.pruned(task, norm).get(HALF))]
+
+
+def _pruned(study: Study) -> Statement | None:
+    by_norm = {norm: _halved(study, norm) for norm in (1, 2)}
+    parts = [f"{share_in_words(_over_tasks(cells))} by L{norm}" for norm, cells in by_norm.items() if cells]
+    if not parts:
+        return None
+    cells = by_norm[2] or by_norm[1]
+    text = f"is left where half of the units are pruned and nothing recovers: {_joined(parts)}, {_count(cells)}."
+    return Statement(percent(_over_tasks(cells).value, 0), text)
+
+
+def _losses(study: Study, as_published: Study) -> Statement | None:
+    shares = []
+    if not well_trained(study):
+        return None
+    for method in ("fp32", "ptdq", "ptsq"):
+        found = by_the_papers_protocol(study, as_published, method)
+        if len(found) < len(well_trained(study)):
+            return None
+        shares.append((method, mean_of_groups(list(found.values())).value))
+    tasks = well_trained(study)
+    words = _joined([f"{percent(share, 0)} as {method}" for method, share in shares])
+    worst = min(share for _, share in shares)
+    text = (
+        f"is what the same trainings are worth when they are compressed and scored as the paper's code did it, in "
+        f"shares of their fp32 return by our protocol: {words}, {counted(len(tasks), 'task')}."
+    )
+    return Statement(percent(worst, 0), text)
+
+
+def _claims(claims: Sequence[Finding]) -> Statement | None:
+    verdicts = Counter(claim.verdict for claim in claims)
+    decided = verdicts[HOLDS] + verdicts[FAILS]
+    text = f"claims are decided by their written rules: {verdicts[HOLDS]} hold, {verdicts[FAILS]} do not"
+    return Statement(f"{decided} of {len(claims)}", f"{text}; {verdicts[UNKNOWN]} need more runs or measurements.")
+
+
+def _cells(study: Study, variant: str) -> list[Cell]:
+    cells = [study.cell(task, variant) for task in well_trained(study)]
+    return [cell for cell in cells if cell is not None and len(cell.normalized_return)]
+
+
+def _over_tasks(cells: Sequence[Cell]) -> Interval:
+    return mean_of_groups([cell.normalized_return for cell in cells])
+
+
+def _tasks(point: Point) -> str:
+    return f"{counted(len(point.tasks), 'task')} with {fewest_to_most(point.seeds)} seeds each"
+
+
+def _count(cells: Sequence[Cell]) -> str:
+    return f"{counted(len(cells), 'task')} with {fewest_to_most([cell.n for cell in cells])} seeds each"
+
+
+def _joined(words: Sequence[str]) -> str:
+    return " and ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} and {words[-1]}"
