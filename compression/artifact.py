@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from compression.explain import README_FILE, interface, readme
-from compression.files import sha256, write_atomic
+from compression.files import AGAIN, sha256, write_atomic
 from compression.int8 import ActivationQuantize, StaticQuantLinear
 from compression.lowbit import LowBitLinear, low_bit_contract
 from compression.onnx_export import onnx_bytes
@@ -128,15 +128,15 @@ def load_policy(folder: Path) -> Policy:
         contract = json.loads((folder / CONTRACT_FILE).read_text())
         content = (folder / TENSOR_FILE).read_bytes()
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder} is no artifact: {error}") from error
+        raise ArtifactError(f"{folder} is no artifact: {error}; allowed: a folder that rlc wrote") from error
     if not isinstance(contract, dict) or contract.get("format") != FORMAT:
-        raise ArtifactError(f"{folder / CONTRACT_FILE} is not of the format {FORMAT}")
+        raise ArtifactError(f"{folder / CONTRACT_FILE} is not of the format {FORMAT}{AGAIN}")
     try:
         if sha256(content) != contract["sha256"][TENSOR_FILE]:
-            raise ArtifactError(f"{folder / TENSOR_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
+            raise ArtifactError(f"{folder / TENSOR_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}{AGAIN}")
         return read_policy(contract, content)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ArtifactError(f"{folder / CONTRACT_FILE} lacks or mistakes {error}") from error
+        raise ArtifactError(f"{folder / CONTRACT_FILE} lacks or mistakes {error}{AGAIN}") from error
 
 
 def read_spec(contract: dict[str, Any]) -> EnvSpec:
@@ -175,7 +175,7 @@ def remade_files(policy: Policy, contract: dict[str, Any]) -> dict[str, bytes]:
     tensors = safetensors.torch.save(dict(policy.state_dict()))
     model = onnx_bytes(policy)
     if sha256(tensors) != contract["sha256"][TENSOR_FILE]:
-        raise ArtifactError(f"{TENSOR_FILE} has not the hash in {CONTRACT_FILE}")
+        raise ArtifactError(f"{TENSOR_FILE} has not the hash in {CONTRACT_FILE}{AGAIN}")
     same = sha256(model) == contract["sha256"][ONNX_FILE]
     _check_golden(Path(), contract, policy, None if same else model)
     contract = contract | {"sha256": {ONNX_FILE: sha256(model), TENSOR_FILE: sha256(tensors)}}
@@ -221,12 +221,12 @@ def check_artifact(folder: Path) -> dict[str, Any]:
     policy = load_policy(folder)
     contract: dict[str, Any] = json.loads((folder / CONTRACT_FILE).read_text())
     if not hashes_match(folder):
-        raise ArtifactError(f"{folder / ONNX_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}")
+        raise ArtifactError(f"{folder / ONNX_FILE} is damaged: its hash is not the one in {CONTRACT_FILE}{AGAIN}")
     try:
         _check_golden(folder, contract, policy, folder / ONNX_FILE)
         contract["algorithm"], contract["compression"]["method"]
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        raise ArtifactError(f"{folder / CONTRACT_FILE} lacks or mistakes {error}") from error
+        raise ArtifactError(f"{folder / CONTRACT_FILE} lacks or mistakes {error}{AGAIN}") from error
     return contract
 
 

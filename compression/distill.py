@@ -86,7 +86,8 @@ def distill(
     optimizer = FlatAdam(student.network, lr)
     generator = torch_stream(RngStream.DISTILL, seed)
     _, half_range = policy.spec.action_center_and_scale(torch.device("cpu"))
-    low, high = torch.tensor(policy.spec.action_low), torch.tensor(policy.spec.action_high)
+    low = torch.tensor(policy.spec.action_low)
+    high = torch.tensor(policy.spec.action_high)
     done = 0
     for stage in range(rounds + 1):
         if stage > 0:

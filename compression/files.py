@@ -4,6 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
+# The way out of a damaged file, at the end of a message.
+AGAIN = "; copy it again from where it is whole, or make it again"
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write under a temporary name, flush to the disk, rename."""

@@ -58,7 +58,10 @@ def prune(layers: Sequence[nn.Module], ratio: float, importance: Importance) -> 
         raise PruningError(f"ratio={ratio}: the policy has no hidden layer to prune; allowed for it: ptdq, ptsq")
     expected = tuple(math.floor(width * (1 - ratio) + 1e-9) for width in before.widths)
     if min(expected) == 0:
-        raise PruningError(f"ratio={ratio}: of the hidden widths {list(before.widths)} would be left {list(expected)}")
+        raise PruningError(
+            f"ratio={ratio}: of the hidden widths {list(before.widths)} would be left {list(expected)}; "
+            "choose a smaller one"
+        )
     network = _trainable_copy(layers)
     _pruner(tp.pruner.BasePruner, network, importance, pruning_ratio=ratio).step()
     pruned = list(network.requires_grad_(False))
@@ -125,7 +128,7 @@ def network_size(layers: Sequence[nn.Module]) -> Size:
     others = [layer for layer in layers if not isinstance(layer, nn.Linear)]
     if not linears or any(list(layer.parameters()) for layer in others):
         kinds = ", ".join(type(layer).__name__ for layer in layers)
-        raise PruningError(f"only linear layers and activations can be pruned, not {kinds}")
+        raise PruningError(f"only linear layers and activations can be pruned, not {kinds}; allowed for it: ptdq, ptsq")
     macs = sum(layer.weight.numel() for layer in linears)
     biases = sum(layer.out_features for layer in linears)
     *widths, outputs = (layer.out_features for layer in linears)

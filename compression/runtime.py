@@ -55,9 +55,9 @@ def onnx_session(model: bytes | Path, optimized_path: Path | None = None) -> Any
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Errors alone: its warnings are of files that others wrote, and of an optimised graph that suits this machine only.
+    options.log_severity_level = 3
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
-        # Saving an optimised graph warns that it suits this machine only, which is what is asked here.
-        options.log_severity_level = 3
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

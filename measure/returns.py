@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from measure.statistics import paired_difference
-from trainers.envs.seed_envs import EnvFactory, check_actions, check_finite
+from trainers.envs.seed_envs import EnvFactory, check_actions, checked_observation, checked_step
 from trainers.envs.spec import EnvSpec
 from trainers.rng import RngStream, numpy_stream
 from trainers.tensors import FloatArray
@@ -80,9 +80,9 @@ def _episode(act: Act, env: Any, spec: EnvSpec, seed: int | None) -> tuple[float
     length = 0
     done = False
     while not done:
-        action = check_actions(act(check_finite(obs, spec)), length)
-        obs, reward, terminated, truncated, _ = env.step(action)
-        total = total + float(reward)
+        action = check_actions(act(checked_observation(obs, spec)), length)
+        obs, reward, terminated, truncated = checked_step(env.step(action), spec.env_id)
+        total = total + reward
         length = length + 1
         done = terminated or truncated
     return total, length

@@ -18,9 +18,10 @@ def _hidden_packages() -> list[str]:
 
 if sys.argv[:1] == ["-m"]:
     # Here, since the modules of the commands import for seconds what help does not need.
-    from rlc import usage
+    from rlc import messages, usage
 
     usage.answer()
+    messages.leave_at_ctrl_c()
 
 _hidden = _hidden_packages()
 if _hidden:

@@ -9,7 +9,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlc.messages import did_you_mean, warn
+from rlc.messages import did_you_mean, of_the_system, raise_at_ctrl_c, warn
 from trainers.errors import UserError
 
 
@@ -78,10 +78,11 @@ def given_path(text: str) -> Path:
 
 def run_command(command: Callable[[list[str]], None]) -> None:
     """Run a command on the arguments of the process. Bad input is one line and exit code 2."""
+    raise_at_ctrl_c()
     try:
         command(sys.argv[1:])
     except (UserError, OSError) as error:
-        warn(str(error))
+        warn(of_the_system(error) if isinstance(error, OSError) else str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         warn("interrupted")

@@ -36,7 +36,10 @@ def evaluate_run(arguments: list[str]) -> None:
     artifact = open_artifact(folder)
     compression = artifact.contract["compression"]
     if compression.get("protocol") == "paper":
-        raise UserError(f"run={folder}: was made by protocol=paper, and its result.json holds the paper's scores")
+        raise UserError(
+            f"run={folder}: was made by protocol=paper, and its result.json holds the paper's scores; "
+            "give a run of protocol=ours"
+        )
     spec = artifact.policy.spec
     spec_of(spec.env_id, spec.kwargs)
     if settings.video:

@@ -79,14 +79,14 @@ def _score(given: str, source: Path) -> Score | None:
 
 def _copy(folder: Path, target: Path) -> None:
     if target.exists():
-        raise UserError(f"to={target}: exists already")
+        raise UserError(f"to={target}: exists already; choose another to=<folder>")
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         shutil.copytree(folder, temporary)
         temporary.replace(target)
     except OSError as error:
-        raise UserError(f"to={target}: cannot be written: {error.strerror}") from error
+        raise UserError(f"to={target}: cannot be written: {error.strerror}; choose another to=<folder>") from error
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def measure(arguments: list[str]) -> None:
                 run.write_measurement(measurement.model_copy(update=context | {"energy": energy}))
         add_energy(groups, settings)
     for run in runs:
-        tracker = Tracker(run)
+        tracker = Tracker(run, None if settings.wandb.mode == "as_trained" else settings.wandb.mode)
         tracker.summary(flat_values(run.measurement() or Measurement()))
         tracker.finish()
     console.show_measurements(runs)

@@ -59,7 +59,7 @@ def pack(arguments: list[str]) -> None:
             tensors[packed.tensor_file] = content
     runs = list(merged.values())
     if not runs:
-        raise UserError(f"study={study}: there is no finished run in {OUTPUTS / study}")
+        raise UserError(f"study={study}: there is no finished run in {OUTPUTS / study}; rlc.status tells how far it is")
     check_independent_seeds(runs)
     trained = [run for run in runs if run.settings.trains]
     for run in trained:
@@ -84,7 +84,9 @@ def _packed(stored: StoredRun, folder: Path, study: str) -> tuple[PackedRun, byt
     status = read_json(stored.path / STATUS_FILE) or {}
     status.pop("artifact", None)
     metrics = stored.path / METRICS_FILE
-    tensor_file = f"{stored.label}/seed{stored.seed}.safetensors"
+    tensors = None
+    if content is not None:
+        tensors = {"file": f"{stored.label}/seed{stored.seed}.safetensors", "sha256": sha256(content)}
     record: Record = {
         "schema": SCHEMA,
         "label": stored.label,
@@ -94,8 +96,8 @@ def _packed(stored: StoredRun, folder: Path, study: str) -> tuple[PackedRun, byt
         "result": read_json(stored.path / RESULT_FILE),
         "measurement": read_json(stored.path / MEASUREMENT_FILE),
         "metrics": metrics.read_bytes().decode() if metrics.exists() else None,
-        "contract": None if contract is None else shortened(contract),
-        "tensors": None if content is None else {"file": tensor_file, "sha256": sha256(content)},
+        "contract": contract and shortened(contract),
+        "tensors": tensors,
     }
     algorithm = algorithm_directory(stored.settings)
     file = folder / algorithm.parent.name / f"{algorithm.name}.jsonl.gz"

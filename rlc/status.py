@@ -35,7 +35,7 @@ def status(arguments: list[str]) -> None:
         unpack_own(study)
         runs: Sequence[StoredRun] = list_runs(study)
         if not runs:
-            raise UserError(f"study={study}: there is no run in {OUTPUTS / study}")
+            raise UserError(f"study={study}: there is no run in {OUTPUTS / study}; train one, or name another study")
     else:
         jobs = make_plan(rest).jobs
         for study in sorted({job.settings.study for job in jobs}):

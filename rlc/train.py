@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rlc.config.help import ANSWERED, answer
-from rlc.messages import counted, warn
+from rlc.messages import counted, of_the_system, raise_at_ctrl_c, warn
 from trainers.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ DRY_RUN = "--dry-run"
 
 def main() -> None:
     """Plan everything, then run it. Exit code 2: bad input, nothing was run; 1: a run failed; 130: Ctrl-C."""
+    raise_at_ctrl_c()
     arguments = sys.argv[1:]
     if any(a.split("=")[0] in ANSWERED for a in arguments):
         try:
@@ -52,7 +53,7 @@ def plan_and_run(arguments: list[str]) -> int:
         runs = check_runs(plan.jobs, writes=not dry_run)
         unfinished = [run for run in runs if not run.finished()]
     except (UserError, OSError) as error:
-        warn(str(error))
+        warn(of_the_system(error) if isinstance(error, OSError) else str(error))
         return 2
     overwrite = any(job.settings.overwrite for job in plan.jobs)
     left = runs if overwrite else unfinished

@@ -115,7 +115,7 @@ def _add(name: str, candidates: list[Candidate]) -> None:
     files = best.files()
     contract = json.loads(files[CONTRACT_FILE])
     if restored(shortened(contract)) != contract:
-        raise UserError(f"{best.run.path}: its contract has numbers that are no float32")
+        raise UserError(f"{best.run.path}: its contract has numbers that are no float32; export the run again")
     card = _card(best, files, len(candidates))
     # policy.onnx is left out, half of the bytes: it is made again of the others.
     kept = {
@@ -128,7 +128,8 @@ def _add(name: str, candidates: list[Candidate]) -> None:
 
 def _card(candidate: Candidate, files: dict[str, bytes], candidates: int) -> Card:
     """The card of a policy, played on start states of its own."""
-    run, result = candidate.run, candidate.result
+    run = candidate.run
+    result = candidate.result
     spec = read_policy(json.loads(files[CONTRACT_FILE]), files[TENSOR_FILE]).spec
     print(f"playing {EPISODES} episodes of {_name(run)}", flush=True)
     played = evaluate(OnnxPolicy(files[ONNX_FILE]), env_factory(spec), spec, episodes=EPISODES, seed=EVAL_SEED)

@@ -81,6 +81,47 @@ class NoSeed(Base):
         return super().reset()
 
 
+class NoOptions(Base):
+    def reset(self, *, seed: int | None = None) -> Any:  # type: ignore[override]
+        return super().reset(seed=seed)
+
+
+class Leaves(Base):
+    def step(self, action: Any) -> Any:
+        raise SystemExit("no licence")
+
+
+class LeavesAtOnce(Base):
+    def __init__(self) -> None:
+        raise SystemExit(3)
+
+
+class ClosesBadly(Base):
+    def close(self) -> None:
+        raise RuntimeError("closed already")
+
+
+class Changes(Base):
+    """After a while another answer of `step` than before: `FAULT` chooses which."""
+
+    FAULT = ""
+    steps = 0
+
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = super().step(action)
+        Changes.steps += 1
+        if Changes.steps < 350:
+            return obs, reward, *rest
+        answers = {
+            "one number": (obs[:1], reward, *rest),
+            "a row": (obs[None], reward, *rest),
+            "no reward": (obs, None, *rest),
+            "rewards": (obs, np.array([reward, reward]), *rest),
+            "too large": (obs.astype(np.float64) * 1e39, reward, *rest),
+        }
+        return answers[self.FAULT]
+
+
 class OldStep(Base):
     def step(self, action: Any) -> Any:
         obs, reward, terminated, _, info = super().step(action)

@@ -119,6 +119,35 @@ def test_no_file_is_longer_than_one_reads(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+COMPOUND = (ast.FunctionDef, ast.ClassDef, ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match)
+
+
+def packs_tuples(node: ast.AST) -> bool:
+    """Whether a statement assigns several values to as many names; to swap two names is no packing."""
+    if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)):
+        return False
+    target = node.targets[0]
+    return isinstance(target, ast.Tuple) and set(map(ast.dump, loads(target))) != set(map(ast.dump, node.value.elts))
+
+
+def loads(target: ast.Tuple) -> list[ast.expr]:
+    """The names that are assigned to, as they are read."""
+    return [ast.parse(ast.unparse(element), mode="eval").body for element in target.elts]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_one_statement_is_one_thought(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        line = getattr(node, "lineno", 0)
+        assert not packs_tuples(node), line
+        inner = [child for child in ast.walk(node) if child is not node]
+        if isinstance(node, COMPREHENSIONS):
+            assert not any(isinstance(child, COMPREHENSIONS) for child in inner), f"comprehensions in line {line}"
+        if isinstance(node, ast.stmt) and not isinstance(node, COMPOUND):
+            assert sum(isinstance(child, ast.IfExp) for child in inner) <= 1, f"ternaries in line {line}"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_can_unpickle(path: Path) -> None:
     text = path.read_text()

@@ -4,8 +4,10 @@ Classes and functions become their names, objects become records of what they wo
 plain numbers are rebuilt from their bytes. The opcodes are those that `pickletools` of the standard library lists.
 """
 
+import itertools
 import pickletools
 import struct
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,19 +16,26 @@ from compression.imports.records import InertError, Record, Reference, describe,
 # What may be a key of a dictionary: the hash of anything else could recurse without end.
 KEYS = (str, bytes, int, float, bool, type(None))
 BROKEN = (ValueError, IndexError, KeyError, TypeError, OverflowError, StopIteration, struct.error)
+# Policies and their statistics need some hundreds; only a file that was made to take long needs more.
+MOST_STEPS = 100_000
 MARK = object()
 SET = "builtins.set"
+RECONSTRUCTORS = ("copyreg._reconstructor", "copy_reg._reconstructor")
 
 
 def read_inert(content: bytes) -> object:
     """What a pickle describes: plain values, lists, tuples and dicts of them, `Reference` and `Record`.
 
-    Raises InertError for a damaged pickle and for opcodes that are not read.
+    Raises InertError for a damaged pickle, for opcodes that are not read, and for more than `MOST_STEPS` of them.
     """
     machine = Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(content):
-            machine.run(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in texts
+            for opcode, argument, _ in itertools.islice(pickletools.genops(content), MOST_STEPS):
+                machine.run(opcode.name, argument)
+        if not machine.stopped:
+            raise InertError(f"it has more than {MOST_STEPS} steps")
         return machine.result()
     except InertError:
         raise
@@ -40,6 +49,7 @@ class Machine:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.stopped = False
 
     def run(self, opcode: str, argument: Any) -> None:
         """Do what one opcode says, without importing or calling."""
@@ -51,6 +61,7 @@ class Machine:
             ACTIONS[opcode](self, argument)
         elif opcode not in IGNORED:
             raise InertError(f"opcode {opcode} is not read")
+        self.stopped = opcode == "STOP"
 
     def result(self) -> object:
         """The one value that is left."""
@@ -109,6 +120,9 @@ class Machine:
             self.push(str(args[0]).encode("latin-1"))
         elif name in ("builtins.bytes", "__builtin__.bytes") and args == ():
             self.push(b"")
+        elif name in RECONSTRUCTORS and isinstance(args, tuple) and args:
+            # The objects of protocols 0 and 1, by their class.
+            self.push(Record(describe(args[0])))
         else:
             self.push(Record(name, args, array=from_arguments(name, args)))
 

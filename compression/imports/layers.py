@@ -18,6 +18,10 @@ from trainers.nn.stacked import make_linear
 from trainers.policy import Policy, Rescale, clamp_to_bounds
 from trainers.tensors import FloatArray
 
+TRAINED_ELSEWHERE = (
+    "add actions=rescale if it was trained behind gymnasium's RescaleAction, else name the environment it was trained "
+    "in with env.id=<module>:<id>"
+)
 AS_ONNX = "export its deterministic policy to ONNX, observation to action, and give policy=<file>.onnx"
 
 
@@ -86,7 +90,7 @@ def named_layer(request: Request, tensors: Mapping[str, Tensor], name: str) -> n
     """One linear layer by its name. Raises UserError where its tensors are missing or of other shapes."""
     weight = tensors.get(f"{name}.weight")
     if weight is None:
-        raise request.refuse(f"has no tensor {name}.weight; found {some(tensors)}")
+        raise request.refuse(f"has no tensor {name}.weight; found {some(tensors)}; allowed: a whole state_dict")
     if weight.dim() != 2:
         raise request.refuse(f"{name}.weight has shape {list(weight.shape)}; allowed: linear layers and activations")
     bias = tensors.get(f"{name}.bias")
@@ -94,18 +98,35 @@ def named_layer(request: Request, tensors: Mapping[str, Tensor], name: str) -> n
         bias = weight.new_zeros(len(weight))
     if bias.shape != weight.shape[:1]:
         raise request.refuse(f"{name}.bias has shape {list(bias.shape)}; allowed: {[len(weight)]}")
-    for part, tensor in (("weight", weight), ("bias", bias)):
-        if not torch.isfinite(tensor).all():
-            raise request.refuse(
-                f"{name}.{part} has numbers that are not finite: its training diverged; give a checkpoint from before"
-            )
-    return make_linear(weight.float(), bias.float())
+    return make_linear(
+        real_numbers(request, f"{name}.weight", weight).float(), real_numbers(request, f"{name}.bias", bias).float()
+    )
+
+
+def is_state_dict(content: Any) -> bool:
+    """Whether it is a dictionary of tensors by name."""
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    )
+
+
+def real_numbers(request: Request, name: str, tensor: Tensor) -> Tensor:
+    """The tensor. Raises UserError where it is not dense, in floating point and finite."""
+    if tensor.layout != torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        raise request.refuse(f"{name} is no dense tensor in floating point; allowed: a state_dict of plain tensors")
+    if not torch.isfinite(tensor).all():
+        raise request.refuse(
+            f"{name} has numbers that are not finite: its training diverged; give a checkpoint from before"
+        )
+    return tensor
 
 
 def some(names: Collection[str]) -> str:
     """The first few of many names."""
+    if not names:
+        return "nothing"
     shown = sorted(names)[:5]
-    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "") if shown else "nothing"
+    return ", ".join(shown if len(names) == len(shown) else [*shown, "..."])
 
 
 def chain(request: Request, linears: Sequence[nn.Linear], activation: str) -> list[nn.Module]:
@@ -117,7 +138,7 @@ def chain(request: Request, linears: Sequence[nn.Linear], activation: str) -> li
     for before, behind in itertools.pairwise(linears):
         if before.out_features != behind.in_features:
             raise request.refuse(
-                f"a layer of {before.out_features} outputs stands before one of {behind.in_features} inputs"
+                f"a layer of {before.out_features} outputs stands before one of {behind.in_features} inputs; {AS_ONNX}"
             )
     sizes = (linears[0].in_features, linears[-1].out_features)
     if sizes != (spec.obs_dim, spec.act_dim):
@@ -136,22 +157,27 @@ def to_actions(
     *,
     squashed: bool,
     bounds: tuple[FloatArray, FloatArray] | None,
-    otherwise: str = "name the environment it was trained in with env.id=<module>:<id>",
+    remedy: str = TRAINED_ELSEWHERE,
 ) -> list[nn.Module]:
     """The stages from the last layer's outputs to actions in the environment's units and bounds.
 
     `squashed`: a tanh follows, whose values span `bounds`. `bounds` [act_dim] are those it was trained with; None
     for outputs in units of the environment. Raises UserError where they are not those of the environment and the
-    user does not say what is meant; `otherwise` is the way out beside scaling.
+    user does not say what is meant; `remedy` is the way out.
     """
     spec = request.spec
     center, scale = spec.action_center_and_scale(torch.device("cpu"))
+    if request.actions == "clip" and bounds is not None:
+        raise request.refuse(
+            f"actions=clip: the file says that its actions lie in {span(*bounds)}; leave actions out, or add "
+            "actions=rescale if it was trained behind gymnasium's RescaleAction"
+        )
     if request.actions == "rescale" and bounds is None:
         bounds = -np.ones(spec.act_dim, np.float32), np.ones(spec.act_dim, np.float32)
     if bounds is not None and not _same(bounds, spec) and request.actions != "rescale":
         raise request.refuse(
             f"its actions lie in {span(*bounds)}, those of {spec.env_id} in {span(spec.action_low, spec.action_high)}; "
-            f"add actions=rescale if it was trained behind gymnasium's RescaleAction, else {otherwise}"
+            f"{remedy}"
         )
     if bounds is not None and not all(np.isfinite(bound).all() for bound in bounds):
         raise request.refuse(f"its actions lie in {span(*bounds)}; allowed: finite bounds")
@@ -164,6 +190,13 @@ def to_actions(
         # Scaled before it is clipped: ONNX Runtime takes an int8 layer behind which a clip is scaled back to float.
         stages.append(Rescale((center - factor * (low + high) / 2).float(), factor.float()))
     return [*stages, clamp_to_bounds(spec)]
+
+
+def rescale_notes(request: Request, bounds: object) -> list[str]:
+    """What actions=rescale takes for granted where nothing in the file bounds its actions."""
+    if request.actions != "rescale" or bounds is not None:
+        return []
+    return [f"{request.path}: actions=rescale taken as from [-1, 1]; the file does not say its bounds"]
 
 
 def span(low: Any, high: Any) -> str:

@@ -13,8 +13,10 @@ from onnx import helper, numpy_helper
 from trainers.nn.activations import ACTIVATIONS
 
 Numbers = NDArray[np.float64]
-# Nodes that change no number of a batch of flat observations.
-SAME = ("Identity", "Dropout", "Flatten")
+# Nodes that change the shape of their first input; the others say which.
+SHAPES = ("Reshape", "Expand", "Squeeze", "Unsqueeze")
+# Nodes that change no number of one flat observation.
+SAME = ("Identity", "Dropout", "Flatten", *SHAPES)
 PROBES = np.linspace(-6, 6, 121)
 
 
@@ -64,6 +66,9 @@ class Chain:
         for node in graph.node:
             if node.op_type == "Constant":
                 self.constants[node.output[0]] = _constant(node)
+            elif node.op_type == "Identity" and node.input[0] in self.constants:
+                # torch.onnx writes equal tensors once, such as biases of 0.
+                self.constants[node.output[0]] = self.constants[node.input[0]]
         self.output = output
         producers = {name: node for node in graph.node for name in node.output}
         self.nodes = _ancestors(graph, producers, output)
@@ -171,14 +176,15 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _ancestors(graph: onnx.GraphProto, producers: Mapping[str, onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
-    """The nodes that an output depends on, constants left out, in the order of the graph."""
+    """The nodes that an output depends on, constants and computed shapes left out, in the order of the graph."""
     needed: set[str] = set()
     waiting = [output]
     while waiting:
         name = waiting.pop()
         if name not in needed:
             needed.add(name)
-            waiting += list(producers[name].input) if name in producers else []
+            inputs = list(producers[name].input) if name in producers else []
+            waiting += inputs[:1] if inputs and producers[name].op_type in SHAPES else inputs
     return [node for node in graph.node if node.op_type != "Constant" and needed & set(node.output)]
 
 

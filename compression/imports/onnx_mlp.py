@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch import nn
 
-from compression.imports.layers import Imported, Request, chain, to_actions
+from compression.imports.layers import Imported, Request, chain, rescale_notes, to_actions
 from compression.imports.onnx_graph import Activation, Affine, Chain, Clip, GraphError, Linear, Step
 from compression.imports.vecnormalize import read_statistics
 from compression.runtime import onnx_session
@@ -24,6 +24,12 @@ ALGORITHM = "onnx"
 LARGEST = 2**28
 SAMPLES = 256
 TOLERANCE = 1e-4
+# A clip that takes off less than this share of a range keeps a tanh from its ends; it is no bound of actions.
+GUARD = 0.01
+UNITS = (
+    "add actions=rescale if these stand for the bounds of the environment, as behind gymnasium's RescaleAction and in "
+    "every SAC, TD3 and DDPG of Stable-Baselines3; actions=clip if they are in the units of the environment"
+)
 OUTPUT_NAMES = ("action", "actions")
 FLOATS = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.DOUBLE: np.float64}
 
@@ -62,8 +68,9 @@ def read_onnx(request: Request) -> Imported:
     stages = [*inputs, *layers, *outputs]
     _check(request, source, output, stages)
     bounds = None if request.actions == "clip" else _bounds(outputs, request.spec.act_dim)
-    tail = to_actions(request, squashed=False, bounds=bounds, otherwise="actions=clip if its actions need no scaling")
-    return Imported(Policy(request.spec, [*read_statistics(request), *stages, *tail]), ALGORITHM)
+    tail = to_actions(request, squashed=False, bounds=bounds, remedy=UNITS)
+    notes = rescale_notes(request, bounds)
+    return Imported(Policy(request.spec, [*read_statistics(request), *stages, *tail]), ALGORITHM, notes)
 
 
 def _ends(request: Request, graph: onnx.GraphProto) -> tuple[Any, str]:
@@ -73,7 +80,7 @@ def _ends(request: Request, graph: onnx.GraphProto) -> tuple[Any, str]:
     outputs = [value.name for value in graph.output]
     if len(inputs) != 1 or inputs[0].type.tensor_type.elem_type not in FLOATS:
         names = ", ".join(value.name for value in inputs)
-        raise request.refuse(f"has the inputs {names}; allowed: one, the observation in floating point")
+        raise request.refuse(f"has the inputs {names}; allowed: one, the observation in float32 or float64")
     actions = [name for name in outputs if name.lower() in OUTPUT_NAMES] or outputs
     if len(actions) != 1:
         raise request.refuse(f"has the outputs {', '.join(outputs)}; allowed: one, or one that is called action")
@@ -162,18 +169,24 @@ def _clamp(step: Clip) -> Clamp:
 
 def _bounds(stages: Sequence[nn.Module], size: int) -> tuple[FloatArray, FloatArray] | None:
     """What a tanh or a clip at the end of a policy bounds its outputs to, each [size]; None where nothing does."""
-    low, high = np.full(size, -np.inf), np.full(size, np.inf)
+    ends = np.array([[-np.inf], [np.inf]]).repeat(size, axis=1)
     for stage in stages:
         if isinstance(stage, nn.Tanh):
-            low, high = np.tanh(low), np.tanh(high)
+            # Also behind a clip, as of gSDE: what a scale of actions means is the range of the tanh.
+            ends = np.array([[-1.0], [1.0]]).repeat(size, axis=1)
         elif isinstance(stage, Clamp):
-            low, high = (np.clip(end, stage.low.numpy(), stage.high.numpy()) for end in (low, high))
+            clipped = np.clip(ends, stage.low.numpy(), stage.high.numpy())
+            guards = np.isfinite(ends).all() and (np.ptp(clipped, axis=0) > (1 - GUARD) * np.ptp(ends, axis=0)).all()
+            ends = ends if guards else clipped
         elif isinstance(stage, Rescale):
-            if not np.isfinite([low, high]).all():
+            if not np.isfinite(ends).all():
                 return None
-            ends = [end * stage.scale.numpy() + stage.center.numpy() for end in (low, high)]
-            low, high = np.minimum(*ends), np.maximum(*ends)
-    return (low.astype(np.float32), high.astype(np.float32)) if np.isfinite([low, high]).all() else None
+            # A scale below 0 swaps the ends.
+            ends = np.sort(ends * stage.scale.numpy() + stage.center.numpy(), axis=0)
+    if not np.isfinite(ends).all():
+        return None
+    low, high = ends.astype(np.float32)
+    return low, high
 
 
 def _check(request: Request, source: Any, output: str, stages: Sequence[nn.Module]) -> None:
@@ -189,10 +202,15 @@ def _check(request: Request, source: Any, output: str, stages: Sequence[nn.Modul
             [session.run([output], {source.name: row[None] if batched else row})[0].ravel() for row in obs]
         )
     except Exception as error:  # whatever ONNX Runtime raises
-        raise request.refuse(f"ONNX Runtime does not run it: {one_line(str(error))[:120]}") from error
+        raise request.refuse(
+            f"ONNX Runtime does not run it: {one_line(str(error))[:120]}; export it for batches of 1 in float"
+        ) from error
     found = nn.Sequential(*stages)(torch.from_numpy(obs).float()).numpy()
     difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
     if not np.isfinite(expected).all():
         raise request.refuse("gives actions that are not finite: its training diverged; give an earlier checkpoint")
     if not difference <= TOLERANCE * max(1, np.abs(expected).max()):
-        raise request.refuse(f"was not understood: its actions differ by {difference:.2g} from those of ONNX Runtime")
+        raise request.refuse(
+            f"was not understood: its actions differ by {difference:.2g} from those of ONNX Runtime; "
+            "export it without what is computed between its layers"
+        )

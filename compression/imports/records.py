@@ -47,6 +47,11 @@ class Record:
 
 def describe(value: object) -> str:
     """A short name of a value of an inert pickle."""
+    if isinstance(value, Record) and value.name.endswith("._make_skeleton_class") and isinstance(value.args, tuple):
+        # cloudpickle's word for a class of a script; its name is the second argument.
+        return f"{next(iter(value.args[1:2]), 'a class')} of the training script"
+    if isinstance(value, Record) and value.name.endswith("._make_function"):
+        return "a function of the training script"
     if isinstance(value, Reference | Record):
         return value.name
     return type(value).__name__

@@ -9,10 +9,20 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from compression.imports.layers import AS_ONNX, Imported, Request, chain, numbered_layers, some, to_actions
+from compression.imports.layers import (
+    AS_ONNX,
+    Imported,
+    Request,
+    chain,
+    is_state_dict,
+    numbered_layers,
+    real_numbers,
+    rescale_notes,
+    some,
+    to_actions,
+)
 from compression.imports.vecnormalize import read_statistics
 from trainers.policy import Policy, Standardize
 
@@ -54,7 +64,7 @@ def read_rsl_rl(request: Request, content: Any) -> Imported:
         allowed = " or ".join(layout.key for layout in LAYOUTS)
         raise request.refuse(f"has no actor; found {some([str(key) for key in content])}; allowed: {allowed}")
     tensors = content[layout.key]
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    if not is_state_dict(tensors):
         raise request.refuse(f"its {layout.key} does not hold plain tensors by name; allowed: a state_dict")
     known = re.compile(rf"{layout.layers}\..+|{layout.normalizer}\..+|{layout.others}")
     foreign = [name for name in tensors if not known.fullmatch(name)]
@@ -62,7 +72,7 @@ def read_rsl_rl(request: Request, content: Any) -> Imported:
         raise request.refuse(f"has {some(foreign)}; allowed: actors of linear layers without memory; {AS_ONNX}")
     linears = numbered_layers(request, tensors, layout.layers)
     if not linears:
-        raise request.refuse(f"its {layout.key} has no {layout.layers}.0.weight; found {some(tensors)}")
+        raise request.refuse(f"its {layout.key} has no {layout.layers}.0.weight; found {some(tensors)}; {AS_ONNX}")
     if linears[-1].out_features == 2 * request.spec.act_dim:
         raise request.refuse(
             f"has 2 numbers for each of {request.spec.act_dim} actions (a deviation that depends on the state, or a "
@@ -79,6 +89,7 @@ def read_rsl_rl(request: Request, content: Any) -> Imported:
         raise request.refuse(f"statistics={request.statistics}: the file has its own; leave statistics out")
     layers = chain(request, linears, activation)
     tail = to_actions(request, squashed=False, bounds=None)
+    notes += rescale_notes(request, None)
     return Imported(Policy(request.spec, [*(inputs or read_statistics(request)), *layers, *tail]), ALGORITHM, notes)
 
 
@@ -87,17 +98,23 @@ def _normalizer(
 ) -> list[nn.Module]:
     """The normaliser of the observations; none where the training had none."""
     # Up to version 2 it is a part of its own.
-    own = content.get("obs_norm_state_dict") or {
-        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
-    }
+    own = content.get("obs_norm_state_dict")
+    if own is None or own == {}:
+        own = {
+            name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+        }
+    if not is_state_dict(own):
+        raise request.refuse("its observation normaliser does not hold plain tensors by name; allowed: a state_dict")
     if not own:
         return []
-    mean, std = own.get("_mean"), own.get("_std")
-    if not isinstance(mean, Tensor) or not isinstance(std, Tensor):
+    if not {"_mean", "_std"} <= own.keys():
         raise request.refuse(f"its observation normaliser has {some(own)}; allowed: _mean and _std")
-    mean, std = mean.double().flatten(), std.double().flatten()
+    mean, std = (real_numbers(request, name, own[name]).double().flatten() for name in ("_mean", "_std"))
     if (mean.numel(), std.numel()) != (request.spec.obs_dim,) * 2:
-        raise request.refuse(f"its normaliser has {mean.numel()} means, {request.spec.env_id} {request.spec.obs_dim}")
-    if not (torch.isfinite(mean).all() and torch.isfinite(std).all() and (std >= 0).all()):
-        raise request.refuse("its observation normaliser has numbers that are not finite; give an earlier checkpoint")
+        raise request.refuse(
+            f"its normaliser has {mean.numel()} means, {request.spec.env_id} {request.spec.obs_dim} observations; name "
+            "the environment it was trained in with env=<name> or env.id=<id>"
+        )
+    if not (std >= 0).all():
+        raise request.refuse("its observation normaliser has deviations below 0; give an earlier checkpoint")
     return [Standardize(mean, std + EPSILON)]

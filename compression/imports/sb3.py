@@ -21,6 +21,7 @@ from compression.imports.layers import (
     Imported,
     Request,
     chain,
+    is_state_dict,
     load_tensors,
     named_layer,
     numbered_layers,
@@ -115,7 +116,7 @@ def _parts(request: Request) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(data, dict):
         raise request.refuse("is no Stable-Baselines3 file: its data is no dictionary; allowed: what its save() wrote")
     tensors = load_tensors(request, io.BytesIO(content))
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    if not is_state_dict(tensors):
         raise request.refuse("its policy.pth does not hold plain tensors by name; allowed: what save() wrote")
     return data, tensors
 
@@ -264,7 +265,8 @@ def _was_normalized(request: Request, data: dict[str, Any], kind: Kind) -> bool:
         # Algorithms of rollouts keep raw observations behind VecNormalize alone.
         return raw is not None
     try:
-        seen, original = array_of(_value(request, data, "_last_obs")), array_of(raw)
+        seen = array_of(_value(request, data, "_last_obs"))
+        original = array_of(raw)
     except InertError:
         return False
     return seen.shape != original.shape or not np.allclose(seen, original, equal_nan=True)

@@ -40,8 +40,10 @@ def read_statistics(request: Request) -> list[nn.Module]:
         if path.stat().st_size > LARGEST:
             raise InertError(f"it has more than {LARGEST} bytes")
         numbers = _npz(path) if zipfile.is_zipfile(path) else _pickled(path.read_bytes())
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, ValueError, TypeError, OverflowError, zipfile.BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, KeyError):
+            reason = f"it has no {error.args[0]}"
         raise UserError(f"statistics={path}: cannot be read: {reason}; allowed: {ALLOWED}, none") from error
     return [] if numbers is None else _stages(request, path, numbers)
 
@@ -69,7 +71,7 @@ def _pickled(content: bytes) -> Numbers | None:
     name = describe(record)
     if not isinstance(record, Record) or not re.fullmatch(r"stable_baselines3\..*\.VecNormalize", name):
         raise InertError(f"it holds {name}")
-    if record.attribute("norm_obs") is False:
+    if not bool(array_of(record.attribute("norm_obs"))):
         return None
     statistics = record.attribute("obs_rms")
     if isinstance(statistics, dict):

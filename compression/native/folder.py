@@ -93,9 +93,11 @@ def _write(
         shutil.copy(TEMPLATES / name, folder / name)
     compiler = find_compiler()
     if compiler is None:
-        test, sizes = f"not tested: {NO_COMPILER}", None
+        test = f"not tested: {NO_COMPILER}"
+        sizes = None
     else:
-        test, sizes = self_test(folder, compiler), measure_sizes(folder, compiler)
+        test = self_test(folder, compiler)
+        sizes = measure_sizes(folder, compiler)
     native = {
         "layout": options.layout,
         "skip_zeros": options.skip_zeros,
@@ -111,8 +113,11 @@ def _write(
 
 def _template_values(network: Network, contract: dict[str, Any], options: Options) -> dict[str, Any]:
     environment = contract["environment"]
-    env_id, algorithm, method = environment["id"], contract["algorithm"], contract["compression"]["method"]
-    low, high = environment["action"]["low"], environment["action"]["high"]
+    env_id = environment["id"]
+    algorithm = contract["algorithm"]
+    method = contract["compression"]["method"]
+    low = environment["action"]["low"]
+    high = environment["action"]["high"]
     golden = contract["golden"]
     widths = [network.layers[0].weight.shape[1], *(len(layer.weight) for layer in network.layers)]
     return {

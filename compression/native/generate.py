@@ -20,6 +20,9 @@ WEIGHTS: tuple[Weights, ...] = ("auto", "bytes", "bits")
 TableKind = Literal["packed", "bits", "rows"]
 TEMPLATES = Path(__file__).parent / "templates"
 PER_LINE = 24
+# C types of a layer's sum, of its bias and of the network's input.
+INT8_TYPES = {"sum_type": "int32_t", "bias_type": "int32_t", "input_type": "uint8_t"}
+FLOAT_TYPES = {"sum_type": "float", "bias_type": "float", "input_type": "float"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def policy_source(network: Network, options: Options, title: str) -> str:
     layout = "packed" if options.skip_zeros else options.layout
     kinds = table_kinds(network, options)
     layers = [_layer_values(network, number, kinds, options) for number in range(len(network.layers))]
-    sum_type = "int32_t" if network.quantized else "float"
+    types = INT8_TYPES if network.quantized else FLOAT_TYPES
+    if "bits" in kinds:
+        types = types | {"bias_type": "POLICY_BIAS"}
     return render(
         "policy.c.j2",
         title=title,
@@ -85,10 +90,8 @@ def policy_source(network: Network, options: Options, title: str) -> str:
         kernels=_activation_kernels(network),
         dense=_kernels("dense_int8.h" if network.quantized else "dense_float.h"),
         dense_bits=_kernels("dense_bits.h"),
-        sum_type=sum_type,
-        bias_type="POLICY_BIAS" if "bits" in kinds else sum_type,
         small_bias_type=_small_bias_type(network),
-        input_type="uint8_t" if network.quantized else "float",
+        **types,
     )
 
 

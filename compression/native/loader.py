@@ -69,7 +69,7 @@ def _read_contract(folder: Path) -> dict[str, Any]:
     try:
         contract = json.loads((folder / "policy.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no policy in C: {error}") from error
+        raise UserError(f"{folder} holds no policy in C: {error}; allowed: a folder of rlc.export target=c") from error
     if not isinstance(contract, dict) or "native" not in contract or not (folder / "policy.c").exists():
         raise UserError(f"{folder} holds no policy in C; allowed: a folder that rlc.export target=c wrote")
     return contract
@@ -105,7 +105,8 @@ def _through_ctypes(
     environment = contract["environment"]
     obs = np.zeros(environment["observation"]["shape"], np.float32)
     action = np.zeros(environment["action"]["shape"], np.float32)
-    obs_pointer, action_pointer = ctypes.c_void_p(obs.ctypes.data), ctypes.c_void_p(action.ctypes.data)
+    obs_pointer = ctypes.c_void_p(obs.ctypes.data)
+    action_pointer = ctypes.c_void_p(action.ctypes.data)
 
     def act(given: Any) -> FloatArray:
         if np.shape(given) != obs.shape:

@@ -105,7 +105,7 @@ def read_network(policy: Policy) -> Network:
     _check_stages(stages)
     places = [i for i, stage in enumerate(stages) if isinstance(stage, nn.Linear | StaticQuantLinear)]
     if not places:
-        raise UserError("target=c: the policy has no linear layer")
+        raise UserError("target=c: the policy has no linear layer; deploy its policy.onnx")
     front = _elementwise(stages[: places[0]], "observation")
     back = _elementwise(stages[places[-1] + 1 :], "action")
     activations = [_activation(stages[a + 1 : b]) for a, b in pairwise(places)]
@@ -131,7 +131,7 @@ def _check_stages(stages: list[nn.Module]) -> None:
     known = (nn.Linear, StaticQuantLinear, *ACTIVATIONS.values(), Standardize, Clamp, Rescale)
     for stage in stages:
         if not isinstance(stage, known):
-            raise UserError(f"target=c: no C for a stage {type(stage).__name__}")
+            raise UserError(f"target=c: no C for a stage {type(stage).__name__}; deploy its policy.onnx")
 
 
 def _activation(stages: list[nn.Module]) -> str:
@@ -180,7 +180,9 @@ def _folded_bias(linear: StaticQuantLinear, grid: Grid) -> NDArray[np.int32]:
     # 128 more: signed kernels count levels from there.
     largest = np.abs(bias) + (255 + 128) * np.abs(weight).sum(1)
     if largest.max() > INT32_MAX:
-        raise UserError(f"target=c: sums of a layer with {weight.shape[1]} inputs may not fit 32 bits")
+        raise UserError(
+            f"target=c: sums of a layer with {weight.shape[1]} inputs may not fit 32 bits; deploy its policy.onnx"
+        )
     folded: NDArray[np.int32] = bias.astype(np.int32)
     return folded
 
@@ -203,7 +205,8 @@ def _step(stage: nn.Module, prefix: str, keeps_nan: bool) -> Elementwise:
     if isinstance(stage, nn.Tanh):
         return Elementwise("policy_tanh(v)")
     if isinstance(stage, Standardize):
-        mean, inverse_std = f"{prefix}_mean", f"{prefix}_inverse_std"
+        mean = f"{prefix}_mean"
+        inverse_std = f"{prefix}_inverse_std"
         tables = {mean: _array(stage.mean), inverse_std: _array(stage.inverse_std)}
         return Elementwise(f"(v - {mean}[i]) * {inverse_std}[i]", tables)
     if isinstance(stage, Clamp):
@@ -213,7 +216,7 @@ def _step(stage: nn.Module, prefix: str, keeps_nan: bool) -> Elementwise:
         return Elementwise(f"{clamp}(v, {low}, {high})", low_tables | high_tables)
     if isinstance(stage, Rescale):
         return _rescale(stage, prefix)
-    raise UserError(f"target=c: a stage {type(stage).__name__} stands outside the layers")
+    raise UserError(f"target=c: a stage {type(stage).__name__} stands outside the layers; deploy its policy.onnx")
 
 
 def _rescale(stage: Rescale, prefix: str) -> Elementwise:

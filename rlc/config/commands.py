@@ -1,6 +1,6 @@
 """The settings of the small commands. Defaults and meanings stand in conf/."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,12 @@ class ReportSettings(Selection):
     wandb: WandbSettings
 
 
+class MeasureWandbSettings(Strict):
+    """What Weights & Biases is told of a measurement; the value stands in conf/measure.yaml."""
+
+    mode: Literal["as_trained", "offline", "online", "disabled"]
+
+
 class MeasureSettings(Selection):
     """What is measured of which runs; the values stand in conf/measure.yaml."""
 
@@ -41,6 +47,7 @@ class MeasureSettings(Selection):
     calls: Annotated[int, Field(ge=10_000, multiple_of=200)]
     num_copies: Annotated[int, Field(ge=2)]
     energy: EnergySettings
+    wandb: MeasureWandbSettings
 
 
 class EvaluateSettings(Strict):

@@ -36,7 +36,10 @@ def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
         check_groups(overrides)
         for override in overrides:
             if override.is_sweep_override() or override.key_or_group in ("algo", "experiment"):
-                raise UserError(f"{override.input_line}: one policy is compressed here, and nothing trained")
+                raise UserError(
+                    f"{override.input_line}: one policy is compressed here, and nothing trained; leave "
+                    "it out, or use rlc.train"
+                )
         check_keys(overrides, unresolved_config)
         return compose_settings(tuple(str(override.input_line) for override in overrides), without=("algo",))
     except HYDRA_ERRORS as error:
@@ -180,7 +183,8 @@ def check_groups(overrides: list[Override]) -> None:
             offered = choices(group)
             for value in values_of(override):
                 if value not in offered:
-                    raise UserError(f"{group}={value}: unknown{did_you_mean(value, offered)}")
+                    other = "; env.id=<id> for any other" if group == "env" else ""
+                    raise UserError(f"{group}={value}: unknown{did_you_mean(value, offered)}{other}")
             if override.get_key_element() != f"{plus}{group}":
                 raise UserError(f"{override.input_line}: write {plus}{group}={values_of(override)[0]}")
 

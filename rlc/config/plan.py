@@ -97,7 +97,7 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
     tasks = _training_first([o for o in everything if not is_hydra(o)])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     if not lines:
-        raise UserError(f"{' '.join(given)}: one of the sweeps is empty, there is nothing to do")
+        raise UserError(f"{' '.join(given)}: one of the sweeps is empty; give each a value")
     own = [str(o.input_line) for o in overrides if is_hydra(o)]
     return Plan([_job(parse_overrides(line), composer) for line in lines], own, multirun=True)
 
@@ -121,7 +121,10 @@ def _joined(given: list[str], preset: dict[str, Any]) -> Plan:
         if lines is not None:
             plans.append(_make_plan(lines, multirun=True))
     if not plans:
-        raise UserError(f"{' '.join(given)}: none of {', '.join(preset['grids'])} has these compressions")
+        raise UserError(
+            f"{' '.join(given)}: none of {', '.join(preset['grids'])} has these compressions; allowed: those of "
+            "their files in conf/experiment/"
+        )
     # The grids may share jobs.
     jobs = {job.settings.model_dump_json(): job for plan in plans for job in plan.jobs}
     return Plan(list(jobs.values()), plans[0].hydra, multirun=True, follow_ups=tuple(preset.get("follow_ups", ())))

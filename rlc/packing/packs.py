@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from compression.artifact import ArtifactError, read_policy, read_spec, remade_files
-from compression.files import sha256
+from compression.files import AGAIN, sha256
 from rlc.pipeline import build
 from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, parse_record
 from rlc.runs.records import NOT_PACKED, Measurement, RunResult, RunStatus
@@ -106,9 +106,9 @@ class PackedRun(StoredRun):
         try:
             content = self.tensor_file.read_bytes()
         except OSError as error:
-            raise UserError(f"{self.tensor_file}: cannot be read: {error.strerror}") from error
+            raise UserError(f"{self.tensor_file}: cannot be read: {error.strerror}{AGAIN}") from error
         if sha256(content) != self.record["tensors"]["sha256"]:
-            raise UserError(f"{self.tensor_file}: is damaged: its hash is not the one in {self.file}")
+            raise UserError(f"{self.tensor_file}: is damaged: its hash is not the one in {self.file}{AGAIN}")
         return content
 
     def contract(self) -> Record:
@@ -222,7 +222,7 @@ def record_text(file: Path) -> str:
     try:
         return gzip.decompress(file.read_bytes()).decode()
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"{file}: is no whole gzip file: {error}") from error
+        raise UserError(f"{file}: is no whole gzip file: {error}{AGAIN}") from error
 
 
 def _read_file(file: Path, study: str | None) -> list[PackedRun]:
@@ -236,7 +236,7 @@ def _read_file(file: Path, study: str | None) -> list[PackedRun]:
             raise UserError(f"{file}: line {number}: {run.label} seed {run.seed} stands in it twice")
         runs[run.path] = run
     if not runs:
-        raise UserError(f"{file}: holds no run")
+        raise UserError(f"{file}: holds no run; pack the study again")
     return list(runs.values())
 
 

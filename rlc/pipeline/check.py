@@ -36,7 +36,7 @@ def _check_seeds(runs: Sequence[Run]) -> None:
     seen = set()
     for run in runs:
         if run.path in seen:
-            raise UserError(f"seed={run.seed}: asked for twice ({run.name})")
+            raise UserError(f"seed={run.seed}: asked for twice ({run.name}); name it once")
         seen.add(run.path)
 
 

@@ -96,13 +96,14 @@ def _memory(run: StoredRun, native: Native, copies: int) -> MeasuredMemory:
 
 def _native_memory(native: Native) -> dict[str, Any]:
     """Bytes of a policy as C, or why they were not counted."""
-    sizes = native.sizes if isinstance(native, NativeBuild) else None
-    return {
-        "native_code_bytes": sizes.code if sizes else None,
-        "native_constant_bytes": sizes.constants if sizes else None,
-        "native_stack_bytes": sizes.stack if sizes else None,
-        "native_reason": native.sizes_reason if isinstance(native, NativeBuild) else native,
-    }
+    counted: dict[str, Any] = dict.fromkeys(("native_code_bytes", "native_constant_bytes", "native_stack_bytes"))
+    if not isinstance(native, NativeBuild):
+        return counted | {"native_reason": native}
+    if native.sizes is not None:
+        counted["native_code_bytes"] = native.sizes.code
+        counted["native_constant_bytes"] = native.sizes.constants
+        counted["native_stack_bytes"] = native.sizes.stack
+    return counted | {"native_reason": native.sizes_reason}
 
 
 def _observations(run: StoredRun) -> FloatArray:

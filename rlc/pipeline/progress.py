@@ -26,7 +26,7 @@ class TrainingProgress:
         console = Console(highlight=False)
         if console.is_terminal:
             self.bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[speed]:.0f} steps/s, return {task.fields[last_return]},"),

@@ -3,10 +3,11 @@
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlc.config.settings import WandbSettings
 from rlc.messages import warn
@@ -16,13 +17,20 @@ from trainers.errors import one_line
 # What W&B takes, in characters.
 LONGEST_TAG = 64
 LONGEST_NAME = 128
+NO_LOGIN = (
+    "it has no login here that it takes; put the key of your account into WANDB_API_KEY, or say wandb.mode=offline and "
+    "upload later with `wandb sync`"
+)
 
 
 class Tracker:
     """The W&B run of a run directory. Where W&B fails, one line says so and the training goes on."""
 
-    def __init__(self, run: StoredRun) -> None:
+    def __init__(self, run: StoredRun, mode: Literal["offline", "online", "disabled"] | None = None) -> None:
+        """`mode`: what is said now in place of what was said of the run."""
         settings = run.settings
+        if mode is not None:
+            settings = settings.model_copy(update={"wandb": settings.wandb.model_copy(update={"mode": mode})})
         self.run = run
         self.wandb_run: Any = None
         if settings.wandb.mode == "disabled":
@@ -83,7 +91,7 @@ class Tracker:
             yield
         except Exception as error:
             self.wandb_run = None
-            text = one_line(f"W&B failed, the run goes on without it: {error}")
+            text = one_line(f"W&B failed, the run goes on without it: {_reason(error)}")
             warn(text)
             self.run.log(text)
 
@@ -115,13 +123,28 @@ def log_tables(
         run.log({name: wandb.Table(columns=[*headers], data=rows) for name, (headers, rows) in tables.items()})
         run.finish()
     except Exception as error:
-        warn(f"W&B failed, the report stands without it: {error}")
+        warn(f"W&B failed, the report stands without it: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """Why W&B failed; of a login that is missing or wrong in our own words."""
+    return NO_LOGIN if "API key" in str(error) or "API_KEY" in str(error) else str(error)
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a folder can be written to, or made."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
 
 
 def _init(settings: WandbSettings, folder: Path, identity: str, **shown: Any) -> Any:
     """The W&B run of an identity, begun or gone on with; its files lie in the folder."""
     import wandb
 
+    if not _writable(Path(os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "/"))):
+        # As in a container; W&B would write its log to the terminal.
+        os.environ.setdefault("WANDB_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"wandb-cache-{os.getuid()}"))
     return wandb.init(
         mode=settings.mode,
         project=settings.project,

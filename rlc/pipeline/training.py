@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,7 +164,8 @@ def train(
     cpu_began = time.process_time() - progress.cpu_seconds
     last_step = progress.step
     try:
-        with monitor.progress, HeldSignals() as signals:
+        # What overflows is refused by its name where it is acted with or observed: NumPy need not warn too.
+        with monitor.progress, HeldSignals() as signals, np.errstate(over="ignore", invalid="ignore"):
             for step, metrics in training.run(progress.step, random_warmup):
                 monitor.report(step, metrics)
                 if _checkpoint_due(settings, last_step, step, signals) and can_be_restored():

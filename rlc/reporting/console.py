@@ -112,9 +112,10 @@ def _ratio(measurement: Measurement, fp32: Measurement | None, section: str, nam
 
 def print_table(table: Table) -> None:
     """On a terminal as wide as it is, elsewhere wide enough."""
-    # Without a terminal rich assumes 80 columns, too few for the table.
-    console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=200)
+    # Names and labels are no markup: "[red]" and ":x:" in them stand as they are.
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 200  # rich assumes 80 columns, too few for the table
     console.print(table)
 
 

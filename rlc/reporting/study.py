@@ -188,7 +188,10 @@ def chosen_runs(selection: Selection) -> list[StoredRun]:
     unpack_own(selection.study)
     stored = finished_runs(selection.study)
     if not stored:
-        raise UserError(f"study={selection.study}: there is no finished run in {OUTPUTS / selection.study}")
+        raise UserError(
+            f"study={selection.study}: there is no finished run in {OUTPUTS / selection.study}; "
+            "rlc.status tells how far it is"
+        )
     runs: Sequence[StoredRun] = stored
     for key, name_of in CHOICES.items():
         patterns = getattr(selection, key)

@@ -27,7 +27,9 @@ def parse_record(kind: type[AnyRecord], data: dict[str, Any]) -> AnyRecord:
     """
     version = data.get("schema_version", SCHEMA_VERSION)
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(f"schema_version={version}: made by a newer rlc; this one reads up to {SCHEMA_VERSION}")
+        raise UserError(
+            f"schema_version={version}: made by a newer rlc; this one reads up to {SCHEMA_VERSION}: use a newer one"
+        )
     return kind.model_validate(data | {"schema_version": SCHEMA_VERSION})
 
 

@@ -112,7 +112,9 @@ class StoredRun:
         """The result of a finished run. Raises UserError where there is none that is whole."""
         result = self.result()
         if result is None:
-            raise UserError(f"{self.path / RESULT_FILE}: missing or damaged")
+            raise UserError(
+                f"{self.path / RESULT_FILE}: missing or damaged; the same command makes it again with overwrite=true"
+            )
         return result
 
     def measurement(self) -> Measurement | None:
@@ -155,7 +157,7 @@ def load_run(path: Path) -> StoredRun:
         run.differences = dict(config.get("differs_from_defaults") or {})
         return run
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise UserError(f"{path} holds no run that can be read: {error}") from error
+        raise UserError(f"{path} holds no run that can be read: {error}; allowed: outputs/.../seed<n>") from error
 
 
 def read_config(path: Path) -> Any:

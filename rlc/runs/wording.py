@@ -21,12 +21,20 @@ def worded(label: str, differences: Mapping[str, Any]) -> str:
 
 def without_shared(names: Sequence[str]) -> list[str]:
     """The names of a table without the `key=value` that stand in all of them."""
-    shared = set.intersection(*({word for word in name.split() if "=" in word} for name in names))
-    return [" ".join(word for word in name.split() if word not in shared) for name in names]
+    shared = set.intersection(*[set(_settings(name)) for name in names])
+    return [_without(name, shared) for name in names]
+
+
+def _settings(name: str) -> list[str]:
+    return [word for word in name.split() if "=" in word]
+
+
+def _without(name: str, words: set[str]) -> str:
+    return " ".join(word for word in name.split() if word not in words)
 
 
 def short(value: Any) -> str:
-    """A value in few characters: 50k, 1M, 0.001, true."""
+    """A value in few characters and without a space, as words are told apart by it: 50k, 1M, 0.001, true, [16,16]."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -35,4 +43,4 @@ def short(value: Any) -> str:
                 return f"{value / size:g}{letter}"
     if isinstance(value, float):
         return f"{value:g}"
-    return "null" if value is None else str(value)
+    return "null" if value is None else str(value).replace(" ", "")

@@ -56,7 +56,10 @@ case "${1:-status}" in
     setsid nice -n 19 taskset -c "$core" "$script" run >>"$log" 2>&1 </dev/null &
     echo $! >"$pidfile"
     echo "started on core $core with the code of $(git -C "$source" rev-parse --short HEAD); log: ${log#"$root"/}" ;;
-  run) run ;;
+  run)
+    # Where the kernel weighs sessions against each other (autogroup), `nice` counts inside this session only.
+    [ ! -w /proc/self/autogroup ] || echo 19 >/proc/self/autogroup
+    run ;;
   status)
     if runs; then echo "running: $(cat "$pidfile")"; else echo "not running"; fi
     tail -n 3 "$log" 2>/dev/null || true

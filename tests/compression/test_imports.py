@@ -83,6 +83,9 @@ class TestStableBaselines3:
         obs = probe_observations(spec_of(HUMANOID))
         message = import_refusal(path, HUMANOID, statistics="none")
         assert "its actions lie in [-1, 1], those of Humanoid-v4 in [-0.4, 0.4]; add actions=rescale if" in message
+        # A clip would not be what the file says.
+        message = import_refusal(path, HUMANOID, statistics="none", actions="clip")
+        assert "actions=clip: the file says that its actions lie in [-1, 1]; leave actions out" in message
         policy = import_file(path, HUMANOID, statistics="none", actions="rescale").policy
         torque = wrapped.action(model.predict(obs, deterministic=True)[0])
         np.testing.assert_allclose(act_on(policy, obs), torque, atol=1e-5)
@@ -104,9 +107,9 @@ class TestStableBaselines3:
 
         cases: list[tuple[Any, dict[str, Any], str]] = [
             (PPO, kwargs(activation_fn=nn.Mish), "its hidden activation is torch.nn.modules.activation.Mish; allowed"),
-            (PPO, kwargs(activation_fn=lambda: nn.LeakyReLU(0.2)), "its hidden activation is"),
+            (PPO, kwargs(activation_fn=lambda: nn.LeakyReLU(0.2)), "activation is a function of the training script"),
             (PPO, kwargs(activation_fn=functools.partial(nn.ELU, 0.5)), "its hidden activation is functools.partial"),
-            (PPO, kwargs(features_extractor_class=Scaled), "its features extractor is"),
+            (PPO, kwargs(features_extractor_class=Scaled), "its features extractor is Scaled of the training script"),
             (SAC, {"use_sde": True, **kwargs()}, "use_sde: gSDE of SAC"),
             (PPO, {"policy": Mine, **kwargs()}, "its policy class is"),
             (CrossQ, kwargs(), "its policy class is sb3_contrib.crossq.policies.CrossQPolicy"),
@@ -200,6 +203,24 @@ class TestVecNormalize:
         policy = import_file(path, HOPPER, statistics=str(path.with_name("stats.pkl"))).policy
         np.testing.assert_allclose(act_on(policy, obs), expected, atol=1e-4)
 
+    def test_every_protocol_is_read(self, trained: tuple[Any, VecNormalize, Path]) -> None:
+        _, envs, path = trained
+        policies = []
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            path.with_name("stats.pkl").write_bytes(pickle.dumps(envs, protocol))
+            policies.append(import_file(path, HOPPER, statistics=str(path.with_name("stats.pkl"))).policy)
+        obs = probe_observations(spec_of(HOPPER))
+        assert all(np.array_equal(act_on(policy, obs), act_on(policies[0], obs)) for policy in policies)
+
+    @pytest.mark.parametrize("raw", [False, np.bool_(False), 0])
+    def test_statistics_that_were_not_used_are_not_used(
+        self, raw: Any, trained: tuple[Any, VecNormalize, Path]
+    ) -> None:
+        _, envs, path = trained
+        envs.norm_obs = raw
+        envs.save(str(path.with_name("stats.pkl")))
+        assert len(import_file(path, HOPPER, statistics=str(path.with_name("stats.pkl"))).policy) == 6
+
     def test_a_file_beside_the_model_is_named(self, trained: tuple[Any, VecNormalize, Path], tmp_path: Path) -> None:
         _, envs, path = trained
         assert "was trained behind VecNormalize; add statistics=<its vecnormalize.pkl>" in import_refusal(path, HOPPER)
@@ -241,6 +262,7 @@ class TestVecNormalize:
             "evil.pkl": pickle.dumps(Evil(tmp_path / "ran")),
             "hidden.pkl": pickle.dumps({"obs_rms": Evil(tmp_path / "ran")}),
             "text.pkl": b"no pickle",
+            "escapes.pkl": b"cx\x1b[2J\nVecNormalize\n.",
             "empty.pkl": b"",
         }
         for name, content in contents.items():
@@ -249,6 +271,7 @@ class TestVecNormalize:
             message = import_refusal(path, HOPPER, statistics=str(tmp_path / name))
             assert f"statistics={tmp_path / name}: cannot be read" in message
             assert message.endswith("mean, var, epsilon, clip_obs, none")
+            assert message.isprintable()
         assert "has 376 means and 376 variances" in import_refusal(path, HOPPER, statistics=str(tmp_path / "other.pkl"))
         assert not (tmp_path / "ran").exists()
 

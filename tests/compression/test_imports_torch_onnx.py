@@ -1,5 +1,6 @@
 """Checkpoints of CleanRL and rsl_rl, and ONNX files: the actions of the network that wrote them, or a refusal."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from stable_baselines3 import PPO, SAC
 from torch import Tensor, nn
 
 from compression.onnx_export import onnx_bytes
 from tests.compression.test_imports import Evil
 from tests.helpers import POLICIES, act_on, import_file, import_refusal, probe_observations
-from trainers.envs.make import spec_of
+from trainers.envs.make import make_env, spec_of
 from trainers.nn.activations import ACTIVATIONS
 from trainers.policy import Policy, Standardize, squash_to_bounds
 
@@ -57,6 +59,12 @@ class TestCleanRL:
             [] if said else ["taken with activation=tanh, as in CleanRL's script; the file does not say it"]
         )
 
+    def test_bounds_that_are_taken_for_granted_are_said(self, tmp_path: Path) -> None:
+        _, path = self.ppo(tmp_path)
+        *_, note = import_file(path, HOPPER, statistics="none", activation="tanh", actions="rescale").notes
+        assert note.endswith("actions=rescale taken as from [-1, 1]; the file does not say its bounds")
+        assert import_file(path, HOPPER, statistics="none", activation="tanh", actions="clip").notes == []
+
     @pytest.mark.parametrize("head", ["fc_mu", "fc_mean"])
     @pytest.mark.parametrize("ending", [".cleanrl_model", ".pt"])
     def test_squashed_actors_act_within_their_bounds(self, head: str, ending: str, tmp_path: Path) -> None:
@@ -71,6 +79,13 @@ class TestCleanRL:
         np.testing.assert_allclose(act_on(import_file(path, HUMANOID).policy, obs), expected, atol=1e-5)
         torch.save(actor | {"action_scale": torch.full((17,), 1.0)}, path)
         assert "its actions lie in [-1, 1], those of Humanoid-v4 in [-0.4, 0.4]" in import_refusal(path, HUMANOID)
+        for part, numbers, refused in (
+            ("action_scale", torch.zeros(17), "its action_scale has numbers of 0 or less"),
+            ("action_scale", torch.full((17,), torch.nan), "action_scale has numbers that are not finite"),
+            ("action_bias", torch.zeros(2), "numbers, Humanoid-v4 17 actions"),
+        ):
+            torch.save(actor | {part: numbers}, path)
+            assert refused in import_refusal(path, HUMANOID, actions="rescale")
         torch.save(actor | {"encoder.0.weight": torch.ones(3, 3)}, path)
         assert "has encoder.0.weight, which CleanRL's scripts" in import_refusal(path, HUMANOID)
 
@@ -93,6 +108,15 @@ class TestCleanRL:
         assert not (tmp_path / "ran").exists()
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(tmp_path / "script.pt"))
         assert "is a TorchScript archive" in import_refusal(tmp_path / "script.pt", HOPPER)
+
+
+ODD_TENSORS: list[tuple[Any, str]] = [
+    (lambda t: t.to_sparse(), "is no dense tensor in floating point"),
+    (lambda t: t.to("meta"), "is no dense tensor in floating point"),
+    (lambda t: t.to(torch.complex64), "is no dense tensor in floating point"),
+    (lambda t: t.long(), "is no dense tensor in floating point"),
+    (lambda t: t / 0, "has numbers that are not finite: its training diverged; give a checkpoint from before"),
+]
 
 
 class TestRslRl:
@@ -149,6 +173,14 @@ class TestRslRl:
             ({"model_state_dict": named("actor", mlp(HOPPER, outputs=2))}, "has 2 numbers for each of 3 actions"),
             ({"model_state_dict": named("actor", mlp(HUMANOID))}, "maps 376 observations to 17 actions"),
             ({"model_state_dict": {"std": torch.ones(3)}}, "has no actor.0.weight"),
+            ({"model_state_dict": {1: torch.ones(3)}}, "does not hold plain tensors by name"),
+            (whole | {"obs_norm_state_dict": torch.ones(2)}, "normaliser does not hold plain tensors by name"),
+            (whole | {"obs_norm_state_dict": {"_mean": torch.zeros(1, 5), "_std": torch.ones(1, 5)}}, "has 5 means"),
+            (whole | {"obs_norm_state_dict": {"_mean": torch.zeros(11), "_std": -torch.ones(11)}}, "below 0"),
+        ]
+        cases += [
+            ({"model_state_dict": {name: change(t) for name, t in named("actor", mlp(HOPPER)).items()}}, expected)
+            for change, expected in ODD_TENSORS
         ]
         for content, expected in cases:
             torch.save(content, path)
@@ -212,10 +244,9 @@ class TestOnnx:
         path = write_onnx(tmp_path / "p.onnx", nodes, c, HUMANOID)
         obs = probe_observations(spec_of(HUMANOID))
         expected = 0.4 * torch.tanh(network(torch.from_numpy(obs)).clamp(-2, 2))
-        # Not saturated there: the ends of tanh(2) are inside the bounds and not reached by a scale to them.
-        message = import_refusal(path, HUMANOID)
-        assert "actions=clip if its actions need no scaling" in message
-        np.testing.assert_allclose(act_on(import_file(path, HUMANOID, actions="clip").policy, obs), expected, atol=1e-5)
+        for how in (None, "clip", "rescale"):
+            found = act_on(import_file(path, HUMANOID, actions=how).policy, obs)
+            np.testing.assert_allclose(found, expected, atol=1e-5)
 
     def chain(self, path: Path, behind: list[tuple[str, list[str]]], more: dict[str, Any], **attributes: Any) -> Path:
         """Two layers with nodes between and behind them."""
@@ -229,10 +260,54 @@ class TestOnnx:
         second = {"w": np.ones((32, 17)), "v": np.zeros(17)}
         return write_onnx(path, nodes, {**first, **second, **more}, HUMANOID)
 
+    @pytest.mark.parametrize("behind", [["Clip", "Tanh"], ["Tanh", "Clip"]])
+    def test_a_clip_around_a_tanh_is_no_bound_that_is_scaled(self, behind: list[str], tmp_path: Path) -> None:
+        """gSDE's clip of the mean, and one that keeps actions from the ends: -1 and 1 stand for the bounds."""
+        at = 2.0 if behind[0] == "Clip" else 0.999
+        steps: list[tuple[str, list[str]]] = [(kind, ["low", "high"] if kind == "Clip" else []) for kind in behind]
+        path = self.chain(tmp_path / "p.onnx", steps, {"low": -at, "high": at})
+        assert "add actions=rescale if these stand for the bounds of the environment" in import_refusal(path, HUMANOID)
+        obs = 0.03 * probe_observations(spec_of(HUMANOID))
+        hidden = torch.relu(mlp(HUMANOID, "relu")[0](torch.from_numpy(obs))).sum(1, keepdim=True)
+        limit = hidden.clamp(-at, at).tanh() if behind[0] == "Clip" else hidden.tanh().clamp(-at, at)
+        imported = import_file(path, HUMANOID, actions="rescale")
+        np.testing.assert_allclose(act_on(imported.policy, obs), 0.4 * limit.expand(-1, 17), atol=1e-5)
+        assert imported.notes == []
+
+    @pytest.mark.parametrize(("cls", "more"), [(PPO, {}), (SAC, {}), (SAC, {"use_sde": True})])
+    def test_the_export_that_stable_baselines3_documents_is_read(self, cls: Any, more: Any, tmp_path: Path) -> None:
+        """Its distributions broadcast their mean by computed shapes; equal biases are written once."""
+        model = cls("MlpPolicy", make_env(HUMANOID), device="cpu", seed=0, policy_kwargs={"net_arch": [16, 8]}, **more)
+
+        class Deterministic(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.policy = model.policy if cls is PPO else model.policy.actor
+
+            def forward(self, observation: Tensor) -> Any:
+                return self.policy(observation, deterministic=True)
+
+        path = tmp_path / "model.onnx"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch is on its way to another exporter, which does not take these
+            torch.onnx.export(
+                Deterministic(),
+                (torch.zeros(1, 376),),
+                path,
+                dynamo=False,
+                input_names=["observation"],
+                output_names=["action"],
+            )
+        obs = probe_observations(spec_of(HUMANOID))
+        policy = import_file(path, HUMANOID, actions=None if cls is PPO else "rescale").policy
+        np.testing.assert_allclose(act_on(policy, obs), model.predict(obs, deterministic=True)[0], atol=1e-5)
+
     def test_squashed_actions_need_a_word_about_their_units(self, tmp_path: Path) -> None:
         path = self.chain(tmp_path / "p.onnx", [("Tanh", [])], {})
         message = import_refusal(path, HUMANOID)
         assert "its actions lie in [-1, 1], those of Humanoid-v4 in [-0.4, 0.4]; add actions=rescale if" in message
+        # A SAC of Stable-Baselines3 is such a file without any wrapper.
+        assert "SAC, TD3 and DDPG of Stable-Baselines3; actions=clip if they are in the units" in message
         obs = 0.03 * probe_observations(spec_of(HUMANOID))
         scaled, clipped = (import_file(path, HUMANOID, actions=how).policy for how in ("rescale", "clip"))
         unit = act_on(scaled, obs) / np.float32(0.4)

@@ -140,6 +140,13 @@ class TestHostile:
         with contextlib.suppress(InertError):
             read_inert(content)
 
+    def test_a_pickle_that_was_made_to_take_long_is_refused(self) -> None:
+        with pytest.raises(InertError, match="it has more than 100000 steps"):
+            read_inert(b")" + b"\x85" * 10_000_000 + b".")
+
+    def test_odd_escapes_are_no_warning(self) -> None:
+        assert read_inert(b"S'\\q'\n.") == "\\q"
+
     def test_a_pickle_that_asks_to_grow_stays_small(self) -> None:
         """Lists of lists by the memo: what stands for them is shared, not copied."""
         again = (b"q%c0](h%ch%ce" % (i, i, i) for i in range(60))

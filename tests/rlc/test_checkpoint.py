@@ -1,6 +1,7 @@
 """Stop and go on: environments, agents, memories and whole trainings end as if never stopped, bit for bit."""
 
 import csv
+import itertools
 import json
 import signal
 import subprocess
@@ -89,9 +90,19 @@ def test_a_restored_on_policy_agent_goes_on_to_the_bit(algo: str) -> None:
         assert torch.equal(tensor, other.state(1)[name]), name
 
 
+TRAININGS = list(itertools.product(ALGORITHMS, ["", "+compress=qat", f"+compress=qat {FEW_BITS}"]))
+# An algorithm of each loop stands for all.
+QUICK_QAT = [("sac", "+compress=qat"), ("ppo", "+compress=qat"), ("trpo", f"+compress=qat {FEW_BITS}")]
+
+
 @pytest.mark.usefixtures("_empty")
-@pytest.mark.parametrize("qat", ["", "+compress=qat", f"+compress=qat {FEW_BITS}"])
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("algo", "qat"),
+    [
+        pytest.param(algo, qat, marks=[pytest.mark.slow] if qat and (algo, qat) not in QUICK_QAT else [])
+        for algo, qat in TRAININGS
+    ],
+)
 def test_a_stopped_training_ends_as_one_never_stopped(algo: str, qat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped twice: after the checkpoint of step 200, in the warm-up, and after that of 800; in small segments."""
     monkeypatch.setattr("rlc.runs.checkpoint.SEGMENT_ROWS", 50)

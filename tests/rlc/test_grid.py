@@ -124,6 +124,7 @@ def kill_and_resume(whole: Path, cwd: Path, kills: int) -> None:
     assert len(artifacts(cwd)) == 12
 
 
+@pytest.mark.slow
 def test_three_kills_change_no_bit(whole: Path, tmp_path: Path) -> None:
     kill_and_resume(whole, tmp_path, 3)
 
@@ -143,7 +144,7 @@ def test_a_failed_job_costs_no_other_and_is_named_at_the_end(tmp_path: Path) -> 
 
 
 def test_a_killed_job_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
-    process = rlc_train(GRID.replace("total_steps=800", "total_steps=4000"), tmp_path)
+    process = rlc_train(GRID.replace("total_steps=800", "total_steps=2000"), tmp_path)
     killed = None
     while killed is None and process.poll() is None:
         time.sleep(0.2)
@@ -197,7 +198,9 @@ def test_a_full_disk_loses_nothing_that_was_finished(small_disk: Path, tmp_path:
         subprocess.run(["umount", str(small_disk)], check=False)
 
 
-@pytest.mark.parametrize("damage", ["result", "artifact", "checkpoint"])
+@pytest.mark.parametrize(
+    "damage", ["checkpoint", *(pytest.param(d, marks=pytest.mark.slow) for d in ("result", "artifact"))]
+)
 def test_damaged_files_are_done_again(damage: str, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "outputs", tmp_path / "outputs")
     run = next(tmp_path.glob("outputs/default/*/*/ptdq*/seed1"))

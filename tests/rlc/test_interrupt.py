@@ -1,5 +1,6 @@
 """Ctrl-C and termination: a checkpoint at the signal, state interrupted, and the same command goes on from there."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlc.messages import of_the_system
 from rlc.pipeline.job import run_job
 from rlc.pipeline.monitor import TrainingMonitor
 from rlc.runs.run import Run
@@ -108,6 +110,29 @@ def test_ctrl_c_is_one_line(more: str, tmp_path: Path) -> None:
     assert {status["state"] for status in statuses} == {"interrupted"}
     assert len(list(tmp_path.glob("outputs/default/*/*/*/seed0/checkpoint/manifest-*.json"))) == 1
     assert not list(tmp_path.glob("outputs/.multirun/jobs-*"))
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_while_modules_are_imported_is_one_line(ignored: bool) -> None:
+    """And none at all where it is ignored, as behind nohup."""
+    code = "import sys, os, signal; sys.argv = ['-m']; import rlc; os.kill(os.getpid(), signal.SIGINT); print('on')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (
+        (0, "on\n", "") if ignored else (130, "", "rlc: interrupted\n")
+    )
+
+
+def test_a_full_disk_has_a_way_out() -> None:
+    assert of_the_system(OSError(errno.ENOSPC, "No space left on device")).endswith("; free some space, or start the "
+        "command in another directory")  # fmt: skip
+    assert "make it writable for you, or start" in of_the_system(OSError(errno.EACCES, "Permission denied"))
+    assert of_the_system(OSError(errno.EIO, "Input/output error")) == "[Errno 5] Input/output error"
 
 
 FLAKY = "env.id=tests.own_envs:{}-v0 algo.learning_starts=300"

@@ -17,10 +17,14 @@ from measure.energy import MeterUnavailable
 from measure.machine import machine, one_pinned_thread
 from measure.returns import Returns, summary
 from rlc import measure
+from rlc.cli import configured
+from rlc.config.commands import parse_measure
+from rlc.config.compose import CONF
 from rlc.config.plan import make_plan
 from rlc.evaluate import evaluate_run
 from rlc.pipeline import measurement
 from rlc.pipeline.job import run_job
+from rlc.pipeline.tracking import Tracker
 from rlc.runs.find import finished_runs
 from rlc.runs.records import Measurement
 from rlc.runs.run import Run
@@ -160,6 +164,29 @@ def test_figures_reach_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(measurement, "open_meter", no_meter)
     measure.measure(FEW)
     assert wandb_holds(run.path, b"infer", b"onnx_run_p50_us", b"mem", b"bytes_per_copy")
+
+
+def test_what_is_said_now_counts_for_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET | {"mode": "offline"})
+    assert Tracker(run, "disabled").wandb_run is None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert parse_measure(configured([], CONF / "measure.yaml")).wandb.mode == "disabled"
+    monkeypatch.delenv("WANDB_MODE")
+    assert parse_measure(configured([], CONF / "measure.yaml")).wandb.mode == "as_trained"
+
+
+def test_a_missing_login_is_told_in_our_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    run = as_run("trpo-halfcheetah", study="fixtures", wandb=QUIET | {"mode": "online"})
+    Tracker(run)
+    told = capsys.readouterr().err
+    assert "W&B failed, the run goes on without it: it has no login here that it takes; put the key" in told
+    assert "wandb login" not in told
 
 
 @pytest.mark.parametrize(

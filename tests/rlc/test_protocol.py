@@ -114,7 +114,7 @@ def test_published_qat_has_7_bit_activations_and_int8_outputs() -> None:
     torch.testing.assert_close(nn.Sequential(*cut)(x[0]), mean[0], rtol=0, atol=2 * step.item())
 
 
-@pytest.mark.parametrize("algo", QUICK)
+@pytest.mark.parametrize("algo", ["sac", "ppo", *(pytest.param(a, marks=pytest.mark.slow) for a in ("td3", "trpo"))])
 def test_paper_runs_lie_beside_ours(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     command = f"+algo={algo} {SMALL} {QUICK[algo]} +compress=fp32,ptdq,ptsq,prune_l1,qat protocol=paper -m"

@@ -1,5 +1,6 @@
 """Environments of users: their names, seeds and generators, and what they must keep to."""
 
+import collections
 import functools
 import json
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from measure.returns import evaluate
+from tests import own_envs
 from tests.helpers import SPEC
 from trainers.data.rollout import collect_observations
 from trainers.envs.global_rng import global_state, is_unchanged
@@ -48,7 +50,11 @@ def test_a_module_that_cannot_be_imported_is_named(given: str) -> None:
 
 FAULTS = {
     "OldReset": r"reset must return the pair \(observation, info\), it returned ndarray of shape \(4,\)",
-    "NoSeed": r"reset\(seed=\d+\) raised TypeError: .*; it must take any seed below 2\*\*32",
+    "NoSeed": r"reset\(seed=\d+, options=None\) raised TypeError: .*; it must take both, and any seed below 2\*\*32",
+    "NoOptions": r"reset\(seed=\d+, options=None\) raised TypeError: .*'options'; it must take both",
+    "Leaves": "step raised SystemExit: no licence; it was given the middle",
+    "LeavesAtOnce": "cannot be made: SystemExit: 3; allowed",
+    "ClosesBadly": "close raised RuntimeError: closed already; it is called once, when all is done",
     "OldStep": r"step must return \(observation, reward, terminated, truncated, info\), it returned 4 values",
     "RewardArray": r"step must return the reward as one finite number, it returned ndarray of shape \(1,\)",
     "RewardNone": "step must return the reward as one finite number, it returned NoneType None",
@@ -59,7 +65,7 @@ FAULTS = {
     "NaNs": "reset must return finite observations, it returned ndarray",
     "Asserts": "step raised AssertionError: the gripper is not calibrated; it was given the middle",
     "Ints": "actions of type int64, rlc trains real ones; declare a Box of float32",
-    "Unbounded": "every action needs two finite bounds, low below high",
+    "Unbounded": "every action needs two finite bounds, low below high, .*; declare such bounds",
     "Huge": "every action needs two finite bounds, low below high, and a range that float32 holds",
     "Point": "every action needs two finite bounds, low below high",
     "Endless": "has no time limit; register it with max_episode_steps, or add env.kwargs.max_episode_steps=<steps>",
@@ -71,6 +77,33 @@ def test_what_is_wrong_with_an_environment_is_one_line(name: str) -> None:
     with pytest.raises(UserError, match=rf"env\.id=tests\.own_envs:{name}-v0: {FAULTS[name]}") as caught:
         spec_of(MINE.format(name))
     assert "\n" not in str(caught.value)
+
+
+LATER = {
+    "one number": r"returned an observation of shape \(1,\), not \(4,\)",
+    "a row": r"returned an observation of shape \(1, 4\), not \(4,\)",
+    "no reward": "with a number as the reward, it returned NoneType None",
+    "rewards": r"with a number as the reward, it returned ndarray of shape \(2,\)",
+    "too large": "returned an observation that is not finite in float32",
+}
+
+
+@pytest.mark.parametrize("fault", LATER)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_what_goes_wrong_later_names_the_environment(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above all one number where there were four, which NumPy would broadcast."""
+    monkeypatch.setattr(own_envs.Changes, "FAULT", fault)
+    monkeypatch.setattr(own_envs.Changes, "steps", 0)
+    spec = spec_of(MINE.format("Changes"))
+    own_envs.Changes.steps = 300
+    envs = SyncSeedEnvs(env_factory(spec), spec, [0], 2)
+    envs.reset()
+    kinds = (ValueError, TypeError, FloatingPointError)
+    with pytest.raises(kinds, match=f"Changes-v0.* {LATER[fault]}"):
+        collections.deque((envs.step(np.zeros((1, 2, 2), np.float32)) for _ in range(50)), 0)
+    own_envs.Changes.steps = 300
+    with pytest.raises(kinds, match=f"{spec.env_id}.* {LATER[fault]}"):
+        evaluate(lambda _: np.zeros(2, np.float32), env_factory(spec), spec, episodes=5, seed=0)
 
 
 def test_what_the_constructor_takes_reaches_it() -> None:

@@ -114,7 +114,7 @@ def _assert_same(eager: ActorCritic, pack: ActorCritic, alone: ActorCritic) -> N
         torch.testing.assert_close(tensor, eager.state(1)[name], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("algo", ["td3", "trpo"])
+@pytest.mark.parametrize("algo", ["td3", pytest.param("trpo", marks=pytest.mark.slow)])
 def test_a_stopped_training_of_a_small_actor_ends_as_one_never_stopped(
     algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.envs.seed_envs import EnvFactory, Step, check_actions, check_finite
+from trainers.envs.seed_envs import EnvFactory, Step, check_actions, checked_observation, checked_step
 from trainers.envs.spec import EnvSpec
 from trainers.rng import RngStream
 from trainers.tensors import FloatArray
@@ -143,8 +143,8 @@ def collect_observations(
                 reset_seed = None if seed is None else spec.reset_seed(RngStream.CALIBRATE, seed, episode)
                 obs, _ = env.reset(seed=reset_seed)
                 episode += 1
-            visited[t] = check_finite(obs, spec)
-            obs, _, terminated, truncated, _ = env.step(check_actions(act(visited[t]), t))
+            visited[t] = checked_observation(obs, spec)
+            obs, _, terminated, truncated = checked_step(env.step(check_actions(act(visited[t]), t)), spec.env_id)
             if terminated or truncated:
                 obs = None
     return visited

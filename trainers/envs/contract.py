@@ -8,8 +8,10 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from trainers.envs.seed_envs import Env
-from trainers.errors import UserError
+from trainers.errors import UserError, shown
 
+# Whatever somebody's environment raises, a word to leave the process among it.
+FAULTS = (Exception, SystemExit)
 # What `gymnasium.make` puts around an environment.
 MADE = (gym.wrappers.TimeLimit, gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker)
 
@@ -25,7 +27,8 @@ def check_spaces(env: Env, name: str) -> None:
         )
     if 0 in (*observations.shape, *actions.shape):
         raise UserError(
-            f"{name}: an observation and an action need at least one number, they are {observations}, {actions}"
+            f"{name}: an observation and an action need at least one number, they are {observations}, {actions}; "
+            "declare such spaces"
         )
     if not np.issubdtype(actions.dtype, np.floating):
         raise UserError(
@@ -39,7 +42,8 @@ def check_spaces(env: Env, name: str) -> None:
     if not (np.isfinite(low).all() and np.isfinite(high).all() and np.isfinite(ranges).all() and (ranges > 0).all()):
         raise UserError(
             f"{name}: every action needs two finite bounds, low below high, and a range that float32 holds, they are "
-            f"{actions}; wrap it in gymnasium.wrappers.RescaleAction where it is registered"
+            f"{actions}; declare such bounds, and scale to what lies behind them in the environment or in "
+            "gymnasium.wrappers.TransformAction where it is registered"
         )
 
 
@@ -49,31 +53,32 @@ def check_behaviour(env: Env, name: str, seed: int) -> None:
     space = env.action_space
     assert isinstance(space, Box)
     try:
-        answer: Any = env.reset(seed=seed)
-    except Exception as error:  # whatever somebody's environment raises
+        answer: Any = env.reset(seed=seed, options=None)
+    except FAULTS as error:
         raise UserError(
-            f"{name}: reset(seed={seed}) raised {_told(error)}; it must take any seed below 2**32"
+            f"{name}: reset(seed={seed}, options=None) raised {told(error)}; it must take both, and any seed below "
+            "2**32"
         ) from error
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], Mapping)):
-        raise UserError(f"{name}: reset must return the pair (observation, info), it returned {_shown(answer)}")
+        raise UserError(f"{name}: reset must return the pair (observation, info), it returned {shown(answer)}")
     _check_observation(answer[0], env, f"{name}: reset")
     action = (space.low / 2 + space.high / 2).astype(np.float32)
     try:
         answer = env.step(action)
-    except Exception as error:  # whatever somebody's environment raises
-        raise UserError(f"{name}: step raised {_told(error)}; it was given the middle of its action bounds") from error
+    except FAULTS as error:
+        raise UserError(f"{name}: step raised {told(error)}; it was given the middle of its action bounds") from error
     if not (isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[4], Mapping)):
         raise UserError(
-            f"{name}: step must return (observation, reward, terminated, truncated, info), it returned {_shown(answer)}"
+            f"{name}: step must return (observation, reward, terminated, truncated, info), it returned {shown(answer)}"
         )
     observation, reward, terminated, truncated, _ = answer
     _check_observation(observation, env, f"{name}: step")
     number = _array(reward)
     if number is None or number.shape != () or not np.isfinite(number):
-        raise UserError(f"{name}: step must return the reward as one finite number, it returned {_shown(reward)}")
+        raise UserError(f"{name}: step must return the reward as one finite number, it returned {shown(reward)}")
     for word, flag in (("terminated", terminated), ("truncated", truncated)):
         if np.shape(flag) != () or not isinstance(flag, bool | np.bool_ | int | np.integer | np.ndarray):
-            raise UserError(f"{name}: step must return {word} as a bool, it returned {_shown(flag)}")
+            raise UserError(f"{name}: step must return {word} as a bool, it returned {shown(flag)}")
 
 
 def _as_registered(env: Env) -> Env:
@@ -89,30 +94,21 @@ def _check_observation(observation: Any, env: Env, said: str) -> None:
     array = _array(observation)
     shape = env.observation_space.shape
     if array is None or array.shape != shape:
-        raise UserError(f"{said} must return an observation of shape {shape}, it returned {_shown(observation)}")
+        raise UserError(f"{said} must return an observation of shape {shape}, it returned {shown(observation)}")
     if not np.isfinite(array).all():
-        raise UserError(f"{said} must return finite observations, it returned {_shown(observation)}")
+        raise UserError(f"{said} must return finite observations, it returned {shown(observation)}")
 
 
 def _array(value: Any) -> Any:
     """The value as real numbers; None where it is none."""
     try:
         array = np.asarray(value)
-        return array.astype(np.float32) if array.dtype.kind in "fiub" else None
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32) if array.dtype.kind in "fiub" else None
     except (TypeError, ValueError, RuntimeError):  # a ragged list, a tensor on another device
         return None
 
 
-def _shown(value: Any) -> str:
-    """A value in a few words."""
-    if isinstance(value, tuple):
-        return f"{len(value)} values ({', '.join(type(part).__name__ for part in value)})"
-    shape = getattr(value, "shape", None)
-    kind = type(value).__name__
-    if shape is None:
-        return f"{kind} {str(value)[:60]}"
-    return f"{kind} of shape {tuple(shape)}: {str(value)[:60]}"
-
-
-def _told(error: Exception) -> str:
+def told(error: BaseException) -> str:
+    """An error of somebody's environment."""
     return f"{type(error).__name__}: {error}"

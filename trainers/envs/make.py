@@ -9,13 +9,14 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from trainers.envs.contract import check_behaviour, check_spaces
+from trainers.envs.contract import FAULTS, check_behaviour, check_spaces, told
 from trainers.envs.global_rng import (
     OwnGlobalGenerators,
     global_state,
@@ -90,12 +91,12 @@ def _spec_of(env_id: str, key: str) -> EnvSpec:
     name = f"env.id={env_id}" + (f" with env.kwargs={key}" if kwargs else "")
     try:
         env = make_env(env_id, kwargs)
-    except Exception as error:  # whatever the constructor of somebody's environment raises
+    except FAULTS as error:
         if kwargs and isinstance(error, TypeError):
             allowed = ", ".join(_constructor_arguments(env_id))
         else:
             allowed = "what gymnasium.make takes, as <id> or <module>:<id>"
-        raise UserError(f"{name}: cannot be made: {error}; allowed: {allowed}") from error
+        raise UserError(f"{name}: cannot be made: {told(error)}; allowed: {allowed}") from error
     try:
         if env.spec is None or env.spec.max_episode_steps is None:
             raise UserError(
@@ -104,9 +105,15 @@ def _spec_of(env_id: str, key: str) -> EnvSpec:
             )
         check_spaces(env, name)
         check_behaviour(env, name, seed=2**31 - 1)
-        return _specified(env, env_id, kwargs)
-    finally:
+    except UserError:
+        with suppress(*FAULTS):
+            env.close()
+        raise
+    try:
         env.close()
+    except FAULTS as error:
+        raise UserError(f"{name}: close raised {told(error)}; it is called once, when all is done") from error
+    return _specified(env, env_id, kwargs)
 
 
 def _specified(env: Env, env_id: str, kwargs: dict[str, Any]) -> EnvSpec:
@@ -137,7 +144,7 @@ def _needs_seeds(spec: EnvSpec) -> bool:
         first.reset()
         seen = first.step(action)[0]
         return not np.array_equal(np.asarray(second.replay(first.start, np.array([action]))), np.asarray(seen))
-    except Exception:  # whatever somebody's environment raises where it is not seeded
+    except FAULTS:  # where it is not seeded
         return True
     finally:
         first.close()
@@ -168,7 +175,7 @@ def _draws_globally(env_id: str, key: str) -> bool:
         env.step(np.asarray(env.action_space.sample()))
         env.reset()
         env.close()
-    except Exception:  # `spec_of` says what is wrong with it
+    except FAULTS:  # `spec_of` says what is wrong with it
         return False
     finally:
         unchanged = is_unchanged(outside)

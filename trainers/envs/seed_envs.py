@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainers.envs.spec import EnvSpec
+from trainers.errors import shown
 from trainers.rng import RngStream, later_seed
 from trainers.tensors import FloatArray, Snapshot
 
@@ -60,7 +61,7 @@ class SyncSeedEnvs:
         for s, row in enumerate(self.envs):
             for e, env in enumerate(row):
                 seed = self.spec.reset_seed(RngStream.TRAIN_ENV, self.seeds[s], e)
-                self.obs[s, e] = check_finite(env.seed(seed), self.spec)
+                self.obs[s, e] = checked_observation(env.seed(seed), self.spec)
 
     def step(self, actions: FloatArray) -> Step:
         """Step every environment with its action of [S, E, act_dim].
@@ -74,14 +75,14 @@ class SyncSeedEnvs:
         for s, row in enumerate(self.envs):
             for e, env in enumerate(row):
                 obs, reward[s, e], terminated[s, e], truncated = env.step(actions[s, e])
-                obs = check_finite(obs, self.spec)
+                obs = checked_observation(obs, self.spec)
                 self._returns[s, e] += reward[s, e]
                 if terminated[s, e] or truncated:
                     if not terminated[s, e]:
                         final_obs[s, e] = obs
                     self.finished[s].append(Episode(float(self._returns[s, e]), len(env.actions)))
                     self._returns[s, e] = 0
-                    obs = check_finite(env.reset(), self.spec)
+                    obs = checked_observation(env.reset(), self.spec)
                 next_obs[s, e] = obs
         if not np.isfinite(reward).all():
             raise FloatingPointError(f"{self.spec.env_id} returned a reward that is not finite: {reward}")
@@ -164,8 +165,7 @@ class ReplayableEnv:
     def step(self, action: FloatArray) -> tuple[Any, float, bool, bool]:
         """Take an action [act_dim]; observation, reward, whether it terminated, whether it was truncated."""
         self.actions.append(action)
-        obs, reward, terminated, truncated, _ = self.env.step(action)
-        return obs, float(reward), terminated, truncated
+        return checked_step(self.env.step(action), str(self.env.spec and self.env.spec.id))
 
     def replay(self, start: dict[str, Any], actions: FloatArray) -> Any:
         """Begin an episode as `start` says and take actions [n, act_dim] in it; the last observation."""
@@ -201,9 +201,32 @@ def check_actions(actions: FloatArray, step: int, remedy: str = "") -> FloatArra
     return actions
 
 
-def check_finite(obs: Any, spec: EnvSpec) -> FloatArray:
-    """A copy of the observation in float32. One NaN would poison running statistics for ever: it is refused here."""
+def checked_observation(obs: Any, spec: EnvSpec) -> FloatArray:
+    """A copy of the observation in float32.
+
+    Raises:
+        ValueError: For another shape, which might be broadcast without a word.
+        FloatingPointError: For one that is not finite: one NaN would poison running statistics for ever.
+    """
     array = np.array(obs, np.float32)
+    if array.shape != (spec.obs_dim,):
+        raise ValueError(f"{spec.env_id} returned an observation of shape {array.shape}, not {(spec.obs_dim,)}")
     if not np.isfinite(array).all():
-        raise FloatingPointError(f"{spec.env_id} returned an observation that is not finite: {array}")
+        raise FloatingPointError(f"{spec.env_id} returned an observation that is not finite in float32: {array}")
     return array
+
+
+def checked_step(answer: Any, name: str) -> tuple[Any, float, bool, bool]:
+    """Observation, reward, whether it terminated, whether it was truncated, of what `step` returned.
+
+    Raises TypeError for anything else, with the name of the environment.
+    """
+    try:
+        obs, reward, terminated, truncated, _ = answer
+        return obs, float(reward), bool(terminated), bool(truncated)
+    except (TypeError, ValueError) as error:
+        what = shown(reward) if isinstance(answer, tuple) and len(answer) == 5 else shown(answer)
+        raise TypeError(
+            f"{name}: step must return (observation, reward, terminated, truncated, info) with a number as the reward, "
+            f"it returned {what}"
+        ) from error

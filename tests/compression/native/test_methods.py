@@ -118,7 +118,7 @@ def test_a_missing_number_counts_as_the_mean_in_float(tmp_path: Path) -> None:
     assert (act(missing) == act(obs)).all()
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("compiler", ["gcc", pytest.param("clang", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["fp32", "ptsq"])
 def test_sanitizers_and_warnings_find_nothing(method: str, compiler: str, tmp_path: Path) -> None:
     if not has_tools(compiler):
