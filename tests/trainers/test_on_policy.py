@@ -323,6 +323,22 @@ def test_an_actor_of_few_bits_is_fitted_to_a_step_that_rounding_loses() -> None:
     assert torch.equal(actor.log_std, log_std)
 
 
+def test_trpo_with_few_bits_goes_on_bit_for_bit_from_a_snapshot() -> None:
+    of, seeds = spec(8, 8), [0, 1]
+    agent, again = (make_on_policy("trpo", of, seeds, FEW_BITS, hidden="[16]", critic_epochs=1) for _ in range(2))
+    draw = rollouts(of, seeds, 128, 4)
+    agent.update(draw(agent))
+    for i in range(len(seeds)):
+        again.restore(i, agent.snapshot(i))
+    rollout = draw(agent)
+    for _ in range(2):
+        agent.update(rollout)
+        again.update(rollout)
+    for i in range(len(seeds)):
+        for one, other in zip(agent.state(i).values(), again.state(i).values(), strict=True):
+            assert torch.equal(one, other)
+
+
 def test_a_line_search_without_success_leaves_the_policy() -> None:
     agent = make_on_policy("trpo", spec(4, 2), [0, 1], hidden="[8]")
     assert isinstance(agent, TRPO)
