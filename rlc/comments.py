@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from rlc.datafiles import CONF
+
 # Parts of a file that are no settings of a job: Hydra's own, and names that the choice of the file settles.
 LEFT_OUT = {"defaults", "hydra", "name", "method"}
 
@@ -54,7 +56,8 @@ def head(path: Path) -> list[str]:
 
 
 def bases(path: Path) -> list[Path]:
-    """The files of the same folder that a file's list of defaults begins with."""
+    """The files of the same group that a file's list of defaults begins with: beside it, or in conf/."""
     block = re.search(r"^defaults:\n((?: +- .*\n)+)", path.read_text(), re.M)
     names = re.findall(r"- (\w+)$", block[1], re.M) if block else []
-    return [path.with_name(f"{name}.yaml") for name in names if name != "_self_"]
+    beside = [path.with_name(f"{name}.yaml") for name in names if name != "_self_"]
+    return [file if file.is_file() else CONF / path.parent.name / file.name for file in beside]

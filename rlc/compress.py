@@ -19,6 +19,7 @@ from rlc.pipeline.protocol import export_policy
 from rlc.pipeline.prune import prune_policy
 from rlc.pipeline.smallest import Search, write_search
 from rlc.runs.find import open_artifact
+from rlc.sources import joined
 from trainers.envs.make import env_factory
 from trainers.errors import UserError
 from trainers.nn.activations import ACTIVATIONS
@@ -35,7 +36,7 @@ def compress(arguments: list[str]) -> None:
 
     With `target_return`, a share of the return, the smallest that keeps it is looked for first.
     """
-    values, rest = split(positional(arguments, "policy"), OWN)
+    values, rest = split(positional(joined(arguments), "policy"), OWN)
     if not values.get("policy"):
         sources = f"<folder of an artifact>, zoo:<name>, or a file: {', '.join(FORMATS)}"
         raise UserError(f"policy: none given; add policy={sources}")

@@ -15,7 +15,7 @@ from rlc.cli import configured, positional, run_command
 from rlc.config.commands import parse_measure
 from rlc.config.compose import CONF
 from rlc.messages import warn
-from rlc.pipeline.measurement import add_energy, flat_values, measure_group, no_energy
+from rlc.pipeline.measurement import add_energy, measure_group, no_energy
 from rlc.pipeline.tracking import Tracker
 from rlc.reporting import console
 from rlc.reporting.study import chosen_runs
@@ -41,7 +41,7 @@ def measure(arguments: list[str]) -> None:
         add_energy(groups, settings)
     for run in runs:
         tracker = Tracker(run, None if settings.wandb.mode == "as_trained" else settings.wandb.mode)
-        tracker.summary(flat_values(run.measurement() or Measurement()))
+        tracker.measured(run.measurement() or Measurement())
         tracker.finish()
     console.show_measurements(runs)
 

@@ -35,13 +35,11 @@ def main() -> None:
 
 def plan_and_run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit code."""
-    from rlc.config.job import warn_without_compiler
     from rlc.config.plan import make_plan
     from rlc.grid.estimate import estimate
     from rlc.grid.preview import show_plan
     from rlc.packing.restore import unpack_own
     from rlc.pipeline.check import check_runs
-    from rlc.pipeline.job import run_job
     from rlc.pipeline.record import backfill_baseline
     from rlc.reporting import console
 
@@ -55,6 +53,8 @@ def plan_and_run(arguments: list[str]) -> int:
     except (UserError, OSError) as error:
         warn(of_the_system(error) if isinstance(error, OSError) else str(error))
         return 2
+    if plan.search is not None:
+        return run_search(plan, dry_run)
     overwrite = any(job.settings.overwrite for job in plan.jobs)
     left = runs if overwrite else unfinished
     costs = f"; {estimate(left)}" if left and (plan.multirun or dry_run) else ""
@@ -66,12 +66,7 @@ def plan_and_run(arguments: list[str]) -> int:
         return 0
     print(line, flush=True)
     if left:
-        warn_without_compiler(run.job for run in left)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        if plan.multirun:
-            launch_and_watch(plan, runs)
-        else:
-            run_job(plan.jobs[0])
+        run_left(plan, runs, left)
     finished = [run for run in runs if run.finished()]
     for run in finished:
         backfill_baseline(run)
@@ -83,6 +78,48 @@ def plan_and_run(arguments: list[str]) -> int:
     if len(finished) < len(runs):
         return 1
     return follow_up(plan) if plan.follow_ups else 0
+
+
+def run_left(plan: "Plan", runs: "list[Run]", left: "list[Run]") -> None:
+    """Run the jobs of a plan, of which these runs are left."""
+    from rlc.config.job import warn_without_compiler
+    from rlc.pipeline.job import run_job
+
+    warn_without_compiler(run.job for run in left)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if plan.multirun:
+        launch_and_watch(plan, runs)
+    else:
+        run_job(plan.jobs[0])
+
+
+def run_search(plan: "Plan", dry_run: bool) -> int:
+    """Do what is left of a search, or say what it is; returns the exit code."""
+    from rlc.config.job import warn_without_compiler
+    from rlc.grid.estimate import estimate
+    from rlc.grid.search import search, search_folder
+    from rlc.reporting.search import show_search
+    from rlc.runs.run import runs_of
+
+    assert plan.search is not None
+    folder = search_folder(plan.search)
+    trial = [run for job in plan.search.first() for run in runs_of(job)]
+    settings = plan.search.settings
+    costs = estimate(trial * settings.n_trials)
+    line = f"{folder}: {counted(settings.n_trials, 'trial')} of {counted(len(trial), 'seed')}; all of them {costs}"
+    if dry_run:
+        print(f"{line}; nothing was done")
+        return 0
+    print(line, flush=True)
+    warn_without_compiler(run.job for run in trial)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        rows = search(plan, folder)
+    except (UserError, OSError) as error:
+        warn(str(error))
+        return 2
+    show_search(rows, folder)
+    return 1 if any(row.state == "failed" for row in rows) else 0
 
 
 def follow_up(plan: "Plan") -> int:

@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 
 from rlc.comments import Setting, bases, head, settings
 from rlc.datafiles import CONF
+from rlc.messages import warn
+from rlc.sources import find_file, reading, split_sources
+from trainers.errors import UserError
 
 HELP_FLAGS = ("-h", "--help")
 GROUPS = ("algo", "compress")
 LEARN_MORE = {
     "train": "Name +algo=<name> and +compress=<name> beside --help for the settings of both. What a command line\n"
-    "stands for: --dry-run, or --cfg job for all its settings.",
+    "stands for: --dry-run, or --cfg job for all its settings. Your own files beside conf/: --config-dir <directory>.",
     "compress": "Name +compress=<name> beside --help for the settings of a method.",
 }
 
@@ -39,8 +42,8 @@ def usage(command: str, arguments: Sequence[str]) -> str:
     parts.append("\n".join(["Settings, as key=value:", *_listed(list(settings(path)), "")]))
     for argument in arguments:
         group, _, name = argument.lstrip("+").partition("=")
-        chosen = CONF / group / f"{name}.yaml"
-        if group in GROUPS and re.fullmatch(r"\w+", name) and chosen.is_file():
+        chosen = find_file(group, name) if group in GROUPS and re.fullmatch(r"\w+", name) else None
+        if chosen is not None:
             inherited = " ".join(f"Others: as of +{group}={base.stem}." for base in bases(chosen))
             title = " ".join([f"With +{group}={name}:", *head(chosen), inherited]).strip()
             parts.append("\n".join([title, *_listed(list(settings(chosen)), f"{group}.")]))
@@ -72,6 +75,13 @@ def _default(written: str) -> str:
 def answer() -> None:
     """Print the help and end, where this process was asked for it."""
     command = asked_for(sys.orig_argv)
-    if command is not None:
-        print(usage(command, sys.argv[1:]))
-        sys.exit(0)
+    if command is None:
+        return
+    try:
+        directories, arguments = split_sources(sys.argv[1:])
+    except UserError as error:
+        warn(str(error))
+        sys.exit(2)
+    with reading(directories):
+        print(usage(command, arguments))
+    sys.exit(0)

@@ -26,7 +26,7 @@ FILES = [
     ),
     *((f"python -m rlc.{name}", f"{name}.yaml", "") for name in ("compress", "evaluate", "export")),
     ("python -m rlc.measure", "measure.yaml", ""),
-    *((f"python -m rlc.{name}", f"{name}.yaml", "") for name in ("report", "status", "pack", "unpack")),
+    *((f"python -m rlc.{name}", f"{name}.yaml", "") for name in ("report", "dashboard", "status", "pack", "unpack")),
 ]
 HEAD = """\
 # Settings

@@ -34,6 +34,20 @@ class ReportSettings(Selection):
     wandb: WandbSettings
 
 
+class DashboardProject(Strict):
+    """Where W&B keeps the views; the values stand in conf/dashboard.yaml."""
+
+    project: Annotated[str, Field(min_length=1)]
+    entity: str | None
+
+
+class DashboardSettings(Strict):
+    """What is shown; the values stand in conf/dashboard.yaml."""
+
+    study: Name
+    wandb: DashboardProject
+
+
 class MeasureWandbSettings(Strict):
     """What Weights & Biases is told of a measurement; the value stands in conf/measure.yaml."""
 
@@ -72,6 +86,11 @@ def parse_evaluation(data: dict[str, Any]) -> EvaluateSettings:
 def parse_report(data: dict[str, Any]) -> ReportSettings:
     """As `parse_settings`, for the settings of a report."""
     return parse_model(ReportSettings, data)
+
+
+def parse_dashboard(data: dict[str, Any]) -> DashboardSettings:
+    """As `parse_settings`, for views in W&B."""
+    return parse_model(DashboardSettings, data)
 
 
 def parse_measure(data: dict[str, Any]) -> MeasureSettings:

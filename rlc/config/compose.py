@@ -1,6 +1,5 @@
 """Hydra's part: overrides and the configuration they make of conf/."""
 
-import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
@@ -17,6 +16,7 @@ from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.wandb_variables import variable
 from rlc.datafiles import CONF as CONF
 from rlc.messages import did_you_mean
+from rlc.sources import cached, choices, own_directories, reading, searchpath, split_sources
 from trainers.envs.names import canonical_id, task_name
 from trainers.errors import UserError, one_line
 
@@ -31,6 +31,12 @@ ENV_KWARGS = re.compile(r"env\.kwargs(?=[.=]|$)")
 
 def compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
     """The composed configuration of arguments that name no algorithm. Raises UserError in one line."""
+    directories, rest = split_sources(arguments)
+    with reading(directories):
+        return _compose_groups(rest)
+
+
+def _compose_groups(arguments: Sequence[str]) -> dict[str, Any]:
     try:
         overrides = parse_overrides(arguments)
         check_groups(overrides)
@@ -73,11 +79,6 @@ def default_settings() -> dict[str, Any]:
     return compose_settings((), without=("algo",))
 
 
-def choices(group: str) -> list[str]:
-    """Names of the files of a group in conf/."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
 def _by_env(default: Any, by_name: dict[str, Any], *, _root_: DictConfig) -> Any:
     """`${by_env:3.0e-4,{HalfCheetah:1.0e-3}}` in conf/algo/: a default, and values for environments of any version."""
     return by_name.get(task_name(str(_root_.env.id)), default)
@@ -88,7 +89,7 @@ OmegaConf.register_new_resolver("max", max, replace=True)
 OmegaConf.register_new_resolver("variable", variable, replace=True)
 
 
-@functools.cache
+@cached
 def compose_settings(overrides: tuple[str, ...], without: tuple[str, ...] = ()) -> dict[str, Any]:
     """The composed configuration as plain data, without Hydra's part and the keys in `without`."""
     config = compose_config(overrides)
@@ -104,19 +105,19 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in data.items()}
 
 
-@functools.cache
+@cached
 def compose_config(overrides: tuple[str, ...]) -> DictConfig:
     """The configuration that Hydra composes from conf/train.yaml and overrides."""
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("train", list(overrides), return_hydra_config=True)
+            return compose("train", [*overrides, *searchpath(own_directories())], return_hydra_config=True)
     except (ValueError, TypeError, AttributeError) as error:  # Hydra's, of a choice or a file of another shape
         text = one_line(str(error)).partition("; use sys.")[0]
         given = shortened(" ".join(overrides))
         raise UserError(f"{given}: cannot be composed: {text}; allowed: names of files in conf/") from error
 
 
-@functools.cache
+@cached
 def unresolved_config(overrides: tuple[str, ...]) -> dict[str, Any]:
     """The composed configuration as plain data, interpolations as they stand, without Hydra's part."""
     config = compose_config(overrides)
@@ -127,11 +128,28 @@ def unresolved_config(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 def parse_overrides(lines: Sequence[str]) -> list[Override]:
     """Arguments as Hydra reads them. Raises HydraException for what is no override, UserError for too long a number."""
-    return [_parsed(line) for line in lines]
+    return [_without_glob(_parsed(line)) for line in lines]
+
+
+def _without_glob(override: Override) -> Override:
+    """`+algo=glob(*)` as the list of names that it stands for."""
+    value = override.value()
+    if not isinstance(value, Glob):
+        return override
+    group = override.key_or_group
+    if group not in GROUPS:
+        raise UserError(
+            f"{override.input_line}: glob(...) chooses among files, so it is for {', '.join(GROUPS)}; "
+            "allowed here: a list such as 1,2 or range(1,3)"
+        )
+    names = value.filter(choices(group))
+    if not names:
+        raise UserError(f"{override.input_line}: matches none; allowed: names among {', '.join(choices(group))}")
+    return _parsed(f"{override.get_key_element()}={','.join(names)}")
 
 
 # A grid has few lines, many times.
-@functools.cache
+@cached
 def _parsed(line: str) -> Override:
     try:
         (override,) = OverridesParser.create().parse_overrides([_added(line)])

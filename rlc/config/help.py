@@ -14,6 +14,7 @@ from rlc.config.compose import (
     hydra_message,
     parse_overrides,
 )
+from rlc.sources import reading, searchpath, split_sources
 from trainers.errors import UserError
 
 # Each with the words that may follow it.
@@ -37,17 +38,19 @@ def _answer(config: DictConfig) -> None:
 
 def answer(arguments: Sequence[str]) -> None:
     """Let Hydra answer a command line that asks it something. Raises UserError for one that it would not understand."""
+    directories, arguments = split_sources(arguments)
     lines = [a for a in arguments if "=" in a and not a.startswith("-")]
     flags = [a for a in arguments if a not in lines and a not in ("-m", "--multirun")]
     _check_flags(flags)
     try:
-        overrides = parse_overrides(lines)
-        check_groups(overrides)
-        lines = [str(override.input_line) for override in overrides]
-        compose_config(tuple(lines))
+        with reading(directories):
+            overrides = parse_overrides(lines)
+            check_groups(overrides)
+            lines = [str(override.input_line) for override in overrides]
+            compose_config(tuple(lines))
     except HYDRA_ERRORS as error:
         raise hydra_message(error, lines) from error
-    sys.argv[1:] = [*flags, *lines]
+    sys.argv[1:] = [*flags, *lines, *searchpath(directories)]
     _answer()
 
 

@@ -1,8 +1,8 @@
 """From a command line to the checked list of jobs it stands for, before anything is run or written."""
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydra.core.override_parser.types import Override
@@ -10,11 +10,9 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from rlc.config.compose import (
-    CONF,
     HYDRA_ERRORS,
     check_groups,
     check_keys,
-    choices,
     compose_config,
     first_value,
     hydra_message,
@@ -28,8 +26,10 @@ from rlc.config.compress import BIT_SETTINGS, DERIVED_METHODS
 from rlc.config.decide import decide
 from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.job import Job
-from rlc.config.settings import parse_settings
+from rlc.config.settings import Settings, parse_settings
+from rlc.config.space import Search, Value, check_no_interval, dimensions, parse_search
 from rlc.config.wandb_variables import check_wandb_variables
+from rlc.sources import choices, find_file, is_own, own_directories, reading, searchpath, split_sources
 from trainers.errors import UserError
 
 # Settings of methods that the published code had none of.
@@ -42,6 +42,8 @@ LAUNCHERS = {
     "ray": ("ray", "hydra_plugins.hydra_ray_launcher"),
     "ray_cluster": ("ray", "hydra_plugins.hydra_ray_launcher"),
 }
+SEARCH = "optuna"
+EXTRAS = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": {SEARCH: ("optuna", "optuna")}}
 # Settings of Hydra's that are read, by their beginnings; all of a multirun.
 HYDRA_USED = ("hydra.launcher", "hydra.mode", "hydra.sweeper.params", "hydra.job.env_set", "hydra.job.env_copy")
 MULTIRUN_FLAGS = ("-m", "--multirun")
@@ -57,28 +59,35 @@ class Plan:
     multirun: bool
     follow_ups: tuple[str, ...] = ()
     """Commands on the study when all jobs are done."""
+    search: Search | None = None
+    """What draws further jobs; `jobs` are then those at the corners of its space."""
 
 
 def make_plan(arguments: Sequence[str]) -> Plan:
     """Compose and check every job. Raises UserError with one line for anything that cannot run."""
-    given = [a for a in arguments if a not in MULTIRUN_FLAGS]
+    directories, words = split_sources(arguments)
+    given = [a for a in words if a not in MULTIRUN_FLAGS]
     for argument in given:
         if argument.startswith("-"):
-            raise UserError(f"{argument}: unknown option; allowed: -m, --help, --dry-run, --cfg job, key=value")
+            allowed = "-m, --help, --dry-run, --cfg job, --config-dir <directory>, key=value"
+            raise UserError(f"{argument}: unknown option; allowed: {allowed}")
     try:
-        preset = _preset(given)
-        plan = _joined(given, preset) if "grids" in preset else _make_plan(given, len(given) < len(arguments))
+        with reading(directories):
+            preset = _preset(given)
+            plan = _joined(given, preset) if "grids" in preset else _make_plan(given, len(given) < len(words))
     except HYDRA_ERRORS as error:
         raise hydra_message(error, given) from error
     check_wandb_variables(job.settings.wandb for job in plan.jobs)
-    return plan
+    # A launcher may be chosen from the user's own files.
+    return replace(plan, hydra=[*plan.hydra, *searchpath(directories)]) if plan.multirun else plan
 
 
 def _make_plan(given: list[str], multirun: bool) -> Plan:
     overrides = parse_overrides(given)
     check_groups(overrides)
-    _check_hydra(overrides)
-    _check_launcher(overrides)
+    searches = any(o.key_or_group == "hydra/sweeper" and o.value() == SEARCH for o in overrides)
+    _check_hydra(overrides, (*HYDRA_USED, "hydra.sweeper") if searches else HYDRA_USED)
+    _check_installed(overrides)
     base = compose_config(tuple(first_value(o) for o in overrides if is_group(o) or is_hydra(o)))
     multirun = _is_multirun(overrides, base.hydra.mode == RunMode.MULTIRUN, multirun)
     sweep = parse_overrides([f"{k}={v}" for k, v in (base.hydra.sweeper.params or {}).items()]) if multirun else []
@@ -94,19 +103,51 @@ def _make_plan(given: list[str], multirun: bool) -> Plan:
             if override.is_sweep_override():
                 raise UserError(f"{override.input_line}: several values make several jobs: add -m")
         return Plan([_job(everything, composer)], [], multirun=False)
+    own = [str(o.input_line) for o in overrides if is_hydra(o)]
+    if searches:
+        search = _search(base.hydra.sweeper, [o for o in everything if not is_hydra(o)], composer)
+        return Plan(_corners(search), own, multirun=True, search=search)
+    check_no_interval(everything)
     tasks = _training_first([o for o in everything if not is_hydra(o)])
     lines = [line for batch in BasicSweeper.split_arguments(tasks, max_batch_size=None) for line in batch]
     if not lines:
         raise UserError(f"{' '.join(given)}: one of the sweeps is empty; give each a value")
-    own = [str(o.input_line) for o in overrides if is_hydra(o)]
     return Plan([_job(parse_overrides(line), composer) for line in lines], own, multirun=True)
 
 
+def _search(sweeper: Any, overrides: list[Override], composer: Composer) -> Search:
+    searched = dimensions(overrides)
+    names = {one.name for one in searched}
+    fixed = [o for o in overrides if o.key_or_group not in names]
+    seeds = [o for o in fixed if o.key_or_group == "seed"]
+    lines = [str(o.input_line) for o in fixed if o not in seeds]
+    directories = own_directories()
+
+    def make(values: Mapping[str, Value]) -> list[Job]:
+        drawn = [one.line(values[one.name]) for one in searched]
+        counted = [f"seed={seed}" for o in seeds for seed in values_of(o)] or [""]
+        with reading(directories):
+            each = [_preset_last(parse_overrides([*lines, *drawn, *([seed] if seed else [])])) for seed in counted]
+            return [_job(of_one, composer) for of_one in each]
+
+    settings = parse_search(OmegaConf.to_container(sweeper, resolve=True))  # type: ignore[arg-type]
+    return Search(settings, searched, (*lines, *(str(o.input_line) for o in seeds)), make)
+
+
+def _corners(search: Search) -> list[Job]:
+    """Jobs with each bound and each member of a list once: what is wrong with one is said before anything runs."""
+    longest = max(len(one.corners()) for one in search.dimensions)
+    jobs = []
+    for number in range(longest):
+        jobs += search.make({one.name: one.corners()[number % len(one.corners())] for one in search.dimensions})
+    return list({job.settings.model_dump_json(): job for job in jobs}.values())
+
+
 def _preset(given: list[str]) -> dict[str, Any]:
-    """What the file of the preset says, if one is given that conf/ has."""
+    """What the file of the preset says, if one is given that there is."""
     for override in parse_overrides(given):
-        path = CONF / "experiment" / f"{override.value()}.yaml"
-        if override.key_or_group == "experiment" and path.is_file():
+        path = find_file("experiment", str(override.value())) if override.key_or_group == "experiment" else None
+        if path is not None:
             preset = OmegaConf.to_container(OmegaConf.load(path))
             assert isinstance(preset, dict)
             return {str(key): value for key, value in preset.items()}
@@ -132,7 +173,10 @@ def _joined(given: list[str], preset: dict[str, Any]) -> Plan:
 
 def _fitting(overrides: list[Override], grid: str) -> list[str] | None:
     """Overrides of a preset of grids as one of the grids takes them; None where it has none of the compressions."""
-    sweep = OmegaConf.load(CONF / "experiment" / f"{grid}.yaml").hydra.sweeper.params
+    path = find_file("experiment", grid)
+    if path is None:
+        raise UserError(f"experiment={grid}: unknown; allowed in grids: {', '.join(choices('experiment'))}")
+    sweep = OmegaConf.load(path).hydra.sweeper.params
     lines = []
     for override in overrides:
         key = override.key_or_group
@@ -155,8 +199,8 @@ def _job(overrides: list[Override], composer: Composer) -> Job:
         if override.key_or_group == "seed":
             data = data | {"seed": override.value()}
     chosen = [o for o in overrides if is_group(o) or o.key_or_group.startswith("env.")]
-    plain = tuple(str(o.input_line) for o in chosen if o.key_or_group != "experiment")
     asked = parse_settings(data)
+    plain = tuple(_of_conf(o, asked) for o in chosen if o.key_or_group != "experiment")
     defaults = parse_settings(composer.settings(plain))
     if asked.protocol == "paper":
         for key in NOT_OF_THE_PAPER:
@@ -167,15 +211,24 @@ def _job(overrides: list[Override], composer: Composer) -> Job:
     return Job(settings, defaults, tuple(str(o.input_line) for o in overrides), auto)
 
 
-def _check_hydra(overrides: list[Override]) -> None:
+def _of_conf(override: Override, asked: Settings) -> str:
+    """A choice, of the user's own files that of conf/ which it changes: what a run's label tells apart."""
+    group = override.key_or_group
+    if not (is_group(override) and is_own(group, str(override.value()))):
+        return str(override.input_line)
+    names = {"algo": f"+algo={asked.algo.name}", "compress": f"+compress={asked.compress.method}"}
+    return names.get(group, f"env.id={asked.env.id}")
+
+
+def _check_hydra(overrides: list[Override], used: tuple[str, ...]) -> None:
     """Raises UserError for settings of Hydra's that nothing here reads."""
     for override in overrides:
         key = override.key_or_group.replace("/", ".")
         kept = key == "hydra.job.chdir" and override.value() is False
-        if is_hydra(override) and not kept and not key.startswith(HYDRA_USED):
+        if is_hydra(override) and not kept and not key.startswith(used):
             raise UserError(
                 f"{override.input_line}: has no effect here: runs lie in outputs/<study>/ of the current directory; "
-                f"choose study=<name> or another directory; allowed of Hydra's: {', '.join(HYDRA_USED)}"
+                f"choose study=<name> or another directory; allowed of Hydra's: {', '.join(used)}"
             )
 
 
@@ -192,10 +245,10 @@ def _is_multirun(overrides: list[Override], by_setting: bool, by_flag: bool) -> 
     return multirun
 
 
-def _check_launcher(overrides: list[Override]) -> None:
+def _check_installed(overrides: list[Override]) -> None:
     for override in overrides:
-        extra, module = LAUNCHERS.get(str(override.value()), (None, ""))
-        if override.key_or_group == "hydra/launcher" and extra and importlib.util.find_spec(module) is None:
+        extra, module = EXTRAS.get(override.key_or_group, {}).get(str(override.value()), (None, ""))
+        if extra and importlib.util.find_spec(module) is None:
             raise UserError(f"{override.input_line}: not installed; pip install --editable '.[{extra}]'")
 
 

@@ -42,6 +42,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 STOP_FILE = "stop"
 # Appears there when the command is interrupted: what runs ends, and nothing more begins.
 INTERRUPT_FILE = "interrupt"
+# Appears in the directory of a run that a search stops: its job ends, wherever it runs.
+PRUNE_FILE = "prune"
 LOCAL_LAUNCHERS = ("joblib", "basic")
 PR_SET_PDEATHSIG = 1
 
@@ -152,25 +154,28 @@ def _decoded(word: str) -> Path:
 
 def _in_child(job: Job, file: Path, show: bool) -> None:
     """Run a job in a process of its own; a death that it could not note itself is noted for it."""
+    ends = [file.with_name(INTERRUPT_FILE), *(run.path / PRUNE_FILE for run in runs_of(job))]
+    for mark in ends[1:]:
+        mark.unlink(missing_ok=True)
     threads = dict.fromkeys(THREAD_VARIABLES, str(job.settings.threads))
     command = [sys.executable, "-m", "rlc.grid.launch", str(file)]
     child = subprocess.Popen(command, env=os.environ | threads, stdout=None if show else subprocess.DEVNULL)
     try:
-        code = _wait(child, file.with_name(INTERRUPT_FILE))
+        code = _wait(child, ends)
     except BaseException:  # a scheduler takes the worker's place away: what it holds is let go of
         child.terminate()
         child.wait()
         raise
-    if code < 0 and not file.with_name(INTERRUPT_FILE).is_file():
+    if code < 0 and not any(mark.is_file() for mark in ends):
         reason = f"its process was killed by {signal.Signals(-code).name}"
         for run in runs_of(job):
             run.mark_killed(child.pid, reason)
         warn(f"{algorithm_directory(job.settings)}: {reason}")
 
 
-def _wait(child: subprocess.Popen[bytes], interrupt: Path) -> int:
-    """The exit code of a child, which is told to end once a file appears."""
-    while not interrupt.is_file():
+def _wait(child: subprocess.Popen[bytes], ends: Sequence[Path]) -> int:
+    """The exit code of a child, which is told to end once one of the files appears."""
+    while not any(mark.is_file() for mark in ends):
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=0.5)
     child.terminate()

@@ -200,12 +200,3 @@ def no_energy(reason: str) -> MeasuredEnergy:
     return MeasuredEnergy(
         source=None, joules_per_1000_actions=None, joules_per_episode=None, idle_watts=None, missing_reason=reason
     )
-
-
-def flat_values(measurement: Measurement) -> dict[str, Any]:
-    """Names and values for W&B: infer/..., mem/..., energy/..."""
-    values = {}
-    for section in ("infer", "mem", "energy"):
-        for name, value in getattr(measurement, section).fields().items():
-            values[f"{section}/{name}"] = value
-    return values

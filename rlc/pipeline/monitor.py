@@ -13,14 +13,14 @@ from rlc.pipeline.evaluation import evaluate_policy
 from rlc.pipeline.progress import TrainingProgress
 from rlc.pipeline.tracking import Tracker
 from rlc.runs.run import MetricsFile, Run
-from rlc.runs.stored import METRICS_FILE
+from rlc.runs.stored import EVALUATION, METRICS_FILE
 from trainers.actor_critic import ActorCritic
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
 
 METRIC_ROWS = 200
 COLUMNS = ("global_step", "charts/episodic_return", "charts/episodic_length", "charts/SPS")
-EVALUATION_COLUMNS = ("eval/return_mean", "eval/return_std")
+EVALUATION_COLUMNS = (EVALUATION, "eval/return_std")
 
 
 class TrainingMonitor:
@@ -109,7 +109,7 @@ class TrainingMonitor:
         returns = evaluate_policy(act, self.runs[i], self.settings.eval)
         self.last_returns[i] = returns.mean
         self.runs[i].log(f"step {step}: evaluation return {returns.mean:.2f} +- {returns.std:.2f}")
-        return {"eval/return_mean": returns.mean, "eval/return_std": returns.std}
+        return {EVALUATION: returns.mean, "eval/return_std": returns.std}
 
 
 class Schedule:

@@ -4,7 +4,7 @@ from compression.artifact import ONNX_FILE, add_origin, load_policy
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import random_policy, zero_policy
 from rlc.pipeline.protocol import protocol_of
-from rlc.pipeline.tracking import Tracker
+from rlc.pipeline.tracking import Tracker, compared
 from rlc.pipeline.training import MadePolicy, fingerprint
 from rlc.runs.identity import identity
 from rlc.runs.provenance import provenance
@@ -81,9 +81,7 @@ def finalize_run(run: Run, tracker: Tracker, made: MadePolicy, export: ExportRec
         "return": f"{scores.return_mean:.1f} +- {scores.return_std:.1f}",
     }
     add_origin(run.artifact, origin)
-    tracker.log({"global_step": settings.total_steps, "eval/final_return_mean": scores.return_mean})
-    tracker.summary(result.fields())
-    tracker.artifact()
+    tracker.finished(result)
     run.log(f"finished: return {scores.return_mean:.2f} +- {scores.return_std:.2f}, {export.onnx_file_bytes} bytes")
     run.finish(result)
 
@@ -93,6 +91,9 @@ def backfill_baseline(run: Run) -> None:
     result = run.finished_result()
     if result.fp32_return_mean is None and run.baseline is not None:
         run.write_result(result.model_copy(update=_baseline_scores(run).fields()))
+        tracker = Tracker(run)
+        tracker.summary(compared(run, run.finished_result()))
+        tracker.finish()
 
 
 def _baseline_scores(run: Run) -> BaselineScores:

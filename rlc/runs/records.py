@@ -137,7 +137,8 @@ class RunResult(PruningRecord, ExportRecord, RunScores, RunIdentity, VersionedRe
 class RunStatus(VersionedRecord):
     """status.json: how far a run is."""
 
-    state: Literal["running", "failed", "interrupted", "done"]
+    state: Literal["running", "failed", "interrupted", "pruned", "done"]
+    """pruned: a search stopped it early, and nothing goes on from it."""
     error: str | None
     identity: str
     host: str

@@ -121,6 +121,15 @@ class Run(StoredRun):
             self._change_status(state="failed", error=reason)
             self.log(reason)
 
+    def mark_pruned(self, reason: str) -> None:
+        """Mark an unfinished run as stopped for good: its checkpoints go, and the next command begins it anew."""
+        status = self.status()
+        if status is not None and status.state != "done":
+            self._status = status
+            self.checkpoints().delete()
+            self._change_status(state="pruned", error=reason)
+            self.log(reason)
+
     def state(self) -> str | None:
         """running, failed, interrupted or done, as this process knows it."""
         return None if self._status is None else self._status.state

@@ -23,7 +23,8 @@ class State:
 
     run: str
     state: str
-    """done, running, lost (its process is gone), interrupted (Ctrl-C, termination), failed or missing."""
+    """done, running, lost (its process is gone), interrupted (Ctrl-C, termination), pruned (by a search), failed or
+    missing."""
     step: int
     total_steps: int
     heartbeat_age_s: float | None
@@ -44,7 +45,7 @@ def state_of(run: StoredRun) -> State:
             return State(run.name, "done", step, total, None, None, None)
         return State(run.name, "failed", step, total, None, None, "a file of it is missing or damaged")
     age = _seconds_since(status.heartbeat)
-    if status.state in ("failed", "interrupted"):
+    if status.state in ("failed", "interrupted", "pruned"):
         return State(run.name, status.state, step, total, age, None, status.error)
     if not _alive(status, age):
         return State(run.name, "lost", step, total, age, None, status.error)

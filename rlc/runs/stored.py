@@ -1,5 +1,6 @@
 """A run on disk, read: who it is, what its files say, and the fp32 run that it is compared with."""
 
+import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ ARTIFACT = "artifact"
 AGENT_FILE = "agent.safetensors"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
+# Its column of evaluations along the training.
+EVALUATION = "eval/return_mean"
 # What the metadata of agent.safetensors say of its part that came from a pack: without critics and targets.
 PACKED_PART = {"part": "policy"}
 
@@ -169,6 +172,24 @@ def read_config(path: Path) -> Any:
 def stored_settings(config: Any) -> Settings:
     """The settings in config.yaml. A setting that is younger than the run has its default."""
     return parse_settings(default_settings() | with_names_of_now(config["settings"]))
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv so far, without columns that are empty; none where there is no file."""
+    try:
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+    except FileNotFoundError:
+        return []
+    return [_numbers(row) for row in rows]
+
+
+def _numbers(row: dict[str, str]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items() if value}
+
+
+def read_evaluations(path: Path) -> list[tuple[int, float]]:
+    """Environment step and mean return of the evaluations in a metrics.csv so far."""
+    return [(int(row["global_step"]), row[EVALUATION]) for row in read_metrics(path) if EVALUATION in row]
 
 
 def utc_now() -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rlc import compress, evaluate, export, measure, pack, report, status, train, unpack, zoo
+from rlc import compress, evaluate, export, measure, pack, report, sources, status, train, unpack, zoo
 from rlc.cli import run_command
-from rlc.config import compose, plan
+from rlc.config import compose
 from rlc.config.help import ANSWERED
 from tests.helpers import as_run
 from tests.packed import tree
@@ -288,7 +288,7 @@ def test_files_of_settings(part: int, home: Path, monkeypatch: pytest.MonkeyPatc
     own = home / "conf"
     shutil.copytree(compose.CONF, own)
     monkeypatch.setattr(compose, "CONF", own)
-    monkeypatch.setattr(plan, "CONF", own)
+    monkeypatch.setattr(sources, "CONF", own)
     files = {"env/mine": "env/hopper", "algo/mine": "algo/sac", "experiment/mine": "experiment/quickstart"}
     for number in range(part, FILES // 2, 2):
         chance = random.Random(number)

@@ -91,7 +91,7 @@ ERRORS = {
     "+algo=sac algo.num_envs=3": "total_steps=1000000: sac takes it in steps of algo.num_envs=3 "
     "environments; allowed next to it: 999999 or 1000002",
     "+algo=td3 algo.num_envs=2 algo.buffer_size=100_001": "algo.buffer_size=100001: td3 takes it in steps of ",
-    "+algo=sac env.id=Foo-v3": "env.id=Foo-v3: cannot be made: Environment `Foo` doesn't exist",
+    "+algo=sac env.id=Foo-v3": "env.id=Foo-v3: cannot be made: NameNotFound: Environment `Foo` doesn't exist",
     "+algo=sac env.version=v9": "env.id=HalfCheetah-v9: cannot be made",
     "+algo=sac env.id=CartPole-v1": "env.id=CartPole-v1: observations and actions must be Box spaces",
     "+algo=sac --frob": "--frob: unknown option",
@@ -112,7 +112,7 @@ ERRORS = {
     "+algo=sac threads=100000": "threads=100000: must be less than or equal to 1024",
     "+algo=sac study=" + 101 * "x": "must have at most 100 characters",
     "+algo=sac env.id=NoLimit-v0": "env.id=NoLimit-v0: has no time limit; register it with max_episode_steps",
-    "+algo=sac env.id=Broken-v0": "env.id=Broken-v0: cannot be made: no such robot",
+    "+algo=sac env.id=Broken-v0": "env.id=Broken-v0: cannot be made: RuntimeError: no such robot",
 }
 
 

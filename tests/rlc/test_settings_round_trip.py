@@ -12,11 +12,11 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from rlc.config.compose import choices
 from rlc.config.plan import make_plan
 from rlc.config.settings import Settings, parse_settings
 from rlc.runs.identity import identity, training_identity
 from rlc.runs.stored import stored_settings
+from rlc.sources import choices
 from tests.helpers import ALGORITHMS
 from trainers.errors import UserError
 

@@ -344,8 +344,8 @@ def test_import_of_the_entry_point_is_light() -> None:
 
 
 def test_the_registries_know_every_choice_of_conf() -> None:
-    from rlc.config.compose import choices
     from rlc.config.compress import DERIVED_METHODS
+    from rlc.sources import choices
 
     assert set(choices("algo")) == set(AGENTS)
     assert set(DERIVED_METHODS) <= set(choices("compress"))
