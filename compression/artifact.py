@@ -16,6 +16,10 @@ from torch import nn
 
 from compression.explain import README_FILE, interface, readme
 from compression.files import AGAIN, sha256, write_atomic
+from compression.files import CONTRACT_FILE as CONTRACT_FILE
+from compression.files import ONNX_FILE as ONNX_FILE
+from compression.files import TENSOR_FILE as TENSOR_FILE
+from compression.files import hashes_match as hashes_match
 from compression.int8 import ActivationQuantize, StaticQuantLinear
 from compression.lowbit import LowBitLinear, low_bit_contract
 from compression.onnx_export import onnx_bytes
@@ -29,9 +33,6 @@ from trainers.policy import Clamp, Policy, Rescale, Standardize
 from trainers.tensors import FloatArray
 
 FORMAT = "rlc-policy-1"
-ONNX_FILE = "policy.onnx"
-TENSOR_FILE = "policy.safetensors"
-CONTRACT_FILE = "policy.json"
 GOLDEN_PAIRS = 16
 # Of the half range of an action. An int8 policy may differ by a rounding that falls the other way.
 # The error of float32 sums grows with the outputs before the squash.
@@ -202,15 +203,6 @@ def write_files(folder: Path, files: dict[str, bytes]) -> None:
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def hashes_match(folder: Path) -> bool:
-    """Whether all files of an artifact are there with the hashes its contract names."""
-    try:
-        hashes = json.loads((folder / CONTRACT_FILE).read_text())["sha256"]
-        return all(sha256((folder / name).read_bytes()) == hashes[name] for name in (ONNX_FILE, TENSOR_FILE))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def check_artifact(folder: Path) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def bootstrap(
     rng = np.random.default_rng(seed)
     drawn = []
     for _ in range(resamples):
-        drawn.append(statistic([rng.choice(group, len(group)) for group in groups]))
+        # The same draws as rng.choice(group, len(group)), which takes three times as long.
+        drawn.append(statistic([group[rng.integers(0, len(group), len(group))] for group in groups]))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 

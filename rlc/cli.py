@@ -68,6 +68,14 @@ def configured(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
     return {str(key): value for key, value in merged.items()}
 
 
+def defaults_of(file: Path) -> dict[str, str]:
+    """The defaults in a file of conf/, without those that are null, as they would stand on a command line."""
+    config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    told = {str(key): value for key, value in config.items() if value is not None}
+    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in told.items()}
+
+
 def given_path(text: str) -> Path:
     """A path of the command line. `~` is the home directory, which shells leave alone behind `key=`."""
     try:

@@ -1,8 +1,9 @@
 """Compress a policy you have: python -m rlc.compress policy=<artifact or file> +compress=ptsq env=hopper"""
 
 from pathlib import Path
+from typing import Any
 
-from compression.artifact import ONNX_FILE, quantized_layers
+from compression.artifact import ONNX_FILE, add_origin, quantized_layers
 from compression.imports.layers import Request
 from compression.imports.read import FORMATS, read_foreign
 from compression.onnx_export import onnx_bytes
@@ -13,12 +14,13 @@ from rlc.config.compose import compose_groups
 from rlc.config.compress import PruneSettings
 from rlc.config.decide import decide_range
 from rlc.config.settings import CompressRequest, parse_request
-from rlc.messages import warn
+from rlc.messages import counted, warn
 from rlc.packing.zoo import given_policy
 from rlc.pipeline.protocol import export_policy
 from rlc.pipeline.prune import prune_policy
 from rlc.pipeline.smallest import Search, write_search
 from rlc.runs.find import open_artifact
+from rlc.runs.provenance import provenance
 from rlc.sources import joined
 from trainers.envs.make import env_factory
 from trainers.errors import UserError
@@ -28,6 +30,7 @@ from trainers.policy import Policy
 # What is said of a file alone: an artifact knows it.
 OF_A_FILE = ("statistics", "activation", "actions")
 OWN = ("policy", *OF_A_FILE, "to", "target_return")
+Origin = dict[str, Any]
 ALLOWED = {"activation": tuple(ACTIVATIONS), "actions": ("rescale", "clip")}
 
 
@@ -47,7 +50,7 @@ def compress(arguments: list[str]) -> None:
     share = _target_return(values.get("target_return"), request, rest)
     source = given_policy(values["policy"])
     env_given = any(argument.partition("=")[0] in ("env", "env.id") for argument in rest)
-    policy, algorithm = _read(source, values, request, env_given=env_given)
+    policy, algorithm, origin = _read(source, values, request, env_given=env_given)
     name = request.compress.label if share is None else "smallest"
     target = given_path(values["to"]) if values.get("to") else source.with_name(f"{source.stem}-{name}")
     if target.exists():
@@ -61,7 +64,9 @@ def compress(arguments: list[str]) -> None:
     def score(act: OnnxPolicy) -> Returns:
         return evaluate(act, factory, policy.spec, **episodes)
 
+    print(f"evaluating {source}: {counted(request.eval.episodes, 'episode')}", flush=True)
     before = score(OnnxPolicy(original))
+    print(f"compressing: {settings.label}", flush=True)
     smaller = policy
     search: Search | None = None
     if isinstance(settings, PruneSettings) and share is not None:
@@ -78,10 +83,14 @@ def compress(arguments: list[str]) -> None:
     _, model = export_policy(target, smaller, settings, algorithm=algorithm, seed=request.seed)
     if search is not None:
         write_search(target, search.tried, search.target)
+    print(f"evaluating {target}", flush=True)
     after = score(OnnxPolicy(target / ONNX_FILE))
+    score_text = f"{after.mean:.1f} +- {after.std:.1f}"
+    made_here = {"compressed from": source.name, "commit": provenance().git_commit, "return": score_text}
+    add_origin(target, origin | made_here)
     kilobytes = len(original) / 1000
     print(f"{source}: {policy.spec.env_id}, return {before.mean:.1f} +- {before.std:.1f}, {kilobytes:.1f} KB")
-    print(f"{target}: {settings.label}, return {after.mean:.1f} +- {after.std:.1f}, {len(model) / 1000:.1f} KB")
+    print(f"{target}: {settings.label}, return {score_text}, {len(model) / 1000:.1f} KB")
 
 
 def _target_return(given: str | None, request: CompressRequest, rest: list[str]) -> float | None:
@@ -120,8 +129,10 @@ def _smallest(search: Search) -> tuple[PruneSettings, Policy]:
     return search.best
 
 
-def _read(source: Path, values: dict[str, str], request: CompressRequest, env_given: bool) -> tuple[Policy, str]:
-    """The policy and the name of its algorithm."""
+def _read(
+    source: Path, values: dict[str, str], request: CompressRequest, env_given: bool
+) -> tuple[Policy, str, Origin]:
+    """The policy, the name of its algorithm, and which run and seed an artifact came from."""
     env_id = request.env.id
     if source.is_dir():
         for key in OF_A_FILE:
@@ -135,14 +146,15 @@ def _read(source: Path, values: dict[str, str], request: CompressRequest, env_gi
             raise UserError(f"env.kwargs={request.env.kwargs}: {source} was made with {made}; leave it out")
         if quantized_layers(policy):
             raise UserError(f"policy={source}: is quantised already; allowed: a policy in float32")
-        return policy, contract["algorithm"]
+        known = contract.get("origin", {})
+        return policy, contract["algorithm"], {key: known[key] for key in ("run", "seed") if key in known}
     if not env_given:
         raise UserError(f"env: none given, and {source} does not name its environment; add env=<name> or env.id=<id>")
     said = {key: values.get(key) for key in OF_A_FILE}
     imported = read_foreign(Request(source, request.env.spec(), **said))
     for note in imported.notes:
         warn(note)
-    return imported.policy, imported.algorithm
+    return imported.policy, imported.algorithm, {}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from measure.returns import Act, Returns, evaluate, random_policy, summary, zero
 from rlc.cli import configured, positional, run_command
 from rlc.config.commands import EvaluateSettings, parse_evaluation
 from rlc.config.compose import CONF
+from rlc.messages import counted
 from rlc.packing.zoo import given_policy
 from rlc.reporting import console
 from rlc.runs.find import Artifact, open_artifact
@@ -110,6 +111,7 @@ def _play(policies: dict[str, Act], make_env: EnvFactory, spec: EnvSpec, setting
     """Play and show policies on the same start states."""
     returns = {}
     for name, act in policies.items():
+        print(f"evaluating {name}: {counted(settings.episodes, 'episode')}", flush=True)
         returns[name] = evaluate(act, make_env, spec, episodes=settings.episodes, seed=settings.seed)
     console.show_returns(spec.env_id, _rows(returns, time_limit(spec)))
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from compression.native.folder import Score, export_native
 from compression.native.generate import LAYOUTS, WEIGHTS, Options
-from rlc.cli import given_path, only, positional, run_command
+from rlc.cli import defaults_of, given_path, only, positional, run_command
+from rlc.datafiles import CONF
 from rlc.packing.zoo import card_of, given_policy
 from rlc.runs.files import RESULT_FILE, read_record
 from rlc.runs.find import open_artifact
@@ -13,6 +14,7 @@ from rlc.runs.records import RunResult
 from trainers.errors import UserError
 
 KEYS = ("run", "policy", "target", "to", "layout", "skip_zeros", "weights")
+DEFAULTS = defaults_of(CONF / "export.yaml")
 TARGETS = ("onnx", "c")
 BOOLEANS = {"true": True, "false": False}
 
@@ -21,7 +23,7 @@ def export(arguments: list[str]) -> None:
     """Without `to` the artifact is only checked. Raises ArtifactError where it is damaged."""
     values = only(positional(arguments, "run"), KEYS, required=())
     given = _given(values)
-    target = values.get("target", "onnx")
+    target = values.get("target", DEFAULTS["target"])
     if target not in TARGETS:
         raise UserError(f"target={target}: unknown; allowed: {', '.join(TARGETS)}")
     options = _options(values, target)
@@ -52,14 +54,14 @@ def _options(values: dict[str, str], target: str) -> Options:
     for key in ("layout", "skip_zeros", "weights"):
         if key in values and target != "c":
             raise UserError(f"{key}={values[key]}: only with target=c")
-    given = values.get("layout", "auto")
+    given = values.get("layout", DEFAULTS["layout"])
     layout = next((name for name in LAYOUTS if name == given), None)
     if layout is None:
         raise UserError(f"layout={given}: unknown; allowed: {', '.join(LAYOUTS)}")
-    skip_zeros = values.get("skip_zeros", "false")
+    skip_zeros = values.get("skip_zeros", DEFAULTS["skip_zeros"])
     if skip_zeros not in BOOLEANS:
         raise UserError(f"skip_zeros={skip_zeros}: unknown; allowed: {', '.join(BOOLEANS)}")
-    given = values.get("weights", "auto")
+    given = values.get("weights", DEFAULTS["weights"])
     weights = next((name for name in WEIGHTS if name == given), None)
     if weights is None:
         raise UserError(f"weights={given}: unknown; allowed: {', '.join(WEIGHTS)}")

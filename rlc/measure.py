@@ -12,9 +12,9 @@ from rich.progress import track
 
 from measure.machine import BUSY_PERCENT, load, machine, one_pinned_thread
 from rlc.cli import configured, positional, run_command
-from rlc.config.commands import parse_measure
+from rlc.config.commands import parse_measure, shorter_than
 from rlc.config.compose import CONF
-from rlc.messages import warn
+from rlc.messages import counted, warn
 from rlc.pipeline.measurement import add_energy, measure_group, no_energy
 from rlc.pipeline.tracking import Tracker
 from rlc.reporting import console
@@ -29,9 +29,13 @@ from trainers.errors import UserError
 def measure(arguments: list[str]) -> None:
     """Measure the runs that the arguments choose and write measurement.json beside each result.json."""
     settings = parse_measure(configured(positional(arguments, "study"), CONF / "measure.yaml"))
+    short = shorter_than(settings, parse_measure(configured([], CONF / "measure.yaml")))
+    if short:
+        warn(f"{', '.join(short)}: less than the defaults measure, for a try; measurement.json says so")
     runs = _with_policies(chosen_runs(settings))
     with _alone(), one_pinned_thread() as core:
         context = {"machine": machine() | {"pinned_core": core}, "load": _quiet(), "provenance": provenance()}
+        context |= {"short": short} if short else {}
         groups = [list(group) for _, group in itertools.groupby(runs, key=comparison_key)]
         for group in track(groups, "return, time, memory"):
             for run, measurement in zip(group, measure_group(group, settings), strict=True):
@@ -58,7 +62,7 @@ def _with_policies(runs: Sequence[StoredRun]) -> list[StoredRun]:
     measurable = [run for run in runs if not run.record_only()]
     missing = len(runs) - len(measurable)
     again = "the commands that made them make them again with overwrite=true"
-    reason = f"{missing} runs came from a pack without their policies: {again}"
+    reason = f"{counted(missing, 'run')} came from a pack without the policy: {again}"
     if not measurable:
         raise UserError(reason)
     if missing:

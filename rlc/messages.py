@@ -11,7 +11,7 @@ from types import FrameType
 from trainers.errors import one_line
 
 # Names that settings had, by their last part.
-OLD_NAMES = {"along": "evaluations", "longest_s": "max_window_s", "copies": "num_copies"}
+OLD_NAMES = {"along": "evaluations", "longest_s": "max_window_s", "copies": "num_copies", "then": "follow_ups"}
 
 
 def warn(text: str) -> None:

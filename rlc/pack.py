@@ -13,7 +13,7 @@ import safetensors.torch
 from compression.artifact import CONTRACT_FILE, TENSOR_FILE
 from compression.files import sha256, write_atomic
 from rlc.cli import given_path, only, positional, run_command
-from rlc.messages import warn
+from rlc.messages import counted, warn
 from rlc.packing.packs import (
     SCHEMA,
     PackedRun,
@@ -68,7 +68,8 @@ def pack(arguments: list[str]) -> None:
     written = _write(tensors, _texts(runs))
     paths = {run.file for run in runs} | {run.tensor_file for run in trained}
     size = sum(path.stat().st_size for path in paths)
-    print(f"{folder}: {len(runs)} runs, {len(trained)} policies, {size / 1e6:.2f} MB; {written} files were written")
+    policies = "1 policy" if len(trained) == 1 else f"{len(trained)} policies"
+    print(f"{folder}: {counted(len(runs), 'run')}, {policies}, {size / 1e6:.2f} MB; wrote {counted(written, 'file')}")
 
 
 def _packed(stored: StoredRun, folder: Path, study: str) -> tuple[PackedRun, bytes | None]:

@@ -141,7 +141,9 @@ def launch_and_watch(plan: "Plan", runs: "list[Run]") -> None:
     """Run a multirun and show its progress. Launcher errors are printed; run failures are in their status files."""
     from rlc.grid.launch import launch
     from rlc.grid.watch import ProgressMonitor
+    from rlc.runs.planned import note_planned
 
+    note_planned(runs)
     with ProgressMonitor(runs):
         try:
             launch(plan)

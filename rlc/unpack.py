@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlc.cli import given_path, only, positional, run_command
-from rlc.messages import warn
+from rlc.messages import counted, warn
 from rlc.packing.packs import PackedRun, read_pack, same_outcome
 from rlc.packing.restore import lend_measurements, restore
 from rlc.runs.find import list_runs
@@ -36,7 +36,7 @@ def unpack(arguments: list[str]) -> None:
     lend_measurements(here)
     for run in unfinished:
         warn(f"{run.path} stays as it is: it is not finished; without it, the run would come from {run.file}")
-    print(f"{OUTPUTS / study}: {count} runs from {values['from']}, {len(here)} were there")
+    print(f"{OUTPUTS / study}: {counted(count, 'run')} from {values['from']}, {len(here)} were there")
 
 
 def _joined(runs: Iterable[PackedRun]) -> list[PackedRun]:

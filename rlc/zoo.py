@@ -17,7 +17,7 @@ from measure.returns import evaluate
 from rlc.cli import given_path, only, run_command
 from rlc.packing.packs import PackedRun, read_pack, record_files, restored, shortened
 from rlc.packing.zoo import CARD_FILE, ZOO, Card, read_card, zoo_names
-from rlc.reporting.console import print_table
+from rlc.reporting.screen import print_table
 from rlc.runs.find import open_artifact
 from rlc.runs.records import RunResult
 from rlc.runs.stored import CONFIG_FILE, METRICS_FILE, StoredRun, load_run

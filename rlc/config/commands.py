@@ -58,7 +58,7 @@ class MeasureSettings(Selection):
     """What is measured of which runs; the values stand in conf/measure.yaml."""
 
     episodes: Count
-    calls: Annotated[int, Field(ge=10_000, multiple_of=200)]
+    calls: Annotated[int, Field(ge=200, multiple_of=200)]
     num_copies: Annotated[int, Field(ge=2)]
     energy: EnergySettings
     wandb: MeasureWandbSettings
@@ -76,6 +76,21 @@ class EvaluateSettings(Strict):
     noise: NotNegative
     drop: Annotated[float, Field(ge=0, lt=1)]
     delay: CountOrZero
+
+
+def shorter_than(settings: MeasureSettings, defaults: MeasureSettings) -> list[str]:
+    """What is measured less thoroughly than by default, as `key=value`."""
+    short = []
+    for key, value in _numbers(settings).items():
+        if value < _numbers(defaults)[key]:
+            short.append(f"{key}={value:g}")
+    return short
+
+
+def _numbers(settings: MeasureSettings) -> dict[str, float]:
+    """The settings that say how thoroughly."""
+    energy = {f"energy.{key}": value for key, value in settings.energy.model_dump().items()}
+    return {key: getattr(settings, key) for key in ("episodes", "calls", "num_copies")} | energy
 
 
 def parse_evaluation(data: dict[str, Any]) -> EvaluateSettings:

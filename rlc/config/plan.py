@@ -29,6 +29,7 @@ from rlc.config.job import Job
 from rlc.config.settings import Settings, parse_settings
 from rlc.config.space import Search, Value, check_no_interval, dimensions, parse_search
 from rlc.config.wandb_variables import check_wandb_variables
+from rlc.messages import did_you_mean
 from rlc.sources import choices, find_file, is_own, own_directories, reading, searchpath, split_sources
 from trainers.errors import UserError
 
@@ -46,6 +47,8 @@ SEARCH = "optuna"
 EXTRAS = {"hydra/launcher": LAUNCHERS, "hydra/sweeper": {SEARCH: ("optuna", "optuna")}}
 # Settings of Hydra's that are read, by their beginnings; all of a multirun.
 HYDRA_USED = ("hydra.launcher", "hydra.mode", "hydra.sweeper.params", "hydra.job.env_set", "hydra.job.env_copy")
+# Keys of a preset that consists of others.
+OF_GRIDS = ("grids", "follow_ups")
 MULTIRUN_FLAGS = ("-m", "--multirun")
 
 
@@ -150,7 +153,11 @@ def _preset(given: list[str]) -> dict[str, Any]:
         if path is not None:
             preset = OmegaConf.to_container(OmegaConf.load(path))
             assert isinstance(preset, dict)
-            return {str(key): value for key, value in preset.items()}
+            named = {str(key): value for key, value in preset.items()}
+            for key in named if "grids" in named else ():
+                if key not in OF_GRIDS:
+                    raise UserError(f"{path.name}: {key}: no such key{did_you_mean(key, OF_GRIDS)}")
+            return named
     return {}
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from rlc.config.settings import Settings
 from rlc.datafiles import read
+from rlc.messages import counted
 from rlc.runs.run import Run
 from trainers.settings import OffPolicySettings
 
@@ -32,7 +33,7 @@ def estimate(runs: Sequence[Run]) -> str:
     if largest > 0.1:
         line += f"; each job with a replay memory keeps up to {largest:.2g} GB of it in checkpoints while it runs"
     missing = len(all_settings) - len(known)
-    return line + (f"; not counted: {missing} runs whose speed nobody measured" if missing else "")
+    return line + (f"; not counted: {counted(missing, 'run')} whose speed nobody measured" if missing else "")
 
 
 def seconds(settings: Settings) -> float | None:

@@ -133,7 +133,7 @@ def task(config: DictConfig) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job hears it, and the planner ends this worker
     try:
         if job.settings.training_steps or any(run.baseline is None for run in runs_of(job)):
-            _in_child(job, file, show=alone)
+            _in_child(job, file)
         else:
             run_job(job)
         if job.settings.fail_fast and not all(run.finished() for run in runs_of(job)):
@@ -152,14 +152,17 @@ def _decoded(word: str) -> Path:
     return Path(os.fsdecode(bytes.fromhex(word.removeprefix("x"))))
 
 
-def _in_child(job: Job, file: Path, show: bool) -> None:
-    """Run a job in a process of its own; a death that it could not note itself is noted for it."""
+def _in_child(job: Job, file: Path) -> None:
+    """Run a job in a process of its own; a death that it could not note itself is noted for it.
+
+    What it prints is left out: the planner shows how far it is.
+    """
     ends = [file.with_name(INTERRUPT_FILE), *(run.path / PRUNE_FILE for run in runs_of(job))]
     for mark in ends[1:]:
         mark.unlink(missing_ok=True)
     threads = dict.fromkeys(THREAD_VARIABLES, str(job.settings.threads))
     command = [sys.executable, "-m", "rlc.grid.launch", str(file)]
-    child = subprocess.Popen(command, env=os.environ | threads, stdout=None if show else subprocess.DEVNULL)
+    child = subprocess.Popen(command, env=os.environ | threads, stdout=subprocess.DEVNULL)
     try:
         code = _wait(child, ends)
     except BaseException:  # a scheduler takes the worker's place away: what it holds is let go of

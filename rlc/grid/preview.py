@@ -6,7 +6,7 @@ from rich import box
 from rich.table import Column, Table
 
 from rlc.grid.estimate import seconds
-from rlc.reporting.console import print_table
+from rlc.reporting.screen import print_table
 from rlc.runs.run import Run
 
 

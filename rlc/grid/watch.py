@@ -1,25 +1,45 @@
-"""A multirun, watched while it lasts."""
+"""A multirun, watched while it lasts: a live block on a terminal, plain lines now and then elsewhere."""
 
+import csv
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from rlc.grid.estimate import seconds
 from rlc.runs.run import Run
-from rlc.runs.state import state_of
+from rlc.runs.state import State, state_of
+from rlc.runs.stored import METRICS_FILE
+from rlc.runs.wording import without_shared
 
 WATCH_SECONDS = 5.0
+LIVE_SECONDS = 2.0
+# Between two plain lines that say nothing of an end: at first, and at most; it doubles each time.
+FIRST_QUIET_SECONDS = 30.0
+LONGEST_QUIET_SECONDS = 600.0
+ENDED = ("done", "failed")
 
 
 class ProgressMonitor:
-    """Says on the terminal how many runs of a multirun are done, failed, running and left, while it lasts."""
+    """Shows what each running job does, how many runs are done, failed and left, and how long all may take."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
         self.began = time.monotonic()
-        self.before = sum(run.finished() for run in runs)
+        self._done: dict[Path, State] = {}
+        self._work = _work(runs)
+        self._names = dict(zip([run.path for run in runs], _names(runs), strict=True))
+        self._done_before = self._work_done(self._states())
+        self._work_then = self._done_before
+        self._end: float | None = None
+        """When all may be done, as estimated when the work was last seen to have grown."""
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -34,20 +54,128 @@ class ProgressMonitor:
         self._thread.join()
 
     def _watch(self) -> None:
-        last = ""
+        console = Console(highlight=False)
+        if console.is_terminal:
+            self._draw(console)
+        else:
+            self._tell()
+
+    def _draw(self, console: Console) -> None:
+        """The live block, drawn again and again; it goes when all is over."""
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while True:
+                lines = self.lines()
+                live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+                if self._over.wait(LIVE_SECONDS):
+                    return
+
+    def _tell(self) -> None:
+        """A plain line whenever a run has ended or begun, and all of the block where nothing did for a while."""
+        quiet = FIRST_QUIET_SECONDS
+        told = time.monotonic()
+        last: list[str] = []
         while not self._over.wait(WATCH_SECONDS):
-            line = self.line()
-            if line != last:
-                print(line, flush=True)
-            last = line
+            states = self._states()
+            now = [state.state for state in states]
+            if now == last and time.monotonic() - told < quiet:
+                continue
+            if now == last:
+                quiet = min(2 * quiet, LONGEST_QUIET_SECONDS)
+            print("\n".join(self._lines(states) if now == last else [self._total(states)]), flush=True)
+            told = time.monotonic()
+            last = now
 
     def line(self) -> str:
-        """Counts, and the time left at the speed so far."""
-        states = Counter(state_of(run).state for run in self.runs)
-        left = len(self.runs) - states["done"] - states["failed"] - states["running"]
-        line = f"{states['done']} done, {states['failed']} failed, {states['running']} running, {left} left"
-        ended = states["done"] + states["failed"] - self.before
-        if ended <= 0 or not left + states["running"]:
-            return line
-        seconds = (time.monotonic() - self.began) / ended * (left + states["running"])
-        return f"{line}, about {timedelta(seconds=round(seconds))} more"
+        """Counts, and the time left."""
+        return self._total(self._states())
+
+    def lines(self) -> list[str]:
+        """A line for each run that is running, and the counts."""
+        return self._lines(self._states())
+
+    def _lines(self, states: Sequence[State]) -> list[str]:
+        running = [(run, state) for run, state in zip(self.runs, states, strict=True) if state.state == "running"]
+        return [*(f"{self._names[run.path]}: {_doing(run, state)}" for run, state in running), self._total(states)]
+
+    def _total(self, states: Sequence[State]) -> str:
+        """Counts, and the time left at the speed so far, by the work that the runs mean."""
+        counts = Counter(state.state for state in states)
+        left = len(self.runs) - counts["done"] - counts["failed"] - counts["running"]
+        line = f"{counts['done']} done, {counts['failed']} failed, {counts['running']} running, {left} left"
+        more = self._seconds_left(self._work_done(states))
+        return line if more is None else f"{line}, about {timedelta(seconds=round(more))} more"
+
+    def _seconds_left(self, work: float) -> float | None:
+        """None while nothing can be said. Heartbeats come every ten seconds: in between the time runs down."""
+        rest = sum(self._work) - work
+        if work <= self._done_before or rest <= 0:
+            return None
+        now = time.monotonic()
+        if self._end is None or work != self._work_then:
+            self._work_then = work
+            self._end = now + (now - self.began) / (work - self._done_before) * rest
+        return max(0.0, self._end - now)
+
+    def _states(self) -> list[State]:
+        """Of every run; what is done once stays done, where nothing is done again."""
+        states = []
+        for run in self.runs:
+            state = self._done.get(run.path) or state_of(run)
+            if state.state == "done" and not run.settings.overwrite:
+                self._done[run.path] = state
+            states.append(state)
+        return states
+
+    def _work_done(self, states: Sequence[State]) -> float:
+        """The work of the runs that ended, and of the others the share of their steps."""
+        shares = [1.0 if state.state in ENDED else _share(state) for state in states]
+        return sum(work * share for work, share in zip(self._work, shares, strict=True))
+
+
+def _share(state: State) -> float:
+    return state.step / state.total_steps if state.total_steps else 0.0
+
+
+def _work(runs: Sequence[Run]) -> list[float]:
+    """Seconds that each run may take on one core; the mean of the others where no speed is known."""
+    found = [seconds(run.settings) for run in runs]
+    known = [value for value in found if value is not None]
+    mean = sum(known) / len(known) if known else 1.0
+    return [mean if value is None else value for value in found]
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """What the runs are called, without what all of them share."""
+    words = without_shared([run.words for run in runs])
+    return [f"{r.settings.algo.name} {r.settings.env.id} {w} seed {r.seed}" for r, w in zip(runs, words, strict=True)]
+
+
+def _doing(run: Run, state: State) -> str:
+    """Step, speed, return and time left of a run in training."""
+    if not state.total_steps:
+        return "compressing and evaluating"
+    if state.step >= state.total_steps:
+        return "evaluating"
+    speed = _newest(run, "charts/SPS")
+    score = _newest(run, "eval/return_mean", "charts/episodic_return")
+    told = [f"{state.step}/{state.total_steps} steps"]
+    told += [f"{speed:.0f} steps/s"] if speed else []
+    told += [] if score is None else [f"return {score:.1f}"]
+    told += [f"{timedelta(seconds=round((state.total_steps - state.step) / speed))} left"] if speed else []
+    return ", ".join(told)
+
+
+def _newest(run: Run, *columns: str) -> float | None:
+    """The last value in one of these columns of the learning curve; None where there is none yet."""
+    try:
+        # The last line may be half written.
+        rows = list(csv.DictReader((run.path / METRICS_FILE).read_text().rpartition("\n")[0].splitlines()))
+    except OSError:
+        return None
+    for row in reversed(rows):
+        for column in columns:
+            try:
+                return float(row.get(column) or "")
+            except ValueError:
+                continue
+    return None

@@ -1,35 +1,51 @@
 """The table shown at the end of a command."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Column, Table
 
+from measure.statistics import mean_interval
+from rlc.reporting.screen import print_table
 from rlc.runs.find import comparison_key
-from rlc.runs.records import MeasuredReturns, Measurement, RunResult
+from rlc.runs.records import MeasuredReturns, Measurement, RunResult, normalized_returns
 from rlc.runs.stored import StoredRun
 from rlc.runs.wording import without_shared
 
+# With more runs than this the means over seeds stand in place of the seeds.
+MOST_SEEDS = 40
+
 
 def show(finished: Iterable[StoredRun]) -> None:
-    """Returns and sizes of finished runs, beside a random and a zero-action policy in the same environment."""
+    """Returns and sizes of finished runs, beside a random and a zero-action policy in the same environment.
+
+    Several seeds of a policy end with their mean; of many runs the means stand in place of the seeds.
+    """
     ordered = sorted(finished, key=lambda run: (run.settings.env.id, run.settings.algo.name, run.label, run.seed))
     if not ordered:
         return
     words = dict(zip(ordered, without_shared([run.words for run in ordered]), strict=True))
     table = Table("environment", Column("policy", no_wrap=True), box=box.SIMPLE)
-    for header in ("seed", "return", "fp32 return", "file KB", "weights KB"):
-        table.add_column(header, justify="right")
+    groups = {run.path.parent for run in ordered}
+    kept = ("kept",) if len(groups) < len(ordered) else ()
+    for header in ("seed", "return", "fp32 return", "file KB", "weights KB", *kept):
+        table.add_column(header, justify="right", no_wrap=header == "return")
     for env_id, group in groupby(ordered, key=lambda run: run.settings.env.id):
         scored: RunResult | None = None
-        for run in group:
-            result = run.finished_result()
+        for _, seeds in groupby(group, key=lambda run: run.path.parent):
+            runs = list(seeds)
+            results = [run.finished_result() for run in runs]
+            policy = f"{results[0].algo} {words[runs[0]]}"
             # References by our protocol, where there are both.
             if scored is None or scored.protocol != "ours":
-                scored = result
-            table.add_row(env_id, f"{result.algo} {words[run]}", str(run.seed), *_cells(result))
+                scored = results[0]
+            if len(runs) == 1 or len(ordered) <= MOST_SEEDS:
+                for run, result in zip(runs, results, strict=True):
+                    table.add_row(env_id, policy, str(run.seed), *_cells(result))
+            if len(runs) > 1:
+                table.add_row(env_id, policy, f"mean of {len(runs)}", *_means(results))
         if scored is not None:
             random = _spread(scored.random_return_mean, scored.random_return_std)
             zero = _spread(scored.zero_return_mean, scored.zero_return_std)
@@ -110,15 +126,6 @@ def _ratio(measurement: Measurement, fp32: Measurement | None, section: str, nam
     return f"{value / unit:.4g}" + (f" ({value / reference:.2f})" if reference else "")
 
 
-def print_table(table: Table) -> None:
-    """On a terminal as wide as it is, elsewhere wide enough."""
-    # Names and labels are no markup: "[red]" and ":x:" in them stand as they are.
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = 200  # rich assumes 80 columns, too few for the table
-    console.print(table)
-
-
 def _cells(result: RunResult) -> list[str]:
     fp32 = result.fp32_return_mean
     return [
@@ -126,6 +133,20 @@ def _cells(result: RunResult) -> list[str]:
         "-" if fp32 is None else f"{fp32:.1f}",
         f"{result.onnx_file_bytes / 1000:.1f}",
         f"{result.weight_bytes / 1000:.1f}",
+    ]
+
+
+def _means(results: Sequence[RunResult]) -> list[str]:
+    """Means over seeds: the return with its interval, and the share of fp32's, both counted from random actions."""
+    returns = mean_interval([result.return_mean for result in results])
+    fp32 = [result.fp32_return_mean for result in results if result.fp32_return_mean is not None]
+    shares = normalized_returns(results)
+    return [
+        f"{returns.value:.1f} [{returns.low:.1f}, {returns.high:.1f}]",
+        f"{np.mean(fp32):.1f}" if len(fp32) == len(results) else "-",
+        f"{np.mean([result.onnx_file_bytes for result in results]) / 1000:.1f}",
+        f"{np.mean([result.weight_bytes for result in results]) / 1000:.1f}",
+        f"{100 * np.mean(shares):.1f} %" if len(shares) else "-",
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from measure.statistics import Interval, bootstrap, improvement, interquartile_mean, pooled
+from rlc.messages import counted
 from rlc.reporting.published import KEEPS
 from rlc.reporting.study import Cell, Study
 from rlc.reporting.tables import QUANTIZED, at_least
@@ -232,4 +233,4 @@ def _size(groups: Sequence[Sequence[Cell]]) -> str:
     fewest = min(counts)
     most = max(counts)
     seeds = str(fewest) if fewest == most else f"{fewest} to {most}"
-    return f"{len(groups)} comparisons, {seeds} seeds each"
+    return f"{counted(len(groups), 'comparison')}, {seeds} seeds each"

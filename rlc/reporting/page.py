@@ -16,6 +16,7 @@ from tabulate import tabulate
 from compression.files import write_atomic
 from rlc.datafiles import DATA
 from rlc.reporting.tables import ReportTable
+from rlc.runs.records import RunResult
 from rlc.runs.stored import StoredRun
 
 
@@ -36,6 +37,10 @@ def write_table(folder: Path, table: ReportTable) -> None:
 def write_figure(folder: Path, name: str, figure: Figure) -> bytes:
     """The figure as .png and .svg; returns the latter."""
     drawn = {}
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine("none")  # it would be done once more for each file
     for suffix in ("png", "svg"):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, dpi=150)
@@ -48,13 +53,17 @@ def render(
     study: str,
     made: str,
     runs: Sequence[StoredRun],
+    results: Sequence[RunResult],
     shown: Sequence[ReportTable],
     pictures: Sequence[tuple[str, bytes]],
     folder: Path,
 ) -> str:
     """The page: one file that needs no network."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    links = [(run.name, os.path.relpath(run.path, folder), _return(run), run.record_only()) for run in runs]
+    links = [
+        (run.name, os.path.relpath(run.path, folder), _return(result), run.record_only())
+        for run, result in zip(runs, results, strict=True)
+    ]
     return environment.from_string((DATA / "page.html").read_text()).render(
         study=study,
         provenance=made,
@@ -64,21 +73,20 @@ def render(
     )
 
 
-def provenance(runs: Sequence[StoredRun]) -> str:
+def provenance(results: Sequence[RunResult]) -> str:
     """Which commits the runs were made by, and how many each."""
-    commits = Counter(_commit(run) for run in runs)
+    commits = Counter(_commit(result) for result in results)
     listed = ", ".join(f"{commit} ({count})" for commit, count in commits.most_common())
     return f"made by {'commit' if len(commits) == 1 else 'several commits, which may differ:'} {listed}"
 
 
-def _commit(run: StoredRun) -> str:
-    provenance = run.finished_result().provenance
+def _commit(result: RunResult) -> str:
+    provenance = result.provenance
     commit = (provenance.git_commit or "unknown")[:7]
     return f"{commit} with changes" if provenance.git_dirty else commit
 
 
-def _return(run: StoredRun) -> str:
-    result = run.finished_result()
+def _return(result: RunResult) -> str:
     return f"{result.return_mean:.1f} +- {result.return_std:.1f}"
 
 

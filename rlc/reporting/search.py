@@ -15,8 +15,8 @@ from rich.table import Table
 from compression.files import write_atomic
 from measure.statistics import Interval, mean_interval
 from rlc.config.space import Dimension, Value
-from rlc.reporting.console import print_table
 from rlc.reporting.page import csv_text
+from rlc.reporting.screen import print_table
 from rlc.runs.wording import short
 
 TABLE_FILE = "trials.csv"

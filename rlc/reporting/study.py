@@ -14,7 +14,7 @@ from rlc.config.compress import PruneSettings
 from rlc.config.settings import Settings
 from rlc.packing.restore import unpack_own
 from rlc.runs.find import comparison_key, finished_runs
-from rlc.runs.records import Measurement, RunResult
+from rlc.runs.records import Measurement, RunResult, normalized_returns
 from rlc.runs.state import check_independent_seeds
 from rlc.runs.stored import OUTPUTS, StoredRun
 from trainers.errors import UserError
@@ -93,17 +93,8 @@ class Cell:
 
     @property
     def normalized_return(self) -> FloatVector:
-        """(R - R_random) / (R_fp32 - R_random) of each seed that learned: whose fp32 policy beats random actions.
-
-        R_fp32 is of the same seed, by the same protocol.
-        """
-        shares = []
-        for result in self.results:
-            fp32 = result.fp32_return_mean
-            random = result.random_return_mean
-            if fp32 is not None and fp32 > random:
-                shares.append((result.return_mean - random) / (fp32 - random))
-        return np.array(shares, np.float64)
+        """`normalized_returns` of the runs."""
+        return np.array(normalized_returns(self.results), np.float64)
 
 
 class Study:
@@ -180,6 +171,24 @@ def variant(settings: Settings) -> str:
     return compress.label
 
 
+def swept(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:
+    """The runs, by variant, of the tasks of which several settings were tried; without variants of defaults alone."""
+    tasks: dict[tuple[str, str, str], dict[str, list[StoredRun]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        settings = run.settings
+        tasks[settings.env.id, settings.algo.name, settings.protocol][variant(settings)].append(run)
+    groups: list[list[StoredRun]] = []
+    for variants in tasks.values():
+        if any(len({run.label for run in group}) > 1 for group in variants.values()):
+            groups += [group for group in variants.values() if not all(map(with_default_settings, group))]
+    return groups
+
+
+def with_default_settings(run: StoredRun) -> bool:
+    """Whether nothing but the compression is changed: the label has no hash."""
+    return "~" not in run.label
+
+
 def chosen_runs(selection: Selection) -> list[StoredRun]:
     """The finished runs that the settings choose, those of one task side by side, fp32 first.
 
@@ -204,5 +213,6 @@ def chosen_runs(selection: Selection) -> list[StoredRun]:
                 names = ", ".join(sorted({name_of(run) for run in runs}))
                 raise UserError(f"{key}={patterns}: no finished run is called {pattern}; there are: {names}")
             chosen += matching
-        runs = [run for run in runs if run in chosen]
+        kept = {run.path for run in chosen}
+        runs = [run for run in runs if run.path in kept]
     return sorted(runs, key=lambda run: (comparison_key(run), not run.settings.is_fp32, run.label))

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from measure.statistics import Interval
-from rlc.reporting.study import Cell, Study
+from rlc.messages import counted
+from rlc.reporting.study import Cell, Study, Task
+from rlc.runs.stored import StoredRun
+from rlc.runs.wording import without_shared
 
 DASH = "-"
 QUANTIZED = ("fp32", "ptdq", "ptsq", "qat")
@@ -69,6 +72,10 @@ def costs(study: Study) -> ReportTable:
         "1000 actions; native: the policy as C, timed from Python in turns with ONNX Runtime, with the bytes of its "
         "instructions and constants. A dash was not measured: measurement.json says why (ptdq has no C)."
     ]
+    measured = [one for cell in study.cells.values() for one in cell.measurements if one is not None]
+    tries = sum(one.short is not None for one in measured)
+    if tries:
+        notes.append(f"{counted(tries, 'measurement')} of {len(measured)} measured less than the defaults do: tries.")
     return ReportTable("costs", "What compression saves, and what it costs", headers, rows, notes)
 
 
@@ -78,6 +85,32 @@ def _share(cell: Cell, fp32: Cell | None, name: str, unit: float) -> str:
     if value is None:
         return DASH
     return number(value / unit) + (f" ({value / reference:.2f})" if reference else "")
+
+
+def by_setting(groups: Sequence[Sequence[StoredRun]]) -> ReportTable:
+    """A row for every setting of a hyperparameter sweep, the best return of each task and compression first."""
+    headers = ["algorithm", "environment", "policy", "return", "kept", "file KB"]
+    rows = []
+    for group in groups:
+        cells = []
+        for label in sorted({run.label for run in group}):
+            runs = [run for run in group if run.label == label]
+            results = [run.finished_result() for run in runs]
+            task = Task(runs[0].settings.algo.name, runs[0].settings.env.id)
+            cells.append(Cell(task, runs[0].words, runs, results, [None] * len(runs)))
+        words = without_shared([cell.variant for cell in cells])
+        named = sorted(zip(cells, words, strict=True), key=lambda pair: -pair[0].returns.value)
+        for cell, name in named:
+            share = f"{100 * float(np.mean(cell.normalized_return)):.1f} %" if len(cell.normalized_return) else DASH
+            returns = with_interval(cell.returns, cell.n)
+            size = number(float(np.mean(cell.values("onnx_file_bytes"))) / 1000)
+            rows.append([cell.task.algo, cell.task.env_id, name, returns, share, size])
+    notes = [
+        "return: mean over seeds with its 95 % interval (seeds). kept: (R - random) / (R of fp32 - random), with fp32 "
+        "of the same settings. The best of many settings looks better than it is: run it again with other seeds. Of "
+        "these runs the other tables have those with the default settings alone."
+    ]
+    return ReportTable("settings", "By setting", headers, rows, notes)
 
 
 def guidance(study: Study) -> ReportTable:

@@ -8,10 +8,15 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from compression.files import write_atomic
-from rlc.runs.records import SCHEMA_VERSION, VersionedRecord
+from compression.files import hashes_match, write_atomic
+from rlc.runs.records import NOT_PACKED, SCHEMA_VERSION, RunResult, RunStatus, VersionedRecord
 from trainers.errors import UserError
 
+OUTPUTS = Path("outputs")
+ARTIFACT = "artifact"
+CONFIG_FILE = "config.yaml"
+# The pack of a study, in its directory.
+PACK = "pack"
 RESULT_FILE = "result.json"
 STATUS_FILE = "status.json"
 MEASUREMENT_FILE = "measurement.json"
@@ -53,6 +58,16 @@ def write_record(path: Path, record: VersionedRecord) -> None:
     """Write a record whole or not at all."""
     data = {"schema_version": SCHEMA_VERSION} | record.fields()
     write_atomic(path, json.dumps(data, indent=1).encode())
+
+
+def is_finished(path: Path, identity: str, status: RunStatus | None, result: RunResult | None) -> bool:
+    """Whether the records of a run directory are those of a finished run of these settings, and its artifact is whole.
+
+    A run that came from a pack without its policy is finished without an artifact.
+    """
+    if status is None or result is None or status.state != "done" or status.identity != identity:
+        return False
+    return status.artifact == NOT_PACKED or hashes_match(path / ARTIFACT)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

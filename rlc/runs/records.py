@@ -3,6 +3,7 @@
 A measured value that is None has its reason beside it. `rlc.runs.files` reads and writes these records.
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +12,8 @@ SCHEMA_VERSION = 1
 # What status.json says of the artifact of a run that came from a pack as a record alone.
 NOT_PACKED: Literal["not packed"] = "not packed"
 Numbers = dict[str, int | float]
+# Fields of a result that two seeds never share, unless they are not independent.
+FINGERPRINTS = ("first_observations_sha256", "initial_weights_sha256", "final_weights_sha256")
 NATIVE_CAME_LATER = "measured before policies were timed as C: measure again"
 
 
@@ -108,6 +111,12 @@ class TrainingRecord(Record):
     first_observations_sha256: str | None = None
     initial_weights_sha256: str | None = None
 
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Those that are known, by name."""
+        known = {name: getattr(self, name) for name in FINGERPRINTS}
+        return {name: value for name, value in known.items() if value is not None}
+
 
 class PruningRecord(TrainingRecord):
     """A training record that may be one of pruning, with sizes of the actor before and after."""
@@ -132,6 +141,20 @@ class RunResult(PruningRecord, ExportRecord, RunScores, RunIdentity, VersionedRe
 
     device: str
     provenance: Provenance
+
+
+def normalized_returns(results: Iterable[RunResult]) -> list[float]:
+    """(R - R_random) / (R_fp32 - R_random) of each seed that learned: whose fp32 policy beats random actions.
+
+    R_fp32 is of the same seed, by the same protocol.
+    """
+    shares = []
+    for result in results:
+        fp32 = result.fp32_return_mean
+        random = result.random_return_mean
+        if fp32 is not None and fp32 > random:
+            shares.append((result.return_mean - random) / (fp32 - random))
+    return shares
 
 
 class RunStatus(VersionedRecord):
@@ -253,6 +276,8 @@ class Measurement(VersionedRecord):
     machine: dict[str, Any] | None = None
     load: Numbers | None = None
     provenance: Provenance | None = None
+    short: list[str] | None = None
+    """Settings with which less was measured than by default, as `key=value`: a try."""
     eval: MeasuredReturns | None = None
     infer: MeasuredTimes = MeasuredTimes()
     mem: MeasuredMemory = MeasuredMemory()

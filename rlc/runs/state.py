@@ -6,15 +6,33 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
+from rlc.runs.outline import Who
 from rlc.runs.records import RunStatus
-from rlc.runs.stored import StoredRun
 from trainers.errors import UserError
 
 # A run without a heartbeat for so long is lost, unless its process is seen alive on this machine.
 LOST_SECONDS = 120
-# Fields of a result that two seeds never share, unless they are not independent.
-FINGERPRINTS = ("first_observations_sha256", "initial_weights_sha256", "final_weights_sha256")
+
+
+class Seen(Protocol):
+    """What is asked of a run, be it read whole or from the index of its study."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def who(self) -> Who: ...
+
+    def status(self) -> RunStatus | None: ...
+
+    def finished(self) -> bool: ...
+
+    def fingerprints(self) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,7 @@ class State:
     error: str | None
 
 
-def state_of(run: StoredRun) -> State:
+def state_of(run: Seen) -> State:
     """How far a run is. Raises UserError for records of a newer schema."""
     status = run.status()
     if status is None:
@@ -55,15 +73,11 @@ def state_of(run: StoredRun) -> State:
     return State(run.name, "running", step, total, age, eta, status.error)
 
 
-def check_independent_seeds(runs: Iterable[StoredRun]) -> None:
+def check_independent_seeds(runs: Iterable[Seen]) -> None:
     """Raises UserError where runs of different seeds began, or ended, the same."""
-    seen: dict[tuple[Path, str, str], StoredRun] = {}
+    seen: dict[tuple[Path, str, str], Seen] = {}
     for run in runs:
-        result = run.result()
-        for kind in FINGERPRINTS:
-            fingerprint = getattr(result, kind, None)
-            if fingerprint is None:
-                continue
+        for kind, fingerprint in run.fingerprints().items():
             first = seen.setdefault((run.path.parent, kind, fingerprint), run)
             if first is not run:
                 raise UserError(f"{first.path} and {run.path} have the same {kind}: they are no two seeds")

@@ -8,11 +8,15 @@ from typing import Any
 import safetensors.torch
 import yaml
 
-from compression.artifact import hashes_match
+from compression.files import hashes_match
 from rlc.config.compose import default_settings
 from rlc.config.settings import Settings, parse_settings
-from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, read_record, write_record
+from rlc.runs.files import ARTIFACT as ARTIFACT
+from rlc.runs.files import CONFIG_FILE as CONFIG_FILE
+from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, is_finished, read_record, write_record
+from rlc.runs.files import OUTPUTS as OUTPUTS
 from rlc.runs.identity import folder_name, training_identity, with_names_of_now
+from rlc.runs.outline import Who
 from rlc.runs.records import NOT_PACKED, Measurement, RunResult, RunStatus
 from rlc.runs.wording import worded
 from trainers.envs.make import env_factory
@@ -20,10 +24,7 @@ from trainers.envs.seed_envs import EnvFactory
 from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
 
-OUTPUTS = Path("outputs")
-ARTIFACT = "artifact"
 AGENT_FILE = "agent.safetensors"
-CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
 # Its column of evaluations along the training.
 EVALUATION = "eval/return_mean"
@@ -61,6 +62,12 @@ class StoredRun:
         return worded(self.label, self.differences)
 
     @property
+    def who(self) -> Who:
+        """Which run it is, in words and numbers."""
+        names = (self.settings.algo.name, self.settings.env.id, self.label, self.words)
+        return Who(*names, self.seed, self.identity)
+
+    @property
     def spec(self) -> EnvSpec:
         """Shapes and bounds of the environment. Raises UserError where it cannot be made here."""
         return self.settings.env.spec()
@@ -87,10 +94,7 @@ class StoredRun:
         A run that came from a pack without its policy is finished without an artifact.
         Raises UserError for records of a newer schema.
         """
-        status = self.status()
-        if status is None or status.state != "done" or status.identity != self.identity:
-            return False
-        return self.result() is not None and (status.artifact == NOT_PACKED or hashes_match(self.artifact))
+        return is_finished(self.path, self.identity, self.status(), self.result())
 
     def record_only(self) -> bool:
         """Whether the run came from a pack as a record, without its policy."""
@@ -110,6 +114,11 @@ class StoredRun:
 
     def result(self) -> RunResult | None:
         return read_record(RunResult, self.path / RESULT_FILE)
+
+    def fingerprints(self) -> dict[str, str]:
+        """What no other seed may share, by name."""
+        result = self.result()
+        return {} if result is None else result.fingerprints
 
     def finished_result(self) -> RunResult:
         """The result of a finished run. Raises UserError where there is none that is whole."""

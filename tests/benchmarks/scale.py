@@ -122,7 +122,7 @@ def measure(folder: Path) -> None:
         "status, again": ["-m", "rlc.status", "study=scale"],
         "report": ["-m", "rlc.report", "study=scale", "wandb.mode=disabled"],
     }
-    for path in (folder / "outputs/scale").glob(".status*.json"):
+    for path in (folder / "outputs/scale").glob(".index.json"):
         path.unlink()
     print(f"{'':15} {'seconds':>8} {'user':>8} {'MB':>7}   last line")
     for name, arguments in commands.items():

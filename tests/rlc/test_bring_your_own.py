@@ -50,13 +50,18 @@ def test_a_policy_is_compressed_and_exported(
     compress(f"policy={path.name} +compress={method} env.id={env_id} {few}".split())
     folder = next(tmp_path.glob(f"{name}-{method}*"))
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith(f"{name}.zip: {env_id}, return ")
-    assert said[1].startswith(f"{folder.name}: {method}")
+    assert said[0] == f"evaluating {name}.zip: 1 episode"
+    assert said[-2].startswith(f"{name}.zip: {env_id}, return ")
+    assert said[-1].startswith(f"{folder.name}: {method}")
     operators = optimized_operators((folder / "policy.onnx").read_bytes())
     kernel = "DynamicQuantizeMatMul" if method == "ptdq" else "QGemm"
     assert operators.count(kernel) == (1 if name == "linear" else 3)
     export([f"run={folder}", "to=deployed"])
-    assert check_artifact(tmp_path / "deployed")["algorithm"] == "stable-baselines3"
+    contract = check_artifact(tmp_path / "deployed")
+    assert contract["algorithm"] == "stable-baselines3"
+    assert contract["origin"]["compressed from"] == f"{name}.zip"
+    assert f"return {contract['origin']['return']}, " in said[-1]
+    assert f"compressed from {name}.zip" in (tmp_path / "deployed" / "README.md").read_text()
     with pytest.raises(UserError, match="to=deployed: exists already"):
         export([f"run={folder}", "to=deployed"])
 

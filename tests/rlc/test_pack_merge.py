@@ -73,7 +73,7 @@ class TestMerge:
         pack(["study=paper"])
         assert tree(study_copy) == before
         size = sum(len(content) for content in contents(PACK).values()) / 1e6
-        assert f"{PACK}: 10 runs, 4 policies, {size:.2f} MB; 0 files were written" in capsys.readouterr().out
+        assert f"{PACK}: 10 runs, 4 policies, {size:.2f} MB; wrote 0 files" in capsys.readouterr().out
 
     def test_a_pack_of_unpacked_runs_is_the_same(self, study_home: Path, study_clone: Path) -> None:
         status(["study=paper"])

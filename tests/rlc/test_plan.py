@@ -364,5 +364,13 @@ def test_a_grid_is_counted_with_the_fp32_runs_it_lacks(tmp_path: Path, monkeypat
     assert line("+algo=ppo +compress=fp32,ptdq env=hopper seed=0 total_steps=3600000 -m").startswith(
         "about 1 core-hours"
     )
-    assert "not counted: 1 runs" in line("+algo=ppo env=ant seed=0 -m")
+    assert "not counted: 1 run " in line("+algo=ppo env=ant seed=0 -m")
     assert "up to 1.6 GB" in line("+algo=sac env=humanoid seed=0 -m")  # (376 + 17 + 2) x 4 bytes x 1M
+
+
+def test_an_old_key_of_a_preset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "paper.yaml").write_text("grids: [table1]\nthen: [measure]\n")
+    monkeypatch.setattr("rlc.config.plan.CONF", tmp_path)
+    with pytest.raises(UserError, match=r"paper.yaml: then: no such key; did you mean follow_ups\?"):
+        make_plan(["+experiment=paper"])

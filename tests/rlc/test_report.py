@@ -14,13 +14,13 @@ from measure.statistics import Interval, improvement, mean_interval
 from rlc.config.plan import make_plan
 from rlc.datafiles import read
 from rlc.report import report
+from rlc.reporting import console, published
 from rlc.reporting import findings as rules
-from rlc.reporting import published
 from rlc.reporting.figures import figures
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, findings, verdict
 from rlc.reporting.paper_tables import Choice, largest_passing_ratio, own_choice, pruning, table1, table2, table3
-from rlc.reporting.study import Study, Task, variant
-from rlc.reporting.tables import costs, guidance, number, with_interval
+from rlc.reporting.study import Study, Task, swept, variant
+from rlc.reporting.tables import by_setting, costs, guidance, number, with_interval
 from rlc.runs.identity import label
 from rlc.runs.records import MeasuredEnergy, MeasuredEpisodes, MeasuredMemory, MeasuredTimes, Measurement
 from rlc.runs.stored import StoredRun
@@ -156,6 +156,41 @@ def test_what_must_not_be_pooled_is_refused(add: Add) -> None:
         Study([first, add("+algo=sac env=hopper env.version=v5", 0, 1.0)])
     with pytest.raises(UserError, match="have the same first_observations_sha256"):
         Study([first, add("+algo=sac env=hopper", 1, 1.0, first_observations_sha256="a")])
+
+
+def test_a_sweep_has_a_row_for_each_setting_the_best_first(add: Add) -> None:
+    runs = [add("+algo=sac env=hopper", seed, 100.0 + seed) for seed in range(2)]
+    runs += [add("+algo=sac env=hopper total_steps=20000", seed, 300.0 + seed) for seed in range(3)]
+    runs += [add("+algo=sac env=hopper total_steps=20000 +compress=ptsq", 0, 150.0, 300.0)]
+    runs += [add("+algo=ppo env=hopper", 0, 5.0)]
+    table = by_setting(swept(runs))
+    assert [row[:2] for row in table.rows] == [["sac", "Hopper-v4"]] * 3
+    assert [row[3].partition(" ")[0] for row in table.rows] == ["301", "100", "150"]
+    assert [row[3][-3:] for row in table.rows] == ["(3)", "(2)", "(1)"]
+    assert swept(runs[:2] + runs[-1:]) == []
+    assert swept(runs[2:]) == []
+
+
+def test_end_tables_give_the_mean_over_seeds(
+    add: Add, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references: dict[str, Any] = {"random_return_mean": 0.0}
+    runs = [add("+algo=sac env=hopper", seed, 100.0 + 2 * seed, **references) for seed in range(2)]
+    runs += [add("+algo=sac env=hopper +compress=qat", seed, 51.0, 102.0, **references) for seed in range(2)]
+    runs += [add("+algo=ppo env=hopper", 0, 5.0, algo="ppo", **references)]
+    console.show(runs)
+    shown = capsys.readouterr().out
+    assert re.search(r"sac fp32 +mean of 2 +101.0 \[88.3, 113.7\] +101.0 .* 100.0 %", shown)
+    assert re.search(r"sac qat +mean of 2 +51.0 \[51.0, 51.0\] +102.0 .* 50.0 %", shown)
+    assert shown.count("sac qat") == 3
+    assert re.search(r"ppo fp32 +0 +5.0", shown)
+    monkeypatch.setattr(console, "MOST_SEEDS", 4)
+    console.show(runs)
+    shown = capsys.readouterr().out
+    assert shown.count("sac qat") == 1
+    assert re.search(r"ppo fp32 +0 +5.0", shown)
+    console.show(runs[-1:])
+    assert "kept" not in capsys.readouterr().out
 
 
 def test_runs_of_other_steps_are_marked(add: Add) -> None:

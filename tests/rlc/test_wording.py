@@ -4,7 +4,7 @@ import pytest
 from rich.table import Table
 
 from rlc.config.plan import make_plan
-from rlc.reporting.console import print_table
+from rlc.reporting.screen import print_table
 from rlc.runs.run import Run
 from rlc.runs.wording import short, without_shared, worded
 
