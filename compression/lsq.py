@@ -14,7 +14,7 @@ stays positive, and the gradient is a true derivative, which the natural gradien
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,19 @@ def learned_quantize(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     return quantized
 
 
+class HeldRounding(NamedTuple):
+    """How weights [N, out, in] were rounded: which were not clipped, to what level, by what share of a step.
+
+    And by how much biases [N, 1, out] were, and where the steps of the weights [N, out, 1] began.
+    """
+
+    inside: Tensor
+    level: Tensor
+    error: Tensor
+    bias_error: Tensor
+    first_step: Tensor
+
+
 class LowBitQATLinear(QATLinear):
     """A stacked linear layer that computes as its version of few bits will.
 
@@ -84,6 +97,8 @@ class LowBitQATLinear(QATLinear):
         super().__init__(linear, largest, standardize, range_momentum)
         self.weight_bits = weight_bits
         self.input_bits = input_bits
+        self.rounds_coarsely = weight_bits < 8
+        self._held: HeldRounding | None = None
         self.activation_levels = activation_levels(input_bits)
         self.zero_point = 2 ** (input_bits - 1) if signed else 0
         rows, outputs, _ = linear.weight.shape
@@ -92,20 +107,41 @@ class LowBitQATLinear(QATLinear):
         if input_bits < 8:
             self.log_input_step = nn.Parameter(linear.weight.new_zeros(rows, 1, 1))
 
+    @torch.no_grad()
+    def hold_rounding(self, hold: bool) -> None:
+        """With rounding held, outputs are the smooth function of weights and steps whose gradient learning follows."""
+        self._held = None
+        if hold and self.rounds_coarsely:
+            weight, bias = self._folded()
+            exact = weight / self.weight_step(weight)
+            level = torch.round(exact).clamp(-self.levels, self.levels)
+            inside = exact.abs() <= self.levels
+            bias_error = self.quantized_bias(bias, weight) - bias
+            self._held = HeldRounding(inside, level, level - exact, bias_error, self._first_step(weight))
+
     def quantized_weight(self, weight: Tensor) -> Tensor:
         if self.weight_bits == 8:
             return super().quantized_weight(weight)
+        if self._held is not None:
+            step = self.weight_step(weight)
+            return torch.where(self._held.inside, weight + self._held.error * step, self._held.level * step)
         return learned_quantize(weight, self.weight_step(weight), -self.levels, self.levels)
 
     def weight_step(self, weight: Tensor) -> Tensor:
         """Step of each output channel of folded weights [N, out, in], [N, out, 1]."""
         if self.weight_bits == 8:
             return weight_scale(weight, self.levels)
-        start = 2 / math.sqrt(self.levels) * weight.detach().abs().mean(-1, keepdim=True)
-        return (STEP_SPEED * self.log_weight_step).exp() * start.clamp(min=SMALLEST_SCALE)
+        start = self._first_step(weight) if self._held is None else self._held.first_step
+        return (STEP_SPEED * self.log_weight_step).exp() * start
+
+    def _first_step(self, weight: Tensor) -> Tensor:
+        first = 2 / math.sqrt(self.levels) * weight.detach().abs().mean(-1, keepdim=True)
+        return first.clamp(min=SMALLEST_SCALE)
 
     def quantized_bias(self, bias: Tensor, weight: Tensor) -> Tensor:
         """Biases as multiples of the step of the sum they are added to, which is coarse at few bits."""
+        if self._held is not None:
+            return bias + self._held.bias_error
         input_step, _ = self.input_grid()
         step = input_step * self.weight_step(weight).mT
         rounded: Tensor = StraightThroughRound.apply(bias, step.detach())  # type: ignore[no-untyped-call]

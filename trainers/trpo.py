@@ -1,5 +1,6 @@
 """Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477 (with GAE, https://arxiv.org/abs/1506.02438)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
@@ -18,6 +19,9 @@ from trainers.settings import Count, NotNegative, OnPolicySettings, Rate
 
 # A conjugate gradient whose squared residual is below this has arrived.
 RESIDUAL_TOLERANCE = 1e-10
+# How an actor of few bits is brought to what it shall be: passes over a rollout, and Adam's first learning rate.
+FIT_EPOCHS = 10
+FIT_LR = 3e-4
 
 
 class TRPOSettings(OnPolicySettings):
@@ -34,7 +38,12 @@ class TRPOSettings(OnPolicySettings):
 
 
 class TRPO(GaussianActorCritic):
-    """Networks, optimiser and random streams of S seeds; the settings are explained in conf/algo/trpo.yaml."""
+    """Networks, optimiser and random streams of S seeds; the settings are explained in conf/algo/trpo.yaml.
+
+    Where weights are rounded to few bits, a step of the paper's size moves single weights by a whole level: the noise
+    of that leaves the trust region long before the step has gone its way. There the line search looks at the actor with
+    the rounding errors it had, which follows the step smoothly, and the actor is then fitted to what was found.
+    """
 
     SETTINGS = TRPOSettings
     METRICS = (
@@ -63,6 +72,7 @@ class TRPO(GaussianActorCritic):
         self.actor.flatten()
         self.actor.fused = False
         self.optimizers = {"critic": FlatAdam(self.critic, settings.critic_lr)}
+        self.fit = FlatAdam(self.actor, FIT_LR) if self.actor.rounds_coarsely() else None
 
     def update(self, rollout: Rollout) -> dict[str, Tensor]:
         """Natural gradient, step to the edge of the trust region, line search (appendix C of the paper); value fit.
@@ -100,7 +110,14 @@ class TRPO(GaussianActorCritic):
         curvature = (direction * product(direction)).sum(1, keepdim=True)
         step = direction * (2 * settings.max_kl / curvature.clamp(min=1e-12)).sqrt()
         del product  # its graph must be gone before parameters change in place
-        size, improvement, divergence = self._line_search(step, surrogate, kl)
+        with self.actor.held_rounding():
+            size, improvement, divergence = self._line_search(step, surrogate, kl)
+            aim: Tensor = self.actor(obs).detach()
+        if self.fit is not None:
+            self._fit(self.fit, obs, aim)
+            with torch.no_grad():
+                improvement = surrogate() - advantage.mean(-1)
+                divergence = kl()
 
         # critic
         target = returns / self.returns.std().squeeze(-1)
@@ -128,6 +145,23 @@ class TRPO(GaussianActorCritic):
         loss = 0.5 * (self.critic(obs).squeeze(-1) - target).square().mean(-1)
         self.optimizers["critic"].minimize(loss.sum())
         return (loss.detach(),)
+
+    def _fit(self, optimizer: FlatAdam, obs: Tensor, aim: Tensor) -> None:
+        """Bring the actor's means to `aim` [S, n, act_dim] on the observations [S, n, obs_dim] that it is for.
+
+        The loss is the KL from Gaussians with these means; the learning rate falls linearly to 0.
+        """
+        optimizer.reset()
+        precision = torch.exp(-2 * self.actor.log_std.detach())
+        batch_size = self.settings.batch_size
+        steps = FIT_EPOCHS * math.ceil(obs.shape[1] / batch_size)
+        done = 0
+        for _ in range(FIT_EPOCHS):
+            for x, y in minibatches((obs, aim), batch_size, self.update_streams):
+                optimizer.lr.fill_(FIT_LR * (1 - done / steps))
+                error = (self.actor(x) - y).square() * precision
+                optimizer.minimize(0.5 * error.sum(-1).mean(-1).sum())
+                done += 1
 
     @torch.no_grad()
     def _line_search(

@@ -5,7 +5,8 @@ Run by hand: python tests/benchmarks/compression_table.py tests/data/policies/sa
 instead. One row per policy and method: deterministic returns on shared start states (20 episodes, 100 where the
 environment ends episodes early), their paired difference to fp32 with its 95 % interval, the share of episodes that end
 early, the RMS error of actions on states that fp32 visits, bytes: `weight_bytes` of the initialisers of policy.onnx, or
-of policy.safetensors below eight bits; `tensor_bytes` of policy.safetensors in every row.
+of policy.safetensors below eight bits; `tensor_bytes` of policy.safetensors in every row; the words that asked for it.
+`--methods` plays other methods than these: `--methods "+compress=prune_qat compress.ratio=0.85" "+compress=fp32"`.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import csv
 import functools
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ METHODS = [
     "+compress=prune_ptsq",
     "+compress=prune_qat",
 ]
-LONG = "compress.finetune=distill compress.distill.steps=12000 compress.distill.rounds=3"
+LONG = "compress.distill.steps=12000 compress.distill.rounds=7 compress.distill.states=5000"
 LOW_BIT_METHODS = [
     "+compress=fp32",
     *(
@@ -86,6 +87,7 @@ COLUMNS = (
     "weight_bytes",
     "file_bytes",
     "tensor_bytes",
+    "words",
 )
 
 
@@ -148,18 +150,16 @@ class Bench:
         return evaluate(act, self.make_env, self.spec, episodes=self.episodes, seed=0)
 
 
-def rows(bench: Bench, qat: Path | None, bits: bool) -> Iterator[dict[str, Any]]:
+def rows(
+    bench: Bench, qat: Path | None, methods: Sequence[str], paper_methods: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """One row per method."""
-    if bits:
-        for method in LOW_BIT_METHODS:
-            yield bench.row(*_made(bench.policy, bench, method, export_policy))
-        return
     if qat is not None:
         yield bench.row("qat", qat / ONNX_FILE)
-    for method in METHODS:
-        yield bench.row(*_made(bench.policy, bench, method, export_policy))
-    for method in PAPER_METHODS:
-        yield bench.paper_row(*_made(bench.policy, bench, method, paper.export))
+    for method in methods:
+        yield bench.row(*_made(bench.policy, bench, method, export_policy)) | {"words": method}
+    for method in paper_methods:
+        yield bench.paper_row(*_made(bench.policy, bench, method, paper.export)) | {"words": method}
 
 
 def _made(policy: Policy, bench: Bench, method: str, export: Any) -> tuple[str, Path]:
@@ -181,9 +181,12 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--qat", action="append", default=[], help="NAME=FOLDER")
     parser.add_argument("--bits", action="store_true", help="fewer than eight bits")
+    parser.add_argument("--methods", nargs="+", help="words of rlc.compress, one string for each method")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    methods = args.methods or (LOW_BIT_METHODS if args.bits else METHODS)
+    paper_methods = [] if args.methods or args.bits else PAPER_METHODS
     qat = dict(item.split("=", 1) for item in args.qat)
     with args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -191,7 +194,7 @@ def main() -> None:
         for folder in args.folders:
             bench = Bench(folder)
             own = qat.get(bench.name)
-            for row in rows(bench, Path(own) if own else None, args.bits):
+            for row in rows(bench, Path(own) if own else None, methods, paper_methods):
                 writer.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})
                 file.flush()
 

@@ -163,6 +163,38 @@ class TestTraining:
         assert [int(layer.input_zero_point) for layer in layers] == zero_points
         assert [layer.input_levels for layer in layers] == [63, 15]
 
+    def test_with_rounding_held_outputs_follow_the_gradient_of_learning(self) -> None:
+        """Rounded weights and biases as functions of all parameters, against central differences in float64."""
+        network = qat_network(Bits(weight=3), standardize=False).double()
+        layer = network.layers[1]
+        assert isinstance(layer, LowBitQATLinear)
+        network(torch.randn(2, 64, 4).double(), update_ranges=True)
+        generator = torch.Generator().manual_seed(0)
+        parameters = [layer.weight, layer.bias, layer.log_weight_step]
+        directions = [torch.randn(p.shape, generator=generator).double() for p in parameters]
+        probe = torch.randn(layer.weight.shape, generator=generator).double()
+
+        def value() -> torch.Tensor:
+            bias = layer.quantized_bias(layer.bias, layer.weight)
+            return (layer.quantized_weight(layer.weight) * probe).sum() + bias.sum()
+
+        def moved(by: float) -> float:
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter.data += by * direction
+            result = value().item()
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter.data -= by * direction
+            return result
+
+        rounded = value()
+        gradients = torch.autograd.grad(rounded, parameters)
+        slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True))
+        with network.held_rounding():
+            assert value().item() == pytest.approx(rounded.item(), rel=1e-12)
+            numeric = (moved(1e-6) - moved(-1e-6)) / 2e-6
+        assert numeric == pytest.approx(float(slope), rel=1e-6)
+        assert (moved(1e-6) - moved(-1e-6)) / 2e-6 != pytest.approx(float(slope), rel=0.05)
+
     def test_ranges_and_steps_stay_without_an_update(self) -> None:
         agent, draw = make_off_policy("sac", OF, [0, 1], FEW_BITS, hidden="[16]"), batches(OF, [0, 1], 32)
         agent.update(draw())

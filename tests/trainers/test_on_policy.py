@@ -286,8 +286,57 @@ def test_trpo_stays_within_its_trust_region_and_improves(qat: bool | str, monkey
         assert (figures["losses/actor"] < 0).all()
         assert (figures["losses/step_size"] > 0).all()
         torch.testing.assert_close(agent.moved, figures["losses/approx_kl"], rtol=1e-3, atol=1e-6)
-        assert (agent.moved <= 0.01).all()
+        # An actor of few bits comes near what the line search found.
+        assert (agent.moved <= (0.02 if qat == FEW_BITS else 0.01)).all()
         assert (agent.moved > 0.003).all()
+
+
+def test_an_actor_of_few_bits_is_fitted_to_a_step_that_rounding_loses() -> None:
+    """A natural step within the trust region of 0.01: rounding alone throws the actor out of it."""
+    agent = make_on_policy("trpo", spec(17, 6), [0, 1], "compress.weight_bits=3")
+    assert isinstance(agent, TRPO)
+    assert agent.fit is not None
+    actor = agent.actor
+    obs = torch.randn(2, 1024, 17, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        actor.linears[-1].weight.mul_(30)  # as large as of a trained policy
+        actor(obs, update_ranges=True)
+        mean, log_std = actor(obs), actor.log_std.clone()
+
+    def kl(old: torch.Tensor) -> torch.Tensor:
+        return kl_divergence(old, log_std, actor(obs), actor.log_std).mean(-1)
+
+    product = fisher_vector_product(kl(mean).sum(), actor, 0.1)
+    objective = (actor(obs) * obs[..., :6]).mean() + 0 * actor.log_std.mean()
+    step = conjugate_gradient(product, row_gradient(objective, actor), 10)
+    size = (0.02 / (step * product(step)).sum(1, keepdim=True)).sqrt()
+    del product
+    with torch.no_grad(), actor.held_rounding():
+        actor.flat += size * step
+        aim, aimed = actor(obs), kl(mean)
+        log_std = actor.log_std.clone()
+    missed = kl(aim)
+    assert ((aimed > 0.005) & (aimed < 0.01)).all()
+    assert (missed > 0.01).all()
+    agent._fit(agent.fit, obs, aim)
+    assert (kl(aim) < missed / 2).all()
+    assert torch.equal(actor.log_std, log_std)
+
+
+def test_trpo_with_few_bits_goes_on_bit_for_bit_from_a_snapshot() -> None:
+    of, seeds = spec(8, 8), [0, 1]
+    agent, again = (make_on_policy("trpo", of, seeds, FEW_BITS, hidden="[16]", critic_epochs=1) for _ in range(2))
+    draw = rollouts(of, seeds, 128, 4)
+    agent.update(draw(agent))
+    for i in range(len(seeds)):
+        again.restore(i, agent.snapshot(i))
+    rollout = draw(agent)
+    for _ in range(2):
+        agent.update(rollout)
+        again.update(rollout)
+    for i in range(len(seeds)):
+        for one, other in zip(agent.state(i).values(), again.state(i).values(), strict=True):
+            assert torch.equal(one, other)
 
 
 def test_a_line_search_without_success_leaves_the_policy() -> None:

@@ -59,6 +59,11 @@ class FlatAdam:
         view._bind(network, *(as_own_storage(tensor[rows]) for tensor in tensors))  # noqa: SLF001 (of this class)
         return view
 
+    def reset(self) -> None:
+        """Forget all steps so far."""
+        for tensor in self._state().values():
+            tensor.zero_()
+
     def minimize(self, loss: Tensor) -> None:
         """One step on a sum of per-seed losses, for this network's parameters and no others."""
         self.differentiate(loss)

@@ -1,8 +1,9 @@
 """Multilayer perceptrons with a leading axis of independent rows (seeds, or seeds x twins)."""
 
+import contextlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,9 @@ FUSED_ACTIVATIONS = ("relu", "tanh")
 class StackedLinear(nn.Module):
     """N independent linear layers: [N, B, in] -> [N, B, out]; weights stored like nn.Linear's, [N, out, in]."""
 
+    rounds_coarsely = False
+    """Whether a small step of the weights may move the outputs by far more than its gradient says."""
+
     def __init__(self, rows: int, in_features: int, out_features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, out_features, in_features))
@@ -28,6 +32,9 @@ class StackedLinear(nn.Module):
     def forward(self, x: Tensor, update_ranges: bool = False) -> Tensor:  # noqa: ARG002 (QATLinear has ranges)
         """[N, B, in] -> [N, B, out]."""
         return stacked_affine(x, self.weight, self.bias)
+
+    def hold_rounding(self, hold: bool) -> None:
+        """Whether rounding errors of weights stay as they are while weights move; exact ones have none."""
 
     def numpy_fn(self) -> ArrayFn:
         """The layer with its weights of now as a NumPy function, [N, B, in] -> [N, B, out]."""
@@ -181,6 +188,21 @@ class StackedMLP(Stacked):
     def linears(self) -> list[StackedLinear]:
         """The linear layers, from the first one to the last."""
         return cast(list[StackedLinear], list(self.layers))
+
+    @contextlib.contextmanager
+    def held_rounding(self) -> Iterator[None]:
+        """While it lasts, weights keep the rounding errors they have: the outputs follow small steps smoothly."""
+        for layer in self.linears:
+            layer.hold_rounding(True)
+        try:
+            yield
+        finally:
+            for layer in self.linears:
+                layer.hold_rounding(False)
+
+    def rounds_coarsely(self) -> bool:
+        """Whether any layer does."""
+        return any(layer.rounds_coarsely for layer in self.linears)
 
     def is_plain(self) -> bool:
         """Whether all layers are as they were made: none was swapped for a quantised one."""
