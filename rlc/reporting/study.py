@@ -189,8 +189,8 @@ def swept(runs: Iterable[StoredRun]) -> list[list[StoredRun]]:
         tasks[settings.env.id, settings.algo.name, settings.protocol][variant(settings)].append(run)
     groups: list[list[StoredRun]] = []
     for variants in tasks.values():
-        settings_tried = [len({run.label for run in group}) for group in variants.values()]
-        if max(settings_tried) > 1:
+        labels = {(name, run.label) for name, group in variants.items() for run in group}
+        if len(labels) > len(variants):
             groups += [group for group in variants.values() if not all(map(with_default_settings, group))]
     return groups
 
