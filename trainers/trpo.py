@@ -112,8 +112,8 @@ class TRPO(GaussianActorCritic):
         del product  # its graph must be gone before parameters change in place
         with self.actor.held_rounding():
             size, improvement, divergence = self._line_search(step, surrogate, kl)
-            aim: Tensor = self.actor(obs).detach()
-        if self.fit is not None:
+            aim = None if self.fit is None else self.actor(obs).detach()
+        if self.fit is not None and aim is not None:
             self._fit(self.fit, obs, aim)
             with torch.no_grad():
                 improvement = surrogate() - advantage.mean(-1)
