@@ -90,7 +90,8 @@ def _laid_out(table: ReportTable, links: Sequence[str] = ()) -> dict[str, Any]:
         heads.append({"text": header, "notes": numbers, "theirs": its})
     rows = []
     for k, row in enumerate(table.rows):
-        cells = [Cell(" ".join(row[: table.keys]), link=links[k] if links else "")]
+        called = [n for n, note in enumerate(table.notes, 1) if any(note.calls(text) for text in row[: table.keys])]
+        cells = [Cell(" ".join(row[: table.keys]), notes=called, link=links[k] if links else "")]
         cells += [_cell(text, table, its) for text, its in zip(row[table.keys :], theirs[table.keys :], strict=True)]
         rows.append(cells)
     return {"name": table.name, "title": table.title, "beside": table.beside, "heads": heads} | {
@@ -146,11 +147,11 @@ def _methods(report: Report) -> list[str]:
         busy = [one.load["busy_percent"] for run in measured if (one := run.measurement()) and one.load]
         machine = {str(one.machine.get("cpu_model")) for run in measured if (one := run.measurement()) and one.machine}
         spread = " to ".join(dict.fromkeys((f"{min(busy):.0f}", f"{max(busy):.0f}"))) if busy else ""
-        loads = f" while other work took {spread} % of the machine" if busy else ""
+        loads = f", while other work took {spread} % of the machine" if busy else ""
         paragraphs.append(
-            f"{counted(len(measured), 'run')} were timed on {' and '.join(sorted(machine))}, one pinned thread{loads}. "
-            "A time is that of one policy call without the simulator, the median of many calls; policies that are "
-            "compared took turns."
+            f"{counted(len(measured), 'run')} were timed on {' and '.join(sorted(machine))}, with one pinned "
+            f"thread{loads}. A time is that of one policy call without the simulator, the median of many calls; "
+            "policies that are compared took turns."
         )
     if any(run.record_only() for run in report.runs):
         paragraphs.append(

@@ -136,7 +136,8 @@ def costs(study: Study) -> ReportTable:
             "thread, mean over the seeds that were timed. native KB: its instructions and constants. ptdq has no C.",
             ("us/action", "native us/action", "native KB", "timed"),
         ),
-        Note("memory that one more loaded copy takes; joules of 1000 actions.", ("KB/copy", "J/1000")),
+        Note("memory that one more loaded copy takes; in brackets: times fp32.", ("KB/copy",)),
+        Note("joules of 1000 actions; in brackets: times fp32.", ("J/1000",)),
         Note("not measured; measurement.json of a run says why.", (), (DASH,)),
     ]
     measured = [one for cell in study.cells.values() for one in cell.measurements if one is not None]
