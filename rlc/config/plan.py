@@ -50,6 +50,7 @@ HYDRA_USED = ("hydra.launcher", "hydra.mode", "hydra.sweeper.params", "hydra.job
 # Keys of a preset that consists of others.
 OF_GRIDS = ("grids", "follow_ups")
 MULTIRUN_FLAGS = ("-m", "--multirun")
+COMPLETION_FLAGS = ("-sc", "--shell-completion")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def make_plan(arguments: Sequence[str]) -> Plan:
     directories, words = split_sources(arguments)
     given = [a for a in words if a not in MULTIRUN_FLAGS]
     for argument in given:
+        if argument in COMPLETION_FLAGS:
+            raise UserError(f"{argument}: Hydra completes words of `python <file>`, not of `python -m`; see --help")
         if argument.startswith("-"):
             allowed = "-m, --help, --dry-run, --cfg job, --config-dir <directory>, key=value"
             raise UserError(f"{argument}: unknown option; allowed: {allowed}")

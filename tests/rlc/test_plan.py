@@ -95,6 +95,7 @@ ERRORS = {
     "+algo=sac env.version=v9": "env.id=HalfCheetah-v9: cannot be made",
     "+algo=sac env.id=CartPole-v1": "env.id=CartPole-v1: observations and actions must be Box spaces",
     "+algo=sac --frob": "--frob: unknown option",
+    "-sc install=bash": "-sc: Hydra completes words of `python <file>`, not of `python -m`; see --help",
     "+algo=sac foo": "Error parsing override 'foo'",
     "+algo=sac +hydrafoo=3": "+hydrafoo=3: no such key",
     "+algo=sac seed=range(0,0) -m": "one of the sweeps is empty",
