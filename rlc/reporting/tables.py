@@ -193,7 +193,7 @@ def by_setting(groups: Sequence[Sequence[StoredRun]]) -> ReportTable:
 
 def guidance(study: Study) -> ReportTable:
     """The smallest policy within 1, 5 and 10 % of the return, by algorithm and environment."""
-    headers = ["algorithm", "environment", "seeds", *(f"within {tolerance:.0%}" for tolerance in TOLERANCES)]
+    headers = ["algorithm", "environment", "seeds", *(f"within {percent(tolerance, 0)}" for tolerance in TOLERANCES)]
     rows = []
     for task in study.tasks:
         cells = [cell for cell in study.of_task(task) if len(cell.normalized_return)]
@@ -218,7 +218,7 @@ def _smallest(cells: Sequence[Cell], tolerance: float) -> str:
     if fp32 is None or not keeping:
         return DASH
     smallest = min(keeping, key=size)
-    return f"{smallest.variant} ({size(smallest) / size(fp32):.0%} of the bytes)"
+    return f"{smallest.variant} ({percent(size(smallest) / size(fp32), 0)} of the bytes)"
 
 
 def tidy(study: Study) -> list[dict[str, Any]]:
