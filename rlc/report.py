@@ -74,25 +74,27 @@ def make_report(settings: ReportSettings) -> Report:
     shown += [table1(study), table2(study), table3(study)]
     if as_published.runs:
         shown.append(_by_the_papers_protocol(table1(as_published)))
+    own = own_findings(study, as_published)
     return Report(
         study=settings.study,
         runs=runs,
         ours=study,
         as_published=as_published,
-        claims=[*findings(study), *own_findings(study, as_published)],
-        claim_notes=CLAIM_NOTES,
+        claims=[*findings(study), *own],
+        claim_notes=_claim_notes(len(own)),
         tables=shown,
         pictures=[*pictures(study, as_published), *published_pictures(study)],
     )
 
 
-CLAIM_NOTES = (
-    Note(
+def _claim_notes(own: int) -> list[Note]:
+    text = (
         "holds: the 95 % bootstrap interval lies wholly on the claim's side; does not hold: wholly on the other side; "
         "not enough runs: neither, or fewer than 2 tasks. Left out: seeds whose fp32 policy is no better than random "
-        "actions, and cells of fewer than 3 seeds. The last claims are this project's own, the others the paper's."
-    ),
-)
+        f"actions, and cells of fewer than 3 seeds. The last {own} claims are this project's own, the others are the "
+        "paper's."
+    )
+    return [Note(text)]
 
 
 def _by_the_papers_protocol(table: ReportTable) -> ReportTable:

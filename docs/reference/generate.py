@@ -27,6 +27,7 @@ FILES = [
     *((f"python -m rlc.{name}", f"{name}.yaml", "") for name in ("compress", "evaluate", "export")),
     ("python -m rlc.measure", "measure.yaml", ""),
     *((f"python -m rlc.{name}", f"{name}.yaml", "") for name in ("report", "dashboard", "status", "pack", "unpack")),
+    ("python -m rlc.zoo", "zoo.yaml", ""),
 ]
 HEAD = """\
 # Settings

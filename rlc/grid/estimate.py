@@ -7,6 +7,7 @@ from rlc.config.settings import Settings
 from rlc.datafiles import read
 from rlc.messages import counted
 from rlc.runs.run import Run
+from trainers.envs.names import task_name
 from trainers.settings import OffPolicySettings
 
 # Measured on two environments: a run that is made from a trained one takes so long, its evaluations for the most part.
@@ -46,7 +47,8 @@ def seconds(settings: Settings) -> float | None:
 
 def speed(settings: Settings, kind: str) -> float | None:
     """Environment steps per second of one seed, fp32 or qat; None where it was not measured."""
-    return _speeds().get((settings.algo.name, settings.env.name, kind))
+    # By the id: where that is given, `env.name` is the default's.
+    return _speeds().get((settings.algo.name, task_name(settings.env.id), kind))
 
 
 def megabytes(settings: Settings) -> float:

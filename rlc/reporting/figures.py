@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from measure.statistics import FloatVector, Interval, mean_interval
 from rlc.reporting.learning import learning
 from rlc.reporting.panels import (
+    DASHES,
     METHODS,
     MUTED,
     SERIES,
@@ -83,6 +85,9 @@ def kept(study: Study) -> Picture:
         "Mean over seeds with its 95 % interval; 100 % is the fp32 policy of the same seed, 0 % random actions. "
         "Policies that were pruned and did not recover are in Figures 2 and 3."
     )
+    low, high = limits
+    if any(one.low < low or one.high > high for one in every if np.isfinite(one.low)):
+        caption += " Intervals that reach an edge go on beyond it; the table of every policy has their ends."
     return Picture("kept", "What each method keeps", caption, panels, 4, keys_of(shown))
 
 
@@ -137,21 +142,28 @@ def _draw_protocols(axes: Axes, cells: list[tuple[str, Cell | None, Cell | None]
 def _error_bar(axes: Axes, x: float, interval: Interval, style: Style) -> None:
     if np.isfinite(interval.low):
         axes.plot([x, x], [interval.low, interval.high], color=style.color, lw=1.2)
-    axes.plot(x, interval.value, marker=style.marker, color=style.color, ms=5)
+    # Whole on the edge too: the paper has times of 0.00 s.
+    axes.plot(x, interval.value, marker=style.marker, color=style.color, ms=5, clip_on=False)
 
 
 def by_method(name: str, heading: str, rows: Rows, data: Any = "ours", caption: str = "") -> Picture:
     """A panel per cost and algorithm: a group per environment, a point per method."""
     panels = []
     shown: list[str] = []
+    missing: list[str] = []
     for label, values in rows:
+        if not any(values.values()):
+            missing.append(label.partition(" (")[0])
         for algo in ordered((algo for algo, _ in values), ALGORITHMS):
             found = {env: values[algo, env] for env in _envs(values, algo) if values[algo, env]}
             if found:
                 shown += [method for row in found.values() for method in row]
                 panels.append(Panel(algo.upper(), partial(_draw_groups, found=found, label=label)))
     columns = max(1, len({panel.title for panel in panels}))
-    return Picture(name, heading, caption or "Mean over seeds.", panels, columns, keys_of(shown), data)
+    if not caption:
+        caption = "Mean over seeds with its 95 % interval."
+        caption += f" Not measured: {', '.join(missing)}." if missing else ""
+    return Picture(name, heading, caption, panels, columns, keys_of(shown), data)
 
 
 def _draw_groups(axes: Axes, found: Mapping[str, Mapping[str, Interval]], label: str) -> None:
@@ -198,12 +210,16 @@ def profiles(study: Study) -> Picture:
     tasks = well_trained(study)
     names = list(dict.fromkeys(cell.variant for task in tasks for cell in study.of_task(task)))
     shares: dict[str, FloatVector] = {}
+    styles: dict[str, Style] = {}
     for name in names:
         cells = [cell for task in tasks if (cell := study.cell(task, name)) and len(cell.normalized_return)]
         # Of some tasks alone it would be over easier or harder ones than the others.
         if len(cells) == len(tasks) and re.fullmatch(r"ptdq|ptsq|qat.*|prune_q.*|prune_p.*|.*-0\.[135]0.*", name):
             shares[said(name)] = np.concatenate([cell.normalized_return for cell in cells])
-    styles = environment_styles(list(shares))  # a colour, a marker and a line for each
+            # The method's colour and marker, as in the other pictures, and a line for each of its variants.
+            style = METHODS[method_of(name)]
+            alike = sum(style.color == other.color for other in styles.values())
+            styles[said(name)] = replace(style, dashes=DASHES[alike % len(DASHES)])
     caption = "Of all tasks and seeds together: the share of runs that keep at least so much of the fp32 return."
     panels = [Panel("All tasks", partial(_draw_profiles, shares=shares, styles=styles), (7.2, 3.4))] if shares else []
     return Picture("profiles", "How often a method keeps how much", caption, panels, 1, styles)

@@ -10,7 +10,7 @@ from measure.statistics import Interval, bootstrap, improvement, interquartile_m
 from rlc.messages import counted
 from rlc.reporting.published import KEEPS
 from rlc.reporting.study import Cell, Study
-from rlc.reporting.tables import QUANTIZED, at_least, fewest_to_most
+from rlc.reporting.tables import QUANTIZED, at_least, fewest_to_most, percent
 
 LEAST_SEEDS = 3
 LEAST_TASKS = 2
@@ -67,7 +67,7 @@ def decided(
     found = verdict(intervals, threshold, groups)
     if found == UNKNOWN:
         enough = has_enough_tasks(itertools.chain.from_iterable(groups))
-        missing = "the interval has both sides: more seeds" if enough else f"missing: {LEAST_TASKS} tasks"
+        missing = "the interval lies on both sides: more seeds" if enough else f"missing: {LEAST_TASKS} tasks"
         evidence = f"{evidence}; {missing}"
     return Finding(claim, rule, evidence, found)
 
@@ -97,10 +97,10 @@ def _better(
         pairs = _pairs(study, (method, other), algo)
         if not pairs:
             verdicts.append(UNKNOWN)
-            evidence.append(f"no task has {LEAST_SEEDS} seeds of {method} and {other}")
+            evidence.append(f"Against {other}: no task has {LEAST_SEEDS} seeds of {method} and {other}")
             continue
         interval, words = _compared(pairs, worse)
-        against = decided(claim, rule, f"against {other}: {words}", [interval], 0.5, pairs)
+        against = decided(claim, rule, f"Against {other}: {words}", [interval], 0.5, pairs)
         verdicts.append(against.verdict)
         evidence.append(against.evidence)
     # Each opponent must be beaten, and one that is not decides it.
@@ -115,7 +115,7 @@ def _compared(pairs: Sequence[tuple[Cell, Cell]], worse: bool = False) -> tuple[
     interval = improvement(second, first) if worse else improvement(first, second)
     first_iqm = interquartile_mean(np.concatenate(first))
     second_iqm = interquartile_mean(np.concatenate(second))
-    shares = f"return kept (interquartile mean) {first_iqm:.1%} and {second_iqm:.1%}"
+    shares = f"return kept (interquartile mean) {percent(first_iqm)} and {percent(second_iqm)}"
     return interval, f"{show(interval)}; {shares}; {size(pairs)}"
 
 
@@ -191,7 +191,7 @@ def _l2_better(study: Study) -> Finding:
 
 def _ten_percent(study: Study) -> Finding:
     claim = "Pruning 10 % by L2 is safe"
-    rule = f"return kept, mean over tasks and seeds, whole interval above {KEEPS:.0%}"
+    rule = f"return kept, mean over tasks and seeds, whole interval above {percent(KEEPS, 0)}"
     cells = []
     for task in study.tasks:
         cell = study.pruned(task, 2).get(0.1)
@@ -201,13 +201,15 @@ def _ten_percent(study: Study) -> Finding:
         return Finding(claim, rule, f"no policy of {LEAST_SEEDS} seeds was pruned by 10 %", UNKNOWN)
     interval = bootstrap([cell.normalized_return for cell in cells], pooled(lambda x: float(np.mean(x))))
     keeping = sum(at_least(float(np.mean(cell.normalized_return)), KEEPS) for cell in cells)
-    evidence = f"{show(interval)}; {keeping} of {len(cells)} tasks keep {KEEPS:.0%}; {size([[c] for c in cells])}"
+    evidence = (
+        f"{show(interval)}; {keeping} of {len(cells)} tasks keep {percent(KEEPS, 0)}; {size([[c] for c in cells])}"
+    )
     return decided(claim, rule, evidence, [interval], KEEPS, [[cell] for cell in cells])
 
 
 def _lottery_ticket(study: Study) -> Finding:
     claim = "No policy pruned by more than half keeps its return"
-    rule = f"no task and norm keeps {KEEPS:.0%} at a ratio above 50 %, by the mean over seeds"
+    rule = f"no task and norm keeps {percent(KEEPS, 0)} at a ratio above 50 %, by the mean over seeds"
     cells = []
     for task, norm in itertools.product(study.tasks, (1, 2)):
         for ratio, cell in study.pruned(task, norm).items():

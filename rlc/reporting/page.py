@@ -90,7 +90,8 @@ def _laid_out(table: ReportTable, links: Sequence[str] = ()) -> dict[str, Any]:
         heads.append({"text": header, "notes": numbers, "theirs": its})
     rows = []
     for k, row in enumerate(table.rows):
-        cells = [Cell(" ".join(row[: table.keys]), link=links[k] if links else "")]
+        names = row[: table.keys]
+        cells = [Cell(" ".join(names), notes=_called(table, *names), link=links[k] if links else "")]
         cells += [_cell(text, table, its) for text, its in zip(row[table.keys :], theirs[table.keys :], strict=True)]
         rows.append(cells)
     return {"name": table.name, "title": table.title, "beside": table.beside, "heads": heads} | {
@@ -100,9 +101,15 @@ def _laid_out(table: ReportTable, links: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _cell(text: str, table: ReportTable, theirs: bool) -> Cell:
+def _called(table: ReportTable, *texts: str) -> list[int]:
+    """The numbers of the notes that texts of a row call."""
     # What a dash means stands below the table; a number at each of them would hide the others.
-    notes = [k for k, note in enumerate(table.notes, 1) if note.calls(text) and text != DASH]
+    said = [text for text in texts if text != DASH]
+    return [k for k, note in enumerate(table.notes, 1) if any(map(note.calls, said))]
+
+
+def _cell(text: str, table: ReportTable, theirs: bool) -> Cell:
+    notes = _called(table, text)
     if len(text) > LONG and not re.match(r"-?[\d.,]+ %? ?\[", text):
         return Cell(text, "", "long", notes, theirs)
     parts = re.fullmatch(r"(-?[\d.,]+(?: %)?|-)((?: [\[(].*)?)", text)
@@ -146,11 +153,11 @@ def _methods(report: Report) -> list[str]:
         busy = [one.load["busy_percent"] for run in measured if (one := run.measurement()) and one.load]
         machine = {str(one.machine.get("cpu_model")) for run in measured if (one := run.measurement()) and one.machine}
         spread = " to ".join(dict.fromkeys((f"{min(busy):.0f}", f"{max(busy):.0f}"))) if busy else ""
-        loads = f" while other work took {spread} % of the machine" if busy else ""
+        loads = f", while other work took {spread} % of the machine" if busy else ""
         paragraphs.append(
-            f"{counted(len(measured), 'run')} were timed on {' and '.join(sorted(machine))}, one pinned thread{loads}. "
-            "A time is that of one policy call without the simulator, the median of many calls; policies that are "
-            "compared took turns."
+            f"{counted(len(measured), 'run')} were timed on {' and '.join(sorted(machine))}, with one pinned "
+            f"thread{loads}. A time is that of one policy call without the simulator, the median of many calls; "
+            "policies that are compared took turns."
         )
     if any(run.record_only() for run in report.runs):
         paragraphs.append(

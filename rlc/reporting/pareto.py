@@ -146,6 +146,7 @@ def _panel(shown: list[Point], label: str, unit: str) -> Panel:
             tips[_gid(point, task)] = Tip(f"{text}({percent(share)})", f"{task.algo} {task.env_id} {point.variant}")
     labels = {(100 * point.cost, 100 * point.kept.value): said(point.variant) for point in front(shown)}
     taken = [(100 * p.cost, 100 * height) for p in shown for height in _heights(p.kept)]
+    taken += [(100 * share, 100 * kept) for p in shown for _, share, kept in p.tasks.values()]
     corners = list(labels)
     for (left, low), (right, high) in pairwise(corners):
         # Along the line, which is straight where the axis is logarithmic.

@@ -6,7 +6,7 @@ from measure.statistics import Interval
 from rlc.datafiles import read
 from rlc.reporting import published
 from rlc.reporting.figures import Values, by_method, by_ratio
-from rlc.reporting.panels import Picture
+from rlc.reporting.panels import Picture, title
 from rlc.reporting.study import Study
 from rlc.reporting.tables import QUANTIZED
 
@@ -21,11 +21,13 @@ CAPTION = "The paper's data: one policy per point. Times and energy have the sim
 
 def published_pictures(study: Study) -> list[Picture]:
     """The paper's figures, each where its files have a task of the study."""
-    title = "Figure 1 as published: time, energy and memory by quantisation"
-    drawn = [by_method("figure1_published", title, _by_method(study), "paper", CAPTION)]
+    heading = "Figure 1 as published: time, energy and memory by quantisation"
+    drawn = [by_method("figure1_published", heading, _by_method(study), "paper", CAPTION)]
     for norm in (1, 2):
-        title = f"Figure {norm + 1} as published: pruning by L{norm}, over the baseline"
-        drawn.append(by_ratio(f"figure{norm + 1}_published", title, _by_ratio(study, norm), "paper", CAPTION))
+        heading = f"Figure {norm + 1} as published: pruning by L{norm}, over the baseline"
+        without = [title(task) for task in study.tasks if not published.pruning_returns(task, norm)]
+        caption = f"{CAPTION} Not drawn, for want of data of the paper: {', '.join(without)}." if without else CAPTION
+        drawn.append(by_ratio(f"figure{norm + 1}_published", heading, _by_ratio(study, norm), "paper", caption))
     return [picture for picture in drawn if picture.panels]
 
 

@@ -85,7 +85,7 @@ def _smallest(study: Study) -> Statement | None:
     best = min(fitting, key=lambda point: point.cost)
     text = (
         f"of the bytes: {said(best.variant)} ({best.variant}) keeps {share_in_words(best.kept)} of the fp32 return, "
-        f"mean over {_tasks(best)}. It is the smallest that keeps {percent(TARGET, 0)}."
+        f"mean over {_tasks(best)}. It is the smallest whose mean is {percent(TARGET, 0)} or more."
     )
     return Statement(f"1/{1 / best.cost:.0f}", text)
 
@@ -113,12 +113,12 @@ def _time(study: Study) -> Statement | None:
     best = min(fitting, key=lambda point: point.cost)
     others = []
     if "fp32" in native:
-        others.append(f"fp32 as C {1 / native['fp32'].cost:.1f} times")
+        others.append(f"fp32 as C is {1 / native['fp32'].cost:.1f} times as fast")
     if "ptsq" in onnx:
         others.append(f"static int8 in ONNX Runtime {1 / onnx['ptsq'].cost:.2f} times")
     text = (
-        f"the speed of fp32 in ONNX Runtime has {said(best.variant)} ({best.variant}) as C, called from Python, mean "
-        f"over {_tasks(best)}" + (f"; {_joined(others)} that speed." if others else ".")
+        f"as fast as fp32 in ONNX Runtime: {said(best.variant)} ({best.variant}) as C, called from Python, mean "
+        f"over {_tasks(best)}." + (f" {_joined(others)}." if others else "")
     )
     return Statement(f"{1 / best.cost:.1f}x", text)
 

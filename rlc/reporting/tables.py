@@ -136,7 +136,8 @@ def costs(study: Study) -> ReportTable:
             "thread, mean over the seeds that were timed. native KB: its instructions and constants. ptdq has no C.",
             ("us/action", "native us/action", "native KB", "timed"),
         ),
-        Note("memory that one more loaded copy takes; joules of 1000 actions.", ("KB/copy", "J/1000")),
+        Note("memory that one more loaded copy takes; in brackets: times fp32.", ("KB/copy",)),
+        Note("joules of 1000 actions; in brackets: times fp32.", ("J/1000",)),
         Note("not measured; measurement.json of a run says why.", (), (DASH,)),
     ]
     measured = [one for cell in study.cells.values() for one in cell.measurements if one is not None]
@@ -192,7 +193,7 @@ def by_setting(groups: Sequence[Sequence[StoredRun]]) -> ReportTable:
 
 def guidance(study: Study) -> ReportTable:
     """The smallest policy within 1, 5 and 10 % of the return, by algorithm and environment."""
-    headers = ["algorithm", "environment", "seeds", *(f"within {tolerance:.0%}" for tolerance in TOLERANCES)]
+    headers = ["algorithm", "environment", "seeds", *(f"within {percent(tolerance, 0)}" for tolerance in TOLERANCES)]
     rows = []
     for task in study.tasks:
         cells = [cell for cell in study.of_task(task) if len(cell.normalized_return)]
@@ -217,7 +218,7 @@ def _smallest(cells: Sequence[Cell], tolerance: float) -> str:
     if fp32 is None or not keeping:
         return DASH
     smallest = min(keeping, key=size)
-    return f"{smallest.variant} ({size(smallest) / size(fp32):.0%} of the bytes)"
+    return f"{smallest.variant} ({percent(size(smallest) / size(fp32), 0)} of the bytes)"
 
 
 def tidy(study: Study) -> list[dict[str, Any]]:

@@ -12,11 +12,11 @@ import pytest
 from rlc.pack import pack
 from rlc.report import report
 from rlc.reporting import own_findings as own
-from rlc.reporting.figures import pictures
+from rlc.reporting.figures import kept, pictures
 from rlc.reporting.files import write_table
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN
 from rlc.reporting.overview import overview
-from rlc.reporting.panels import VARIABLES, Picture, draw_whole, panel_svg
+from rlc.reporting.panels import METHODS, VARIABLES, Picture, draw_whole, panel_svg
 from rlc.reporting.pareto import front, points, said, well_trained
 from rlc.reporting.published_figures import published_pictures
 from rlc.reporting.sources import core_hours, machines, span
@@ -141,6 +141,30 @@ def test_a_study_with_everything_fills_every_picture(add: Add) -> None:
     labels = {axes.get_ylabel() for axes in draw_whole(drawn["figure1"]).axes}
     assert labels == {"time in ONNX Runtime (us)", "time as native C (us)", "memory per copy (KB)"}
     assert {drawn[name].data for name in drawn if "published" in name} == {"paper"}
+    assert drawn["figure1"].caption.endswith("Not measured: energy.")
+
+
+def test_captions_say_what_is_cut_and_what_the_paper_lacks(add: Add) -> None:
+    narrow = three_seeds(add, "+algo=ppo env=halfcheetah", [5000.0] * 3, [5000.0] * 3)
+    narrow += three_seeds(add, "+algo=ppo env=halfcheetah +compress=ptdq", [4900.0, 5000.0, 5100.0], [5000.0] * 3)
+    wide = three_seeds(add, "+algo=ppo env=halfcheetah +compress=ptsq", [2000.0, 5000.0, 8000.0], [5000.0] * 3)
+    assert "go on beyond it" not in kept(Study(narrow)).caption
+    assert "go on beyond it" in kept(Study([*narrow, *wide])).caption
+    everywhere = Study([*narrow, *study_of(add, ["+algo=ppo env=hopper"]).runs])
+    captions = {picture.name: picture.caption for picture in published_pictures(everywhere)}
+    assert captions["figure2_published"].endswith("Not drawn, for want of data of the paper: PPO HalfCheetah.")
+    assert "Not drawn" not in captions["figure1_published"]
+
+
+def test_profiles_have_the_look_of_their_methods(add: Add) -> None:
+    (keys,) = [picture.keys for picture in pictures(everything(add), Study([])) if picture.name == "profiles"]
+    assert {name: (style.color, style.marker) for name, style in keys.items()} == {
+        "dynamic int8": (METHODS["ptdq"].color, "s"),
+        "static int8": (METHODS["ptsq"].color, "D"),
+        "L1, 10 % pruned": (METHODS["prune_l1"].color, "v"),
+        "L2, 50 % pruned": (METHODS["prune_l2"].color, "P"),
+    }
+    assert {style.dashes for style in keys.values()} == {""}
 
 
 def test_nothing_empty_is_drawn(add: Add) -> None:
@@ -199,6 +223,7 @@ def test_the_overview_has_a_row_per_method_and_the_papers_way(add: Add) -> None:
     assert list(rows) == ["fp32", "prune_l1-0.10", "ptsq", "prune_l2-0.50", "ptdq", "the paper's way"]
     assert rows["ptsq"][3:] == ["35.0 %", "8.7 %", "3"]
     assert rows["the paper's way"][0] == "48.6 %"
+    assert [row[0] for row in table.rows if table.notes[-1].calls(row[0])] == ["the paper's way: fp32"]
 
 
 def test_what_the_study_says(add: Add) -> None:
@@ -206,7 +231,7 @@ def test_what_the_study_says(add: Add) -> None:
     figures = {statement.figure: statement.text for statement in statements(study, Study([]), [])}
     assert "dynamic int8 (ptdq) keeps 99." in figures["1/3"]
     assert "static int8 (ptsq) as C" in figures["11.4x"]
-    assert "fp32 as C 4.0 times and static int8 in ONNX Runtime 1.00 times that speed" in figures["11.4x"]
+    assert "fp32 as C is 4.0 times as fast and static int8 in ONNX Runtime 1.00 times" in figures["11.4x"]
     assert "by L2" in figures["40 %"]
     assert scope(study, study.runs).startswith(
         "PPO on Ant and SAC on Hopper: 1,000,000 steps, 3 seeds of fp32 each, 30"

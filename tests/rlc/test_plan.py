@@ -366,6 +366,8 @@ def test_a_grid_is_counted_with_the_fp32_runs_it_lacks(tmp_path: Path, monkeypat
         "about 1 core-hours"
     )
     assert "not counted: 1 run " in line("+algo=ppo env=ant seed=0 -m")
+    assert "not counted: 1 run " in line("+algo=ppo env.id=Pendulum-v1 seed=0 -m")
+    assert line("+algo=ppo env.id=Hopper-v5 seed=0 total_steps=3600000 -m").startswith("about 1 core-hours")
     assert "up to 1.6 GB" in line("+algo=sac env=humanoid seed=0 -m")  # (376 + 17 + 2) x 4 bytes x 1M
 
 

@@ -14,7 +14,19 @@ from rlc.train import plan_and_run
 from rlc.usage import asked_for, usage
 from tests.helpers import ROOT
 
-COMMANDS = ("train", "compress", "evaluate", "export", "measure", "report", "status", "pack", "unpack")
+COMMANDS = (
+    "train",
+    "compress",
+    "evaluate",
+    "export",
+    "measure",
+    "report",
+    "dashboard",
+    "status",
+    "pack",
+    "unpack",
+    "zoo",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
