@@ -29,10 +29,10 @@ from trainers.errors import UserError
 def measure(arguments: list[str]) -> None:
     """Measure the runs that the arguments choose and write measurement.json beside each result.json."""
     settings = parse_measure(configured(positional(arguments, "study"), CONF / "measure.yaml"))
+    runs = _with_policies(chosen_runs(settings))
     short = shorter_than(settings, parse_measure(configured([], CONF / "measure.yaml")))
     if short:
         warn(f"{', '.join(short)}: less than the defaults measure, for a try; measurement.json says so")
-    runs = _with_policies(chosen_runs(settings))
     with _alone(), one_pinned_thread() as core:
         context = {"machine": machine() | {"pinned_core": core}, "load": _quiet(), "provenance": provenance()}
         context |= {"short": short} if short else {}

@@ -33,7 +33,7 @@ from rlc.messages import warn
 from rlc.pipeline.job import run_job
 from rlc.pipeline.signals import HeldSignals
 from rlc.runs.identity import training_identity
-from rlc.runs.run import runs_of
+from rlc.runs.run import Run, runs_of
 from rlc.runs.stored import OUTPUTS, algorithm_directory
 from trainers.errors import UserError
 
@@ -157,9 +157,9 @@ def _in_child(job: Job, file: Path) -> None:
 
     What it prints is left out: the planner shows how far it is.
     """
-    ends = [file.with_name(INTERRUPT_FILE), *(run.path / PRUNE_FILE for run in runs_of(job))]
-    for mark in ends[1:]:
-        mark.unlink(missing_ok=True)
+    runs = runs_of(job)
+    remove_prune_files(runs)
+    ends = [file.with_name(INTERRUPT_FILE), *(run.path / PRUNE_FILE for run in runs)]
     threads = dict.fromkeys(THREAD_VARIABLES, str(job.settings.threads))
     command = [sys.executable, "-m", "rlc.grid.launch", str(file)]
     child = subprocess.Popen(command, env=os.environ | threads, stdout=subprocess.DEVNULL)
@@ -171,9 +171,16 @@ def _in_child(job: Job, file: Path) -> None:
         raise
     if code < 0 and not any(mark.is_file() for mark in ends):
         reason = f"its process was killed by {signal.Signals(-code).name}"
-        for run in runs_of(job):
+        for run in runs:
             run.mark_killed(child.pid, reason)
         warn(f"{algorithm_directory(job.settings)}: {reason}")
+
+
+def remove_prune_files(runs: Sequence[Run]) -> None:
+    """Take back what stops runs. Where a file lies in the place of a directory there is none: the job says so."""
+    for run in runs:
+        with suppress(NotADirectoryError):
+            (run.path / PRUNE_FILE).unlink(missing_ok=True)
 
 
 def _wait(child: subprocess.Popen[bytes], ends: Sequence[Path]) -> int:

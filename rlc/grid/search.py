@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from rlc.config.job import Job
 from rlc.config.plan import Plan
 from rlc.config.space import Dimension, Search
-from rlc.grid.launch import PRUNE_FILE, launch
+from rlc.grid.launch import PRUNE_FILE, launch, remove_prune_files
 from rlc.messages import warn
 from rlc.reporting.search import TrialRow, row_line, write_search
 from rlc.runs.identity import LABEL_HASH_LENGTH, folder_name
@@ -164,8 +164,7 @@ class _Searcher:
         from optuna.trial import TrialState
 
         one.trial.set_user_attr(STOPPED_AT, one.stopped_at)
-        for run in one.runs:
-            (run.path / PRUNE_FILE).unlink(missing_ok=True)
+        remove_prune_files(one.runs)
         if all(run.finished() for run in one.runs):
             one.report(decide=False)
             returns = [run.finished_result().return_mean for run in one.runs]
