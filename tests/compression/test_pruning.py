@@ -91,6 +91,7 @@ def test_a_layer_without_units_and_networks_that_cannot_be_pruned_are_refused() 
         prune([nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)], 0.5, L2)
 
 
+@pytest.mark.slow
 def test_group_sparse_training_makes_pruning_cheaper() -> None:
     layers, generator = mlp(6, 64, 3), torch.Generator().manual_seed(0)
     x = torch.randn(2000, 6, generator=generator)
@@ -181,10 +182,10 @@ RL = "compress.finetune=rl compress.rl_steps=400"
     [
         ("sac", "+compress=prune_l1"),
         ("td3", f"+compress=prune_l2 {RL}"),
-        ("ppo", f"+compress=prune_qat {RL}"),
         ("sac", f"+compress=prune_qat {DISTILL} compress.sparsity.steps=5"),
         ("ppo", f"+compress=prune_ptsq {DISTILL}"),
-        ("td3", f"+compress=prune_ptdq {DISTILL}"),
+        pytest.param("ppo", f"+compress=prune_qat {RL}", marks=pytest.mark.slow),
+        pytest.param("td3", f"+compress=prune_ptdq {DISTILL}", marks=pytest.mark.slow),
     ],
 )
 def test_pruned_runs_end_to_end(algo: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

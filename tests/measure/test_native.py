@@ -12,8 +12,11 @@ from measure.native import NO_SIZES, NO_STACK, NativeBuild, build_native
 from tests.compression.native.builds import METHODS, needs_compiler, observations, small_artifact
 
 
+QUICK = ("fp32", "prune_qat")
+
+
 @needs_compiler
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[] if m in QUICK else [pytest.mark.slow]) for m in METHODS])
 def test_a_policy_of_each_method_is_timed_beside_onnx_runtime(method: str, tmp_path: Path) -> None:
     artifact = small_artifact(tmp_path / "artifact", method, "relu")
     build = build_native(artifact)

@@ -77,7 +77,7 @@ def test_training_comes_first_and_missing_baselines_are_trained_once(
     assert len(packs[1]) == 4
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "basic"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("basic", marks=pytest.mark.slow)])
 def test_what_was_decided_while_planning_holds_on_workers_that_would_decide_otherwise(
     launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,9 +22,14 @@ SETTINGS: dict[tuple[str, bool | str], dict[str, Any]] = {
     ("ppo", True): {"lr_decay_steps": 1_000_000},
     ("ppo", False): {"target_kl": 1e-3},
 }
-SLOW = [("ddpg", True, "float32"), ("td3", False, "bfloat16"), ("sac", False, "float32"), ("sac", True, "bfloat16")]
-CASES = [
+SLOW = [
+    ("ddpg", True, "float32"),
     ("ddpg", False, "float32"),
+    ("td3", False, "bfloat16"),
+    ("sac", False, "float32"),
+    ("sac", True, "bfloat16"),
+]
+CASES = [
     ("td3", True, "float32"),
     ("sac", FEW_BITS, "float32"),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
@@ -57,7 +62,8 @@ def test_a_compiled_update_is_the_update(algo: str, qat: bool | str, dtype: str)
 
 
 @pytest.mark.parametrize(
-    ("algo", "qat"), [("trpo", False), ("ppo", False), pytest.param("ppo", True, marks=pytest.mark.slow)]
+    ("algo", "qat"),
+    [("ppo", False), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("trpo", False), ("ppo", True)))],
 )
 def test_compiled_minibatches_are_the_minibatches(algo: str, qat: bool) -> None:
     """Also the last one of a pass, which is smaller, at a learning rate that falls, and where the KL limit stops."""

@@ -112,6 +112,7 @@ def test_updates_that_overlap_do_not_see_the_step_in_flight(overlap: bool) -> No
     assert agent.log == ["act", f"update after {first}", "publish", "act", f"update after {second}", "publish"]
 
 
+@pytest.mark.slow
 def test_a_stopped_training_that_lags_ends_as_one_never_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
