@@ -11,7 +11,6 @@ from measure import latency
 from measure.native import NO_SIZES, NO_STACK, NativeBuild, build_native
 from tests.compression.native.builds import METHODS, needs_compiler, observations, small_artifact
 
-
 QUICK = ("fp32", "prune_qat")
 
 
