@@ -106,7 +106,7 @@ def _write(
         "sizes": asdict(sizes) if sizes else None,
     }
     (folder / CONTRACT_FILE).write_text(json.dumps(contract | {"native": native}, indent=1))
-    readme = render("README.md.j2", **values, returns=_returns(score), sizes=_size_rows(sizes))
+    readme = render("README.md.j2", **values, returns=_returns(score, contract), sizes=_size_rows(sizes))
     (folder / "README.md").write_text(readme)
     return NativeExport(test, sizes)
 
@@ -155,9 +155,10 @@ def _inside(stages: list[str]) -> list[str]:
     return lines or ["- nothing: the network reads raw observations and gives actions"]
 
 
-def _returns(score: Score | None) -> str:
+def _returns(score: Score | None, contract: dict[str, Any]) -> str:
+    """Of a run its score; of another policy what its artifact says of where it came from."""
     if score is None:
-        return "not known here"
+        return str(contract.get("origin", {}).get("return", "not known here"))
     return f"{score.mean:.1f} +- {score.std:.1f} over {score.episodes} episodes"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compression.artifact import add_origin
 from rlc.export import export
 from tests.compression.native.builds import needs_compiler, small_artifact
 from tests.helpers import POLICIES, ROOT
@@ -85,6 +86,11 @@ class TestAnExportedFolder:
     def test_a_run_brings_its_return(self, tmp_path: Path) -> None:
         export([f"run={POLICIES / 'ppo-hopper'}", "target=c", f"to={tmp_path / 'c'}"])
         assert "| return | 2097.2 +- 593.0 over 10 episodes |" in (tmp_path / "c/README.md").read_text()
+
+    def test_another_policy_brings_what_its_origin_says(self, artifact: Path, tmp_path: Path) -> None:
+        add_origin(artifact, {"return": "12.0 +- 3.0"})
+        export([f"policy={artifact}", "target=c", f"to={tmp_path / 'c'}"])
+        assert "| return | 12.0 +- 3.0 |" in (tmp_path / "c/README.md").read_text()
 
 
 def test_without_a_compiler_it_says_so(
