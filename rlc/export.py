@@ -1,7 +1,9 @@
 """Check the artifact of a run and copy it, or write it as C: python -m rlc.export run=outputs/.../seed0 to=<folder>"""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from compression.native.folder import Score, export_native
 from compression.native.generate import LAYOUTS, WEIGHTS, Options
@@ -17,15 +19,14 @@ KEYS = ("run", "policy", "target", "to", "layout", "skip_zeros", "weights")
 DEFAULTS = defaults_of(CONF / "export.yaml")
 TARGETS = ("onnx", "c")
 BOOLEANS = {"true": True, "false": False}
+Name = TypeVar("Name", bound=str)
 
 
 def export(arguments: list[str]) -> None:
     """Without `to` the artifact is only checked. Raises ArtifactError where it is damaged."""
     values = only(positional(arguments, "run"), KEYS, required=())
     given = _given(values)
-    target = values.get("target", DEFAULTS["target"])
-    if target not in TARGETS:
-        raise UserError(f"target={target}: unknown; allowed: {', '.join(TARGETS)}")
+    target = _one_of(values, "target", TARGETS)
     options = _options(values, target)
     source = given_policy(given)
     folder, contract, _ = open_artifact(source)
@@ -54,18 +55,18 @@ def _options(values: dict[str, str], target: str) -> Options:
     for key in ("layout", "skip_zeros", "weights"):
         if key in values and target != "c":
             raise UserError(f"{key}={values[key]}: only with target=c")
-    given = values.get("layout", DEFAULTS["layout"])
-    layout = next((name for name in LAYOUTS if name == given), None)
-    if layout is None:
-        raise UserError(f"layout={given}: unknown; allowed: {', '.join(LAYOUTS)}")
-    skip_zeros = values.get("skip_zeros", DEFAULTS["skip_zeros"])
-    if skip_zeros not in BOOLEANS:
-        raise UserError(f"skip_zeros={skip_zeros}: unknown; allowed: {', '.join(BOOLEANS)}")
-    given = values.get("weights", DEFAULTS["weights"])
-    weights = next((name for name in WEIGHTS if name == given), None)
-    if weights is None:
-        raise UserError(f"weights={given}: unknown; allowed: {', '.join(WEIGHTS)}")
-    return Options(layout, BOOLEANS[skip_zeros], weights)
+    layout = _one_of(values, "layout", LAYOUTS)
+    skip_zeros = BOOLEANS[_one_of(values, "skip_zeros", tuple(BOOLEANS))]
+    return Options(layout, skip_zeros, _one_of(values, "weights", WEIGHTS))
+
+
+def _one_of(values: dict[str, str], key: str, allowed: Sequence[Name]) -> Name:
+    """The value of a key, or its default. Raises UserError where it is not allowed."""
+    given = values.get(key, DEFAULTS[key])
+    for name in allowed:
+        if name == given:
+            return name
+    raise UserError(f"{key}={given}: unknown; allowed: {', '.join(allowed)}")
 
 
 def _score(given: str, source: Path) -> Score | None:

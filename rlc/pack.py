@@ -25,8 +25,7 @@ from rlc.packing.packs import (
     same_outcome,
     shortened,
 )
-from rlc.packing.restore import PACK
-from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, read_json
+from rlc.runs.files import MEASUREMENT_FILE, PACK, RESULT_FILE, STATUS_FILE, read_json
 from rlc.runs.find import finished_runs
 from rlc.runs.state import check_independent_seeds
 from rlc.runs.stored import METRICS_FILE, OUTPUTS, PACKED_PART, StoredRun, algorithm_directory, read_config

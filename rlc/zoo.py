@@ -1,6 +1,5 @@
 """List the trained policies that come with rlc, or add to them: python -m rlc.zoo [add=<pack or folder of runs>]"""
 
-import csv
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -20,7 +19,7 @@ from rlc.packing.zoo import CARD_FILE, ZOO, Card, read_card, zoo_names
 from rlc.reporting.screen import print_table
 from rlc.runs.find import open_artifact
 from rlc.runs.records import RunResult
-from rlc.runs.stored import CONFIG_FILE, METRICS_FILE, StoredRun, load_run
+from rlc.runs.stored import CONFIG_FILE, METRICS_FILE, StoredRun, evaluations, load_run, parse_metrics
 from trainers.envs.make import env_factory
 from trainers.envs.names import task_name
 from trainers.errors import UserError
@@ -151,13 +150,8 @@ def _card(candidate: Candidate, files: dict[str, bytes], candidates: int) -> Car
         git_commit=result.provenance.git_commit,
         train_seconds=result.train_seconds,
         settings=run.settings.model_dump(mode="json"),
-        curve=_curve(candidate.metrics or ""),
+        curve=evaluations(parse_metrics(candidate.metrics or "")),
     )
-
-
-def _curve(metrics: str) -> list[tuple[int, float]]:
-    rows = csv.DictReader(metrics.splitlines())
-    return [(int(row["global_step"]), float(row["eval/return_mean"])) for row in rows if row.get("eval/return_mean")]
 
 
 def _show() -> None:

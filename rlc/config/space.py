@@ -1,6 +1,5 @@
 """What a search with Optuna tries: its settings, and the values that a command line gives it to choose from."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from typing import Any, Literal
 
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 
+from compression.files import sha256
 from rlc.config.compose import values_of
 from rlc.config.job import Job
 from rlc.config.types import Seed, parse_model
@@ -98,7 +98,7 @@ class Search:
     def identity(self) -> str:
         """Hash of what is searched, whatever way: the same command, or one with more trials, goes on."""
         told = [sorted(self.fixed), [vars(one) for one in self.dimensions]]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return sha256(json.dumps(told, sort_keys=True).encode())
 
 
 def parse_search(data: Mapping[str, Any]) -> SearchSettings:

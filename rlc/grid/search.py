@@ -22,7 +22,7 @@ from rlc.messages import warn
 from rlc.reporting.search import TrialRow, row_line, write_search
 from rlc.runs.identity import LABEL_HASH_LENGTH, folder_name
 from rlc.runs.run import Run, runs_of
-from rlc.runs.stored import METRICS_FILE, OUTPUTS, read_evaluations
+from rlc.runs.stored import METRICS_FILE, OUTPUTS, evaluations, read_metrics
 from trainers.errors import UserError
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class _Watched:
         """Tell the study the evaluations that all seeds have, and stop the trial where they are hopeless."""
         if self.stopped_at is not None:
             return
-        curves = [read_evaluations(run.path / METRICS_FILE) for run in self.runs]
+        curves = [evaluations(read_metrics(run.path / METRICS_FILE)) for run in self.runs]
         common = min(len(curve) for curve in curves)
         for number in range(self.reported, common):
             mean = float(np.mean([curve[number][1] for curve in curves]))

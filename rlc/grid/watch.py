@@ -1,6 +1,5 @@
 """A multirun, watched while it lasts: a live block on a terminal, plain lines now and then elsewhere."""
 
-import csv
 import threading
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ from rich.text import Text
 from rlc.grid.estimate import seconds
 from rlc.runs.run import Run
 from rlc.runs.state import State, state_of
-from rlc.runs.stored import METRICS_FILE
+from rlc.runs.stored import EVALUATION, METRICS_FILE, parse_metrics
 from rlc.runs.wording import without_shared
 
 WATCH_SECONDS = 5.0
@@ -156,8 +155,9 @@ def _doing(run: Run, state: State) -> str:
         return "compressing and evaluating"
     if state.step >= state.total_steps:
         return "evaluating"
-    speed = _newest(run, "charts/SPS")
-    score = _newest(run, "eval/return_mean", "charts/episodic_return")
+    rows = _rows(run)
+    speed = _newest(rows, "charts/SPS")
+    score = _newest(rows, EVALUATION, "charts/episodic_return")
     told = [f"{state.step}/{state.total_steps} steps"]
     told += [f"{speed:.0f} steps/s"] if speed else []
     told += [] if score is None else [f"return {score:.1f}"]
@@ -165,17 +165,18 @@ def _doing(run: Run, state: State) -> str:
     return ", ".join(told)
 
 
-def _newest(run: Run, *columns: str) -> float | None:
-    """The last value in one of these columns of the learning curve; None where there is none yet."""
+def _rows(run: Run) -> list[dict[str, float]]:
+    """The learning curve so far, without a last line that is half written; none where there is no file yet."""
     try:
-        # The last line may be half written.
-        rows = list(csv.DictReader((run.path / METRICS_FILE).read_text().rpartition("\n")[0].splitlines()))
+        return parse_metrics((run.path / METRICS_FILE).read_text().rpartition("\n")[0])
     except OSError:
-        return None
+        return []
+
+
+def _newest(rows: Sequence[dict[str, float]], *columns: str) -> float | None:
+    """The last value in one of these columns; None where there is none yet."""
     for row in reversed(rows):
         for column in columns:
-            try:
-                return float(row.get(column) or "")
-            except ValueError:
-                continue
+            if column in row:
+                return row[column]
     return None

@@ -1,6 +1,5 @@
 """Weights & Biases: one run per (algorithm, environment, compression, seed). A view of the files, never needed."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -10,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from compression.files import sha256
 from rlc.config.settings import WandbSettings
 from rlc.messages import warn
-from rlc.runs.records import Measurement, RunResult
+from rlc.runs.records import Measurement, RunResult, normalized_returns
 from rlc.runs.stored import METRICS_FILE, StoredRun, read_metrics
 from trainers.errors import one_line
 
@@ -149,7 +149,7 @@ def shortened(text: str, longest: int) -> str:
     """The text, or its beginning and a hash of it where it is longer than W&B takes."""
     if len(text) <= longest:
         return text
-    return f"{text[: longest - 7]}~{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{text[: longest - 7]}~{sha256(text.encode())[:6]}"
 
 
 def compared(run: StoredRun, result: RunResult) -> dict[str, float | None]:
@@ -161,8 +161,7 @@ def compared(run: StoredRun, result: RunResult) -> dict[str, float | None]:
     fp32_bytes = result.onnx_file_bytes if run.settings.is_fp32 else None
     if baseline is not None:
         fp32_bytes = baseline.finished_result().onnx_file_bytes
-    above = None if result.fp32_return_mean is None else result.fp32_return_mean - result.random_return_mean
-    kept = (result.return_mean - result.random_return_mean) / above if above is not None and above > 0 else None
+    kept = next(iter(normalized_returns([result])), None)
     ratio = None if fp32_bytes is None else fp32_bytes / result.onnx_file_bytes
     return {RETURN_KEPT: kept, BYTES: float(result.onnx_file_bytes), SIZE_RATIO: ratio}
 
@@ -192,7 +191,7 @@ def _home(folder: Path) -> Path:
 
 
 def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return sha256(text.encode())[:16]
 
 
 def log_tables(

@@ -23,22 +23,20 @@ def view(study: str, environment: str, entity: str, project: str) -> "Workspace"
         kept = panels.SummaryMetric(RETURN_KEPT)
         return panels.ScatterPlot(title=title, x=panels.SummaryMetric(key), y=kept, log_x=True)
 
-    curves = panels.LinePlot(
-        title="Return of evaluations: mean over seeds, with its standard error",
-        x="global_step",
-        y=[EVALUATION],
-        groupby=panels.Config("policy"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stderr",
-    )
-    by_algorithm = panels.LinePlot(
-        title="The same, by algorithm",
-        x="global_step",
-        y=[EVALUATION],
-        groupby=panels.Config("algorithm"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="stderr",
-    )
+    def curves(title: str, by: str) -> Any:
+        return panels.LinePlot(
+            title=title,
+            x="global_step",
+            y=[EVALUATION],
+            groupby=panels.Config(by),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+        )
+
+    learning = [
+        curves("Return of evaluations: mean over seeds, with its standard error", "policy"),
+        curves("The same, by algorithm", "algorithm"),
+    ]
     kept = [against(BYTES, "Return kept against bytes"), against(MICROSECONDS, "Return kept against microseconds")]
     table = panels.WeavePanelSummaryTable(table_name=REPORT_TABLE)
     return Workspace(
@@ -46,7 +44,7 @@ def view(study: str, environment: str, entity: str, project: str) -> "Workspace"
         project=project,
         name=f"{study}: {environment}",
         sections=[
-            Section(name="Learning curves", panels=[curves, by_algorithm], is_open=True),
+            Section(name="Learning curves", panels=learning, is_open=True),
             Section(name="Return kept against cost", panels=kept, is_open=True),
             Section(name="Policies (of rlc.report)", panels=[table], is_open=True),
         ],

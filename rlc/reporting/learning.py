@@ -1,6 +1,5 @@
 """Learning curves of a study."""
 
-import csv
 from collections.abc import Mapping
 from functools import partial
 
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from measure.statistics import Interval, mean_interval
 from rlc.reporting.panels import DASHES, INK, SERIES, Panel, Picture, Style, title
 from rlc.reporting.study import Cell, Study
+from rlc.runs.stored import METRICS_FILE, evaluations, read_metrics
 
 STYLES = {"fp32": Style(INK, "", DASHES[0]), "qat": Style(SERIES[1], "", DASHES[1])}
 
@@ -45,8 +45,6 @@ def _evaluations(cell: Cell) -> dict[int, Interval]:
     """Means and intervals by step, where all seeds were evaluated."""
     by_step: dict[int, list[float]] = {}
     for run in cell.runs:
-        path = run.path / "metrics.csv"
-        for row in csv.DictReader(path.read_text().splitlines()) if path.exists() else ():
-            if row["eval/return_mean"]:
-                by_step.setdefault(int(row["global_step"]), []).append(float(row["eval/return_mean"]))
+        for step, score in evaluations(read_metrics(run.path / METRICS_FILE)):
+            by_step.setdefault(step, []).append(score)
     return {step: mean_interval(values) for step, values in sorted(by_step.items()) if len(values) == cell.n}

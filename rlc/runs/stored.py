@@ -2,6 +2,7 @@
 
 import csv
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -186,19 +187,23 @@ def stored_settings(config: Any) -> Settings:
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics.csv so far, without columns that are empty; none where there is no file."""
     try:
-        rows = list(csv.DictReader(path.read_text().splitlines()))
+        return parse_metrics(path.read_text())
     except FileNotFoundError:
         return []
-    return [_numbers(row) for row in rows]
+
+
+def parse_metrics(text: str) -> list[dict[str, float]]:
+    """As `read_metrics`, of the content of the file."""
+    return [_numbers(row) for row in csv.DictReader(text.splitlines())]
 
 
 def _numbers(row: dict[str, str]) -> dict[str, float]:
     return {name: float(value) for name, value in row.items() if value}
 
 
-def read_evaluations(path: Path) -> list[tuple[int, float]]:
-    """Environment step and mean return of the evaluations in a metrics.csv so far."""
-    return [(int(row["global_step"]), row[EVALUATION]) for row in read_metrics(path) if EVALUATION in row]
+def evaluations(rows: Iterable[dict[str, float]]) -> list[tuple[int, float]]:
+    """Environment step and mean return of the evaluations among the rows of a metrics.csv."""
+    return [(int(row["global_step"]), row[EVALUATION]) for row in rows if EVALUATION in row]
 
 
 def utc_now() -> str:
