@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -82,12 +83,12 @@ class Cell:
         values = self.values(name)
         return float(np.mean(values)) if values else None
 
-    @property
+    @cached_property
     def returns(self) -> Interval:
         """Mean over seeds of the mean return over episodes."""
         return mean_interval(self.values("return_mean"))
 
-    @property
+    @cached_property
     def normalized_return(self) -> FloatVector:
         """`normalized_returns` of the runs."""
         return np.array(normalized_returns(self.results), np.float64)

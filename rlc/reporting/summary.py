@@ -7,14 +7,14 @@ from typing import NamedTuple
 from measure.statistics import Interval, mean_of_groups
 from rlc.messages import counted
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, Finding
+from rlc.reporting.own_findings import TARGET
 from rlc.reporting.panels import ordered, short_name
 from rlc.reporting.pareto import Point, by_the_papers_protocol, points, said, well_trained
 from rlc.reporting.sources import commit_of, core_hours, date_of, machine_of, span
 from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task
-from rlc.reporting.tables import fewest_to_most, percent, share_in_words
+from rlc.reporting.tables import QUANTIZED, fewest_to_most, percent, share_in_words
 from rlc.runs.stored import StoredRun
 
-TARGET = 0.97
 HALF = 0.5
 
 
@@ -92,15 +92,16 @@ def _smallest(study: Study) -> Statement | None:
 
 def _quantised(study: Study) -> Statement | None:
     parts = []
-    for method in ("ptdq", "ptsq", "qat"):
+    shares = []
+    for method in QUANTIZED[1:]:
         cells = _cells(study, method)
         if cells:
-            parts.append(
-                f"{said(method)} ({method}) keeps {share_in_words(_over_tasks(cells))} on {counted(len(cells), 'task')}"
-            )
+            share = _over_tasks(cells)
+            shares.append(share.value)
+            parts.append(f"{said(method)} ({method}) keeps {share_in_words(share)} on {counted(len(cells), 'task')}")
     if not parts:
         return None
-    worst = min(_over_tasks(cells).value for method in ("ptdq", "ptsq", "qat") if (cells := _cells(study, method)))
+    worst = min(shares)
     return Statement(percent(worst), f"or more is what int8 keeps of the fp32 return: {'; '.join(parts)}.")
 
 
@@ -138,15 +139,15 @@ def _pruned(study: Study) -> Statement | None:
 
 
 def _losses(study: Study, as_published: Study) -> Statement | None:
-    shares = []
-    if not well_trained(study):
+    tasks = well_trained(study)
+    if not tasks:
         return None
+    shares = []
     for method in ("fp32", "ptdq", "ptsq"):
         found = by_the_papers_protocol(study, as_published, method)
-        if len(found) < len(well_trained(study)):
+        if len(found) < len(tasks):
             return None
         shares.append((method, mean_of_groups(list(found.values())).value))
-    tasks = well_trained(study)
     words = _joined([f"{percent(share, 0)} as {method}" for method, share in shares])
     worst = min(share for _, share in shares)
     text = (
