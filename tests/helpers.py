@@ -22,6 +22,7 @@ from rlc.config.job import Job
 from rlc.config.plan import make_plan
 from rlc.config.settings import parse_settings
 from rlc.pipeline.build import build_agent
+from rlc.pipeline.job import run_job
 from rlc.pipeline.monitor import TrainingMonitor
 from rlc.runs.files import write_record
 from rlc.runs.identity import training_identity, with_names_of_now
@@ -268,6 +269,23 @@ def crash_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         report(self, now, metrics)
 
     monkeypatch.setattr(TrainingMonitor, "report", crashing)
+
+
+def run_until(step: int, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a job that crashes at a step."""
+    with monkeypatch.context() as context:
+        crash_at(step, context)
+        run_job(job)
+
+
+def assert_a_stop_changes_nothing(whole: Job, parts: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same two seeds, the job that is stopped and goes on ends in the weights of the one that is not."""
+    run_job(whole)
+    run_until(950, parts, monkeypatch)
+    run_job(parts)
+    for seed in (4, 5):
+        assert weights(Run(whole, seed).path) == weights(Run(parts, seed).path)
+        assert "goes on from the checkpoint" in (Run(parts, seed).path / "run.log").read_text()
 
 
 SMALL = {

@@ -16,7 +16,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,12 +237,7 @@ def policies() -> dict[str, tuple[Policy, FloatArray]]:
 
 def main() -> None:
     """Write one row per policy and way, and print them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
-    print(cpu_name(), platform.platform(), flush=True)
+    out = begin(__doc__)
     rows: list[dict[str, Any]] = []
     for name, (policy, obs) in policies().items():
         variants: dict[str, tuple[Policy, bytes]] = {"fp32": (policy, onnx_bytes(policy))}
@@ -255,11 +250,26 @@ def main() -> None:
             rows += new
             for row in new:
                 print(*(f"{key}={value:.3g}" if isinstance(value, float) else value for key, value in row.items()))
-    with arguments.out.open("w", newline="") as file:
-        names = list(dict.fromkeys(key for row in rows for key in row))
-        writer = csv.DictWriter(file, ["cpu", *names], restval="")
+    write_rows(out, [{"cpu": cpu_name(), **row} for row in rows])
+
+
+def begin(description: str | None) -> Path:
+    """One pinned thread, and the machine said; returns where --out says that rows go."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True)
+    out: Path = parser.parse_args().out
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    print(cpu_name(), platform.platform(), flush=True)
+    return out
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Rows as CSV, with the columns of all of them."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
         writer.writeheader()
-        writer.writerows({"cpu": cpu_name(), **row} for row in rows)
+        writer.writerows(rows)
 
 
 def cpu_name() -> str:

@@ -5,15 +5,9 @@ As native.py, whose way of measuring it takes: all widths of a network are calle
 what the policies return does not matter here.
 """
 
-import argparse
-import csv
-import os
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from compression.artifact import ONNX_FILE, load_policy, save_artifact
 from compression.lowbit import Bits
@@ -25,12 +19,14 @@ from compression.runtime import OnnxPolicy
 from tests.benchmarks.native import (
     POLICIES,
     Timer,
+    begin,
     c_timer,
     cortex_m_row,
     cpu_name,
     interleaved_medians,
     python_timer,
     states_of,
+    write_rows,
 )
 from tests.compression.native.builds import pruned
 from trainers.policy import Policy
@@ -79,12 +75,7 @@ def measure(policy: Policy, obs: FloatArray, home: Path) -> list[dict[str, Any]]
 
 def main() -> None:
     """Write one row for each network and width, and print them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
-    print(cpu_name(), platform.platform(), flush=True)
+    out = begin(__doc__)
     rows: list[dict[str, Any]] = []
     for name, ratio in NETWORKS:
         trained = load_policy(POLICIES / name)
@@ -93,10 +84,7 @@ def main() -> None:
             for row in measure(policy, states_of(POLICIES / name), Path(home)):
                 rows.append({"cpu": cpu_name(), "policy": name, "pruned": ratio, **row})
                 print(*(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
-    with arguments.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(out, rows)
 
 
 if __name__ == "__main__":

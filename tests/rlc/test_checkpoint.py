@@ -17,7 +17,7 @@ import torch
 from rlc.pipeline.job import run_job
 from rlc.runs.checkpoint import KEPT, Checkpoints
 from rlc.runs.run import Run
-from tests.helpers import ALGORITHMS, FEW_BITS, SPEC, Count, crash_at, job, make_on_policy, rollouts, spec, weights
+from tests.helpers import ALGORITHMS, FEW_BITS, SPEC, Count, job, make_on_policy, rollouts, run_until, spec, weights
 from trainers.data.replay import ReplayBuffer
 from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
@@ -109,9 +109,7 @@ def test_a_stopped_training_ends_as_one_never_stopped(algo: str, qat: str, monke
     whole, parts = job(algo, f"study=whole {qat}"), job(algo, f"study=parts {qat}")
     run_job(whole)
     for step in (390, 950):
-        with monkeypatch.context() as context:
-            crash_at(step, context)
-            run_job(parts)
+        run_until(step, parts, monkeypatch)
         assert not Run(parts, 4).finished()
         assert (Run(parts, 4).path / "checkpoint").exists()
     run_job(parts)
@@ -134,9 +132,7 @@ def test_seeds_of_a_pack_that_stopped_at_different_steps(monkeypatch: pytest.Mon
     """One lost its newest checkpoint, one has none: each goes on from its own, and ends the same."""
     whole, parts = job("sac", "study=whole", "[4,5,6]"), job("sac", "study=parts", "[4,5,6]")
     run_job(whole)
-    with monkeypatch.context() as context:
-        crash_at(900, context)
-        run_job(parts)
+    run_until(900, parts, monkeypatch)
     folders = [Run(parts, seed).path / "checkpoint" for seed in (4, 5, 6)]
     (folders[0] / "state-800.safetensors").write_bytes(b"torn")
     for path in folders[1].glob("manifest-*"):

@@ -21,7 +21,7 @@ from rlc.reporting.dashboard import COLUMNS, view
 from rlc.runs.records import MeasuredTimes, Measurement
 from rlc.runs.run import runs_of
 from rlc.runs.stored import EVALUATION, load_run, read_metrics
-from tests.helpers import as_run, crash_at, make_result
+from tests.helpers import as_run, make_result, run_until
 
 QUICK = "+algo=sac env=hopper seed=3 total_steps=600 checkpoint_every=200 algo.learning_starts=200"
 FEW = "algo.hidden=[16] algo.batch_size=16 algo.actor_lr=0.001 eval.episodes=1 eval.evaluations=3 wandb.mode=offline"
@@ -90,9 +90,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_resuming_and_measuring_neither_split_nor_erase_a_history(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = make_plan(LINE.split()).jobs
     (run,) = runs_of(job)
-    with monkeypatch.context() as patch:
-        crash_at(500, patch)
-        run_job(job)
+    run_until(500, job, monkeypatch)
     first = Told(run.path)
     assert first.steps
     run_job(job)

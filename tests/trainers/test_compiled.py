@@ -12,7 +12,7 @@ from rlc.config.plan import make_plan
 from rlc.pipeline.check import check_runs
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.helpers import FEW_BITS, batches, crash_at, job, make_agent, rollouts, spec, weights
+from tests.helpers import FEW_BITS, batches, job, make_agent, rollouts, run_until, spec, weights
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
 from trainers.errors import UserError
 from trainers.ppo import PPO
@@ -93,9 +93,7 @@ def test_a_compiled_training_goes_on_after_a_stop(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     compile_of = {"whole": "true", "parts": "true", "plain": "false"}
     whole, parts, plain = (job("ddpg", f"study={study} compile={on}") for study, on in compile_of.items())
-    with monkeypatch.context() as context:
-        crash_at(950, context)
-        run_job(parts)
+    run_until(950, parts, monkeypatch)
     for one in (whole, parts, plain):
         run_job(one)
     for seed in (4, 5):
@@ -169,8 +167,6 @@ def test_going_on_in_another_mode_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as context:
-        crash_at(950, context)
-        run_job(job("ddpg", "compile=true"))
+    run_until(950, job("ddpg", "compile=true"), monkeypatch)
     run_job(job("ddpg", "compile=false"))
     assert capsys.readouterr().err.count("was made with compile=true: from here on it rounds otherwise") == 2

@@ -12,7 +12,7 @@ from rlc.config.plan import make_plan
 from rlc.pipeline.build import build_agent
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.helpers import batches, crash_at, job, make_sac, spec, weights
+from tests.helpers import assert_a_stop_changes_nothing, batches, job, make_sac, spec
 from trainers.acceleration.cuda_graphs import CudaGraphUpdate, UpdateDraws
 from trainers.actor_critic import NoiseBuffer
 from trainers.data.device_replay import DeviceReplayBuffer
@@ -125,10 +125,4 @@ def test_a_stopped_training_on_the_gpu_ends_as_one_never_stopped(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     whole, parts = (job("sac", f"study={study} device=cuda {more}") for study in ("whole", "parts"))
-    run_job(whole)
-    with monkeypatch.context() as context:
-        crash_at(950, context)
-        run_job(parts)
-    run_job(parts)
-    for seed in (4, 5):
-        assert weights(Run(parts, seed).path) == weights(Run(whole, seed).path)
+    assert_a_stop_changes_nothing(whole, parts, monkeypatch)

@@ -10,7 +10,7 @@ import torch
 
 from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
-from tests.helpers import SMALL, SPEC, Count, crash_at, job, weights
+from tests.helpers import SMALL, SPEC, Count, job, run_until, weights
 from trainers.data.replay import ReplayBuffer
 from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
@@ -126,9 +126,7 @@ def test_a_stopped_training_that_lags_ends_as_one_never_stopped(
         job("sac", f"study=plain {qat}"),
     )
     spread = job("sac", f"study=spread env_workers=2 {more}")
-    with monkeypatch.context() as context:
-        crash_at(950, context)
-        run_job(parts)
+    run_until(950, parts, monkeypatch)
     for one in (whole, parts, plain, spread):
         run_job(one)
     for seed in (4, 5):

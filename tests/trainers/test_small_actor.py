@@ -15,13 +15,12 @@ from tests.helpers import (
     ALGORITHMS,
     FEW_BITS,
     ON_POLICY,
+    assert_a_stop_changes_nothing,
     batches,
-    crash_at,
     job,
     make_agent,
     rollouts,
     spec,
-    weights,
 )
 from trainers.acceleration.compiled import CompiledStep, CompiledUpdate
 from trainers.actor_critic import ActorCritic
@@ -121,14 +120,7 @@ def test_a_stopped_training_of_a_small_actor_ends_as_one_never_stopped(
     monkeypatch.chdir(tmp_path)
     small = "+compress=qat algo.actor_hidden=[8,5]"
     whole, parts = job(algo, f"study=whole {small}"), job(algo, f"study=parts {small}")
-    run_job(whole)
-    with monkeypatch.context() as context:
-        crash_at(950, context)
-        run_job(parts)
-    run_job(parts)
-    for seed in (4, 5):
-        assert weights(Run(whole, seed).path) == weights(Run(parts, seed).path)
-        assert "goes on from the checkpoint" in (Run(parts, seed).path / "run.log").read_text()
+    assert_a_stop_changes_nothing(whole, parts, monkeypatch)
 
 
 FEW = "env=hopper seed=1 total_steps=400 eval.episodes=2 eval.evaluations=1 wandb.mode=disabled"
