@@ -15,11 +15,7 @@ import torch
 from torch import nn
 
 from compression.explain import README_FILE, interface, readme
-from compression.files import AGAIN, sha256, write_atomic
-from compression.files import CONTRACT_FILE as CONTRACT_FILE
-from compression.files import ONNX_FILE as ONNX_FILE
-from compression.files import TENSOR_FILE as TENSOR_FILE
-from compression.files import hashes_match as hashes_match
+from compression.files import AGAIN, CONTRACT_FILE, ONNX_FILE, TENSOR_FILE, hashes_match, sha256, write_atomic
 from compression.int8 import ActivationQuantize, StaticQuantLinear
 from compression.lowbit import LowBitLinear, low_bit_contract
 from compression.onnx_export import onnx_bytes

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compression.lowbit import compact, eleven_bits
 from compression.pruning import replace_layers
 from compression.qat import standard_deviation
 from compression.runtime import OnnxPolicy
@@ -66,22 +67,26 @@ def distill(
     steps: int,
     batch_size: int,
     lr: float,
-    standardize: bool = False,
-    one_sided: bool = False,
+    few_bits: bool = False,
 ) -> Policy:
     """`policy` after `steps` gradient steps towards the teacher's actions, their error measured in half ranges.
 
     Begins on `states` states that the teacher visits; then `rounds` times the student adds as many of its own, with
     the teacher's actions as labels (DAgger, arXiv 1011.0686). The learning rate falls linearly to 0. `transform`
-    may prepare the layers for quantisation. With `standardize` a policy that begins with a linear layer has its input
+    may prepare the layers for quantisation. With `few_bits` the statistics and bounds of the policy become compact, and
+    an action beyond a bound that the teacher is at is no error. A policy that begins with a linear layer has its input
     standardised first, by the teacher's states, and trains the weights of that: Adam then moves the weights of every
-    input by as large a share of the grid that they are rounded to. `one_sided` as in `action_error`.
+    input by as large a share of the grid that they are rounded to.
     """
     act = OnnxPolicy.from_policy(teacher)
     observations = collect_observations(act, make_env, policy.spec, seed, states)
-    if standardize:
-        var, mean = torch.var_mean(torch.from_numpy(observations), 0, correction=0)
-        policy = input_standardized(policy, mean, standard_deviation(var))
+    if few_bits:
+        if isinstance(policy[0], nn.Linear):
+            var, mean = torch.var_mean(torch.from_numpy(observations), 0, correction=0)
+            # Rounded before they are folded, so that the function stays the same.
+            inverse_std = eleven_bits(1 / standard_deviation(var))
+            policy = input_standardized(policy, eleven_bits(mean), 1 / inverse_std)
+        policy = compact(policy)
     student = Student(policy, transform)
     optimizer = FlatAdam(student.network, lr)
     generator = torch_stream(RngStream.DISTILL, seed)
@@ -100,7 +105,7 @@ def distill(
             optimizer.lr.fill_(lr * (1 - done / steps))
             chosen = torch.randint(len(x), (batch_size,), generator=generator)
             action = student.act(x[chosen], update_ranges=True)
-            error = action_error(action, target[chosen], low, high) if one_sided else action - target[chosen]
+            error = action_error(action, target[chosen], low, high) if few_bits else action - target[chosen]
             optimizer.minimize((error / half_range).square().mean())
             done += 1
     return student.policy()

@@ -68,7 +68,7 @@ class StaticQuantLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         levels = quantize_centered(x, self.input_scale, self.input_zero_point, self.input_levels)
         accumulated = levels @ self.weight_int8.double().mT + self.bias_int32
-        return (accumulated * (self.input_scale.double() * self.weight_scale)).float()
+        return (accumulated * (self.input_scale.double() * self.weight_scale.float())).float()
 
 
 class ActivationQuantize(nn.Module):

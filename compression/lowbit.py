@@ -1,5 +1,6 @@
 """Layers of fewer than eight bits: what may have how many, how weights are packed, and the layer that is deployed."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.int8 import SMALLEST_SCALE, StaticQuantLinear
+from trainers.policy import Clamp, Policy, Rescale, Standardize
 
 # Ends of the grid that `least_squares_scale` tries, as fractions of the largest weight.
 GRIDS_TRIED = 200
@@ -67,7 +69,8 @@ def unpack(packed: Tensor, bits: int, inputs: int) -> Tensor:
 class LowBitLinear(StaticQuantLinear):
     """A linear layer of few bits with fixed grids, [B, in] -> [B, out]; its state has the weights packed.
 
-    Biases are stored as int16 where they all fit, as int32 elsewhere.
+    Biases are stored as int16 where they all fit, as int32 elsewhere; scales of weights as float16 where they all are
+    such numbers, as float32 elsewhere.
     """
 
     weight_packed: Tensor
@@ -85,7 +88,7 @@ class LowBitLinear(StaticQuantLinear):
         weight_bits: int,
         input_bits: int,
     ) -> None:
-        super().__init__(weight_levels, weight_scale, bias_int32, input_scale, input_zero_point)
+        super().__init__(weight_levels, stored_halves(weight_scale), bias_int32, input_scale, input_zero_point)
         self.weight_bits = weight_bits
         self.input_bits = input_bits
         self.input_levels = activation_levels(input_bits)
@@ -96,13 +99,13 @@ class LowBitLinear(StaticQuantLinear):
         self.register_buffer("weight_packed", pack(self.weight_int8, weight_bits))
         self.register_buffer("bias_stored", self.bias_int32.to(torch.int16) if fits else self.bias_int32.clone())
         layout = [self.weight_int8.shape[1], weight_bits, input_bits]
-        self.register_buffer("layout", torch.tensor(layout, dtype=torch.int32))
+        self.register_buffer("layout", torch.tensor(layout, dtype=torch.int16))
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Self:
         """The layer of a state dict. Raises KeyError where it lacks a tensor."""
         inputs, weight_bits, input_bits = state["layout"].tolist()
-        return cls(
+        layer = cls(
             unpack(state["weight_packed"], weight_bits, inputs),
             state["weight_scale"],
             state["bias_stored"],
@@ -111,6 +114,10 @@ class LowBitLinear(StaticQuantLinear):
             weight_bits=weight_bits,
             input_bits=input_bits,
         )
+        # Earlier versions stored both of them wider: what is read is what would be written.
+        layer.weight_scale = state["weight_scale"]
+        layer.layout = state["layout"]
+        return layer
 
     @classmethod
     def from_float(
@@ -126,6 +133,8 @@ class LowBitLinear(StaticQuantLinear):
         """A float layer [out, in] on its grids; `scale` [out, 1] is that of the weights of each output."""
         # A channel of tiny weights gets a coarser grid where its bias would not fit 32 bits.
         scale = torch.maximum(scale, bias.abs().unsqueeze(1) / (input_scale * 2**30))
+        if weight_bits < 8:
+            scale = eleven_bits(scale)
         largest = largest_level(weight_bits)
         levels = torch.round(weight / scale).clamp(-largest, largest)
         bias_int32 = torch.round(bias / (input_scale * scale[:, 0]))
@@ -138,6 +147,39 @@ class LowBitLinear(StaticQuantLinear):
             weight_bits=weight_bits,
             input_bits=input_bits,
         )
+
+
+def eleven_bits(x: Tensor) -> Tensor:
+    """Numbers rounded to the eleven significant bits that a float16 has, whatever its range."""
+    # Half of the last place that stays is added to a float32, and the 13 places below it are cut off.
+    return ((x.float().contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32).to(x.dtype)
+
+
+def stored_halves(x: Tensor) -> Tensor:
+    """The same numbers as float16 where they all have one, else as they are."""
+    half = x.to(torch.float16)
+    return half if torch.equal(half.float(), x) else x
+
+
+def compact(policy: Policy) -> Policy:
+    """The policy with statistics of eleven bits, and with one number for bounds that all entries share."""
+    stages = copy.deepcopy(list(policy))
+    for stage in stages:
+        if isinstance(stage, Standardize):
+            stage.mean = stored_halves(eleven_bits(stage.mean))
+            stage.inverse_std = stored_halves(eleven_bits(stage.inverse_std))
+        elif isinstance(stage, Clamp):
+            stage.low = _shared(stage.low)
+            stage.high = _shared(stage.high)
+        elif isinstance(stage, Rescale):
+            stage.center = _shared(stage.center)
+            stage.scale = _shared(stage.scale)
+    return Policy(policy.spec, stages)
+
+
+def _shared(x: Tensor) -> Tensor:
+    first = x.reshape(-1)[0]
+    return first.clone() if bool((x == first).all()) else x
 
 
 def low_bit_layers(policy: nn.Sequential) -> list[LowBitLinear]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from compression.int8 import SMALLEST_SCALE, weight_levels, weight_scale
-from compression.lowbit import Bits, LowBitLinear, activation_levels, largest_level
+from compression.lowbit import Bits, LowBitLinear, activation_levels, eleven_bits, largest_level
 from compression.qat import QATLinear, StraightThroughRound
 from trainers.nn.stacked import StackedLinear, StackedMLP
 
@@ -113,11 +113,13 @@ class LowBitQATLinear(QATLinear):
         self._held = None
         if hold and self.rounds_coarsely:
             weight, bias = self._folded()
-            exact = weight / self.weight_step(weight)
+            step = self.weight_step(weight)
+            exact = weight / step
             level = torch.round(exact).clamp(-self.levels, self.levels)
             inside = exact.abs() <= self.levels
             bias_error = self.quantized_bias(bias, weight) - bias
-            self._held = HeldRounding(inside, level, level - exact, bias_error, self._first_step(weight))
+            first_step = step / (STEP_SPEED * self.log_weight_step).exp()
+            self._held = HeldRounding(inside, level, level - exact, bias_error, first_step)
 
     def quantized_weight(self, weight: Tensor) -> Tensor:
         if self.weight_bits == 8:
@@ -132,7 +134,12 @@ class LowBitQATLinear(QATLinear):
         if self.weight_bits == 8:
             return weight_scale(weight, self.levels)
         start = self._first_step(weight) if self._held is None else self._held.first_step
-        return (STEP_SPEED * self.log_weight_step).exp() * start
+        step = (STEP_SPEED * self.log_weight_step).exp() * start
+        if self._held is not None:
+            return step
+        # As it will be stored, and the gradient as if it had begun so.
+        stored = eleven_bits(step.detach())
+        return stored + (step - step.detach()) * (stored / step.detach())
 
     def _first_step(self, weight: Tensor) -> Tensor:
         first = 2 / math.sqrt(self.levels) * weight.detach().abs().mean(-1, keepdim=True)

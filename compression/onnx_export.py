@@ -51,8 +51,8 @@ class GraphWriter:
 
 def write_standardize(graph: GraphWriter, stage: Standardize) -> None:
     """Add a standardisation to the graph: two nodes."""
-    graph.extend("Sub", graph.constant("mean", stage.mean))
-    graph.extend("Mul", graph.constant("inverse_std", stage.inverse_std))
+    graph.extend("Sub", graph.constant("mean", stage.mean.float()))
+    graph.extend("Mul", graph.constant("inverse_std", stage.inverse_std.float()))
 
 
 def write_linear(graph: GraphWriter, stage: nn.Linear) -> None:
@@ -78,19 +78,19 @@ def write_grid(graph: GraphWriter, scale: Tensor, zero_point: Tensor, levels: in
 def write_static_quant_linear(graph: GraphWriter, stage: StaticQuantLinear) -> None:
     """Add a linear layer on the int8 grid to the graph, in the form that ONNX Runtime fuses."""
     write_grid(graph, stage.input_scale, stage.input_zero_point, stage.input_levels)
-    weight_scale = graph.constant("weight_scale", stage.weight_scale)
-    zeros = np.zeros(len(stage.weight_scale))
+    scales = stage.weight_scale.float()
+    zeros = np.zeros(len(scales))
     weight = graph.node(
         "DequantizeLinear",
         graph.constant("weight", stage.weight_int8.T),
-        weight_scale,
+        graph.constant("weight_scale", scales),
         graph.constant("weight_zero_point", zeros.astype(np.int8)),
         axis=1,
     )
     bias = graph.node(
         "DequantizeLinear",
         graph.constant("bias", stage.bias_int32),
-        graph.constant("bias_scale", stage.input_scale * stage.weight_scale),
+        graph.constant("bias_scale", stage.input_scale * scales),
         graph.constant("bias_zero_point", zeros.astype(np.int32)),
         axis=0,
     )

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from compression.artifact import ONNX_FILE, add_origin, quantized_layers
+from compression.artifact import add_origin, quantized_layers
+from compression.files import ONNX_FILE
 from compression.imports.layers import Request
 from compression.imports.read import FORMATS, read_foreign
 from compression.onnx_export import onnx_bytes

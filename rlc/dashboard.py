@@ -7,10 +7,10 @@ import importlib.util
 
 from rlc.cli import configured, positional, run_command
 from rlc.config.commands import parse_dashboard
-from rlc.config.compose import CONF
+from rlc.datafiles import CONF
 from rlc.reporting.dashboard import view
+from rlc.runs.files import OUTPUTS
 from rlc.runs.find import list_runs
-from rlc.runs.stored import OUTPUTS
 from trainers.errors import UserError, one_line
 
 LOG_IN = "log in with `wandb login`, or set WANDB_API_KEY"

@@ -7,20 +7,21 @@ from pathlib import Path
 
 import numpy as np
 
-from compression.artifact import ONNX_FILE
+from compression.files import ONNX_FILE
 from compression.runtime import OnnxPolicy
 from measure import video
 from measure.disturbance import Disturbance, disturbed, observation_std
 from measure.returns import Act, Returns, evaluate, random_policy, summary, zero_policy
 from rlc.cli import configured, positional, run_command
 from rlc.config.commands import EvaluateSettings, parse_evaluation
-from rlc.config.compose import CONF
+from rlc.datafiles import CONF
 from rlc.messages import counted
 from rlc.packing.zoo import given_policy
 from rlc.reporting import console
+from rlc.runs.files import CONFIG_FILE
 from rlc.runs.find import Artifact, open_artifact
 from rlc.runs.records import MeasuredReturns
-from rlc.runs.stored import CONFIG_FILE, load_run
+from rlc.runs.stored import load_run
 from trainers.envs.make import env_factory, spec_of, time_limit
 from trainers.envs.seed_envs import EnvFactory
 from trainers.envs.spec import EnvSpec

@@ -13,16 +13,17 @@ from rich.progress import track
 from measure.machine import BUSY_PERCENT, load, machine, one_pinned_thread
 from rlc.cli import configured, positional, run_command
 from rlc.config.commands import parse_measure, shorter_than
-from rlc.config.compose import CONF
+from rlc.datafiles import CONF
 from rlc.messages import counted, warn
 from rlc.pipeline.measurement import add_energy, measure_group, no_energy
 from rlc.pipeline.tracking import Tracker
 from rlc.reporting import console
 from rlc.reporting.study import chosen_runs
+from rlc.runs.files import OUTPUTS
 from rlc.runs.find import comparison_key
 from rlc.runs.provenance import provenance
 from rlc.runs.records import MeasuredEnergy, Measurement
-from rlc.runs.stored import OUTPUTS, StoredRun
+from rlc.runs.stored import StoredRun
 from trainers.errors import UserError
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 
-from compression.artifact import CONTRACT_FILE, TENSOR_FILE
-from compression.files import sha256, write_atomic
+from compression.files import CONTRACT_FILE, TENSOR_FILE, sha256, write_atomic
 from rlc.cli import given_path, only, positional, run_command
 from rlc.messages import counted, warn
 from rlc.packing.packs import (
@@ -25,10 +24,10 @@ from rlc.packing.packs import (
     same_outcome,
     shortened,
 )
-from rlc.runs.files import MEASUREMENT_FILE, PACK, RESULT_FILE, STATUS_FILE, read_json
+from rlc.runs.files import MEASUREMENT_FILE, OUTPUTS, PACK, RESULT_FILE, STATUS_FILE, read_json
 from rlc.runs.find import finished_runs
 from rlc.runs.state import check_independent_seeds
-from rlc.runs.stored import METRICS_FILE, OUTPUTS, PACKED_PART, StoredRun, algorithm_directory, read_config
+from rlc.runs.stored import METRICS_FILE, PACKED_PART, StoredRun, algorithm_directory, read_config
 from trainers.errors import UserError
 
 # The networks of an agent that make its policy; the others only train it.

@@ -15,7 +15,7 @@ from rich.table import Table
 from compression.files import write_atomic
 from rlc.cli import configured, positional, run_command
 from rlc.config.commands import ReportSettings, parse_report
-from rlc.config.compose import CONF
+from rlc.datafiles import CONF
 from rlc.messages import counted
 from rlc.pipeline.tracking import log_tables
 from rlc.reporting.figures import pictures
@@ -30,8 +30,8 @@ from rlc.reporting.screen import print_table
 from rlc.reporting.sources import machines, provenance
 from rlc.reporting.study import Study, chosen_runs, swept, with_default_settings
 from rlc.reporting.tables import Note, ReportTable, by_setting, costs, guidance, tidy
+from rlc.runs.files import OUTPUTS
 from rlc.runs.state import check_independent_seeds
-from rlc.runs.stored import OUTPUTS
 from trainers.errors import UserError
 
 

@@ -7,9 +7,10 @@ from rlc.cli import given_path, only, positional, run_command
 from rlc.messages import counted, warn
 from rlc.packing.packs import PackedRun, read_pack, same_outcome
 from rlc.packing.restore import lend_measurements, restore
+from rlc.runs.files import OUTPUTS
 from rlc.runs.find import list_runs
 from rlc.runs.state import check_independent_seeds
-from rlc.runs.stored import OUTPUTS, load_run
+from rlc.runs.stored import load_run
 from trainers.errors import UserError
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from rich import box
 from rich.table import Table
 
-from compression.artifact import CONTRACT_FILE, ONNX_FILE, TENSOR_FILE, read_policy, write_files
+from compression.artifact import read_policy, write_files
+from compression.files import CONTRACT_FILE, ONNX_FILE, TENSOR_FILE
 from compression.runtime import OnnxPolicy
 from measure.machine import machine
 from measure.returns import evaluate
@@ -17,9 +18,10 @@ from rlc.cli import given_path, only, run_command
 from rlc.packing.packs import PackedRun, read_pack, record_files, restored, shortened
 from rlc.packing.zoo import CARD_FILE, ZOO, Card, read_card, zoo_names
 from rlc.reporting.screen import print_table
+from rlc.runs.files import CONFIG_FILE
 from rlc.runs.find import open_artifact
 from rlc.runs.records import RunResult
-from rlc.runs.stored import CONFIG_FILE, METRICS_FILE, StoredRun, evaluations, load_run, parse_metrics
+from rlc.runs.stored import METRICS_FILE, StoredRun, evaluations, load_run, parse_metrics
 from trainers.envs.make import env_factory
 from trainers.envs.names import task_name
 from trainers.errors import UserError

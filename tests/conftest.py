@@ -12,7 +12,7 @@ from rlc.cli import run_command
 from rlc.config.plan import make_plan
 from rlc.pack import pack
 from rlc.pipeline.job import run_job
-from rlc.runs.stored import OUTPUTS
+from rlc.runs.files import OUTPUTS
 from tests.packed import DERIVED, LINES, MEASURED, PACK, runs_of, tree
 from tests.packed import SAC as SAC_LINE
 from tests.studies import Add, writer

@@ -8,9 +8,9 @@ from typing import Any
 
 from rlc.config.plan import make_plan
 from rlc.packing.packs import record_text
+from rlc.runs.files import OUTPUTS
 from rlc.runs.records import MeasuredEnergy, MeasuredTimes, Measurement
 from rlc.runs.run import Run
-from rlc.runs.stored import OUTPUTS
 
 SMALL = "env.id=Pendulum-v1 total_steps=400 algo.hidden=[16,16] eval.episodes=2 eval.evaluations=1 wandb.mode=disabled"
 SAC = f"{SMALL} study=paper +algo=sac algo.learning_starts=200 algo.batch_size=16"

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compression.artifact import CONTRACT_FILE, load_policy
+from compression.artifact import load_policy
+from compression.files import CONTRACT_FILE
 from compression.native.generate import TEMPLATES, Options, policy_source, render
 from compression.native.network import Network, read_network
 from compression.native.toolchain import NO_COMPILER, Sizes, find_compiler, measure_sizes, self_test

@@ -14,7 +14,7 @@ from omegaconf.errors import GrammarParseError, InterpolationResolutionError, Om
 
 from rlc.config.hydra_compat import BasicSweeper
 from rlc.config.wandb_variables import variable
-from rlc.datafiles import CONF as CONF
+from rlc.datafiles import CONF
 from rlc.messages import did_you_mean
 from rlc.sources import cached, choices, own_directories, reading, searchpath, split_sources
 from trainers.envs.names import canonical_id, task_name

@@ -6,14 +6,8 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
-from rlc.config.compose import (
-    CONF,
-    HYDRA_ERRORS,
-    check_groups,
-    compose_config,
-    hydra_message,
-    parse_overrides,
-)
+from rlc.config.compose import HYDRA_ERRORS, check_groups, compose_config, hydra_message, parse_overrides
+from rlc.datafiles import CONF
 from rlc.sources import reading, searchpath, split_sources
 from trainers.errors import UserError
 

@@ -25,16 +25,17 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
-from rlc.config.compose import CONF
 from rlc.config.hydra_compat import Callbacks
 from rlc.config.job import Job
 from rlc.config.plan import Plan
+from rlc.datafiles import CONF
 from rlc.messages import warn
 from rlc.pipeline.job import run_job
 from rlc.pipeline.signals import HeldSignals
+from rlc.runs.files import OUTPUTS
 from rlc.runs.identity import training_identity
 from rlc.runs.run import Run, runs_of
-from rlc.runs.stored import OUTPUTS, algorithm_directory
+from rlc.runs.stored import algorithm_directory
 from trainers.errors import UserError
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")

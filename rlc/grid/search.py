@@ -20,9 +20,10 @@ from rlc.config.space import Dimension, Search
 from rlc.grid.launch import PRUNE_FILE, launch, remove_prune_files
 from rlc.messages import warn
 from rlc.reporting.search import TrialRow, row_line, write_search
+from rlc.runs.files import OUTPUTS
 from rlc.runs.identity import LABEL_HASH_LENGTH, folder_name
 from rlc.runs.run import Run, runs_of
-from rlc.runs.stored import METRICS_FILE, OUTPUTS, evaluations, read_metrics
+from rlc.runs.stored import METRICS_FILE, evaluations, read_metrics
 from trainers.errors import UserError
 
 if TYPE_CHECKING:

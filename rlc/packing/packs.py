@@ -21,17 +21,9 @@ import yaml
 from compression.artifact import ArtifactError, read_policy, read_spec, remade_files
 from compression.files import AGAIN, sha256
 from rlc.pipeline import build
-from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, parse_record
+from rlc.runs.files import ARTIFACT, CONFIG_FILE, MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, parse_record
 from rlc.runs.records import NOT_PACKED, Measurement, RunResult, RunStatus
-from rlc.runs.stored import (
-    AGENT_FILE,
-    ARTIFACT,
-    CONFIG_FILE,
-    METRICS_FILE,
-    StoredRun,
-    algorithm_directory,
-    stored_settings,
-)
+from rlc.runs.stored import AGENT_FILE, METRICS_FILE, StoredRun, algorithm_directory, stored_settings
 from trainers.errors import UserError
 from trainers.policy import Policy
 

@@ -10,8 +10,8 @@ from filelock import FileLock
 from compression.files import sha256, write_atomic
 from rlc.messages import counted, warn
 from rlc.packing.packs import PackedRun, read_pack, record_files, same_outcome
-from rlc.runs.files import PACK, read_json
-from rlc.runs.stored import OUTPUTS, StoredRun
+from rlc.runs.files import OUTPUTS, PACK, read_json
+from rlc.runs.stored import StoredRun
 from trainers.errors import UserError
 
 # In the directory of a study: which packed files were unpacked, and what they held.

@@ -8,13 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from compression.artifact import CONTRACT_FILE, TENSOR_FILE, hashes_match, read_policy, remade_files, write_files
+from compression.artifact import read_policy, remade_files, write_files
+from compression.files import CONTRACT_FILE, TENSOR_FILE, hashes_match
 from rlc.cli import given_path
 from rlc.datafiles import DATA
 from rlc.messages import did_you_mean
 from rlc.packing.packs import restored
+from rlc.runs.files import OUTPUTS
 from rlc.runs.records import Record
-from rlc.runs.stored import OUTPUTS
 from trainers.errors import UserError
 
 PREFIX = "zoo:"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from rlc.config.decide import check_compile
 from rlc.config.job import Job
 from rlc.pipeline import build
+from rlc.runs.files import OUTPUTS
 from rlc.runs.run import Run, runs_of
-from rlc.runs.stored import OUTPUTS
 from trainers.errors import UserError
 
 

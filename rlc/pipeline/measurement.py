@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from compression.artifact import CONTRACT_FILE, ONNX_FILE, TENSOR_FILE, load_policy, quantized_layers
+from compression.artifact import load_policy, quantized_layers
+from compression.files import CONTRACT_FILE, ONNX_FILE, TENSOR_FILE
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure import latency
 from measure.energy import Meter, MeterUnavailable, measure_energy, open_meter

@@ -37,8 +37,7 @@ def distill_policy(student: Policy, teacher: Policy, compress: PruneSettings, se
         factory,
         seed=seed,
         transform=transform,
-        standardize=raw and low,
-        one_sided=low,
+        few_bits=low,
         **compress.distill.model_dump(),
     )
 

@@ -1,6 +1,7 @@
 """Export, evaluate and record what a run has made: artifact, returns, result.json."""
 
-from compression.artifact import ONNX_FILE, add_origin, load_policy
+from compression.artifact import add_origin, load_policy
+from compression.files import ONNX_FILE
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import random_policy, zero_policy
 from rlc.pipeline.protocol import protocol_of

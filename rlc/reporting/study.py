@@ -14,10 +14,11 @@ from rlc.config.commands import Selection
 from rlc.config.compress import PruneSettings
 from rlc.config.settings import Settings
 from rlc.packing.restore import unpack_own
+from rlc.runs.files import OUTPUTS
 from rlc.runs.find import comparison_key, finished_runs
 from rlc.runs.records import Measurement, RunResult, normalized_returns
 from rlc.runs.state import check_independent_seeds
-from rlc.runs.stored import OUTPUTS, StoredRun
+from rlc.runs.stored import StoredRun
 from trainers.errors import UserError
 
 # Words of the command line that choose among runs, and what they are compared with.

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from compression.artifact import CONTRACT_FILE, check_artifact, load_policy
+from compression.artifact import check_artifact, load_policy
+from compression.files import CONTRACT_FILE
 from rlc.messages import warn
-from rlc.runs.files import STATUS_FILE, read_json
+from rlc.runs.files import ARTIFACT, OUTPUTS, STATUS_FILE, read_json
 from rlc.runs.identity import training_identity
 from rlc.runs.records import NOT_PACKED
-from rlc.runs.stored import ARTIFACT, OUTPUTS, StoredRun, load_run
+from rlc.runs.stored import StoredRun, load_run
 from trainers.errors import UserError
 from trainers.policy import Policy
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from compression.files import write_atomic
 from rlc.config.job import Job
 from rlc.runs.checkpoint import Checkpoints
-from rlc.runs.files import STATUS_FILE, write_record
+from rlc.runs.files import CONFIG_FILE, STATUS_FILE, write_record
 from rlc.runs.identity import identity, label, training_identity
 from rlc.runs.records import RunResult, RunStatus, TrainingRecord
-from rlc.runs.stored import CONFIG_FILE, StoredRun, algorithm_directory, utc_now
+from rlc.runs.stored import StoredRun, algorithm_directory, utc_now
 from trainers.errors import UserError, one_line
 
 HEARTBEAT_SECONDS = 10

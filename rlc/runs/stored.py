@@ -12,10 +12,17 @@ import yaml
 from compression.files import hashes_match
 from rlc.config.compose import default_settings
 from rlc.config.settings import Settings, parse_settings
-from rlc.runs.files import ARTIFACT as ARTIFACT
-from rlc.runs.files import CONFIG_FILE as CONFIG_FILE
-from rlc.runs.files import MEASUREMENT_FILE, RESULT_FILE, STATUS_FILE, is_finished, read_record, write_record
-from rlc.runs.files import OUTPUTS as OUTPUTS
+from rlc.runs.files import (
+    ARTIFACT,
+    CONFIG_FILE,
+    MEASUREMENT_FILE,
+    OUTPUTS,
+    RESULT_FILE,
+    STATUS_FILE,
+    is_finished,
+    read_record,
+    write_record,
+)
 from rlc.runs.identity import folder_name, training_identity, with_names_of_now
 from rlc.runs.outline import Who
 from rlc.runs.records import NOT_PACKED, Measurement, RunResult, RunStatus

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from compression.artifact import ONNX_FILE, load_policy
+from compression.artifact import load_policy
+from compression.files import ONNX_FILE
 from compression.lowbit import tensor_bytes
 from compression.runtime import OnnxPolicy, weight_bytes
 from measure.returns import Act, Returns, evaluate, random_policy, zero_policy

@@ -25,7 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from compression.artifact import ONNX_FILE, load_policy, save_artifact
+from compression.artifact import load_policy, save_artifact
+from compression.files import ONNX_FILE
 from compression.native.folder import export_native
 from compression.native.generate import Options
 from compression.native.loader import load

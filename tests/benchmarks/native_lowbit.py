@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from compression.artifact import ONNX_FILE, load_policy, save_artifact
+from compression.artifact import load_policy, save_artifact
+from compression.files import ONNX_FILE
 from compression.lowbit import Bits
 from compression.native.folder import export_native
 from compression.native.generate import Options

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compression.artifact import ONNX_FILE
+from compression.files import ONNX_FILE
 from compression.runtime import OnnxPolicy
 from measure.disturbance import Disturbance, disturbed, observation_std
 from measure.machine import machine

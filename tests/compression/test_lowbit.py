@@ -16,6 +16,8 @@ from compression.lowbit import (
     Bits,
     LowBitLinear,
     activation_levels,
+    compact,
+    eleven_bits,
     largest_level,
     least_squares_scale,
     low_bit_layers,
@@ -28,7 +30,7 @@ from compression.onnx_export import onnx_bytes
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy, optimized_operators, weight_bytes
 from rlc.compress import compress
-from tests.helpers import FEW_BITS, POLICIES, batches, make_off_policy, spec
+from tests.helpers import FEW_BITS, POLICIES, batches, make_off_policy, make_on_policy, spec
 from trainers.nn.stacked import StackedMLP
 from trainers.policy import Policy, Standardize
 
@@ -81,6 +83,36 @@ class TestPacking:
             layer = LowBitLinear.from_float(torch.ones(1, 2), torch.tensor([bias]), torch.ones(1, 1), *grid, 2, 8)
             assert layer.bias_stored.dtype == dtype
             assert layer(torch.zeros(1, 2)).item() == pytest.approx(bias)
+
+    def test_scales_take_two_bytes_where_they_fit(self) -> None:
+        grid = torch.tensor(0.1), torch.tensor(0.0)
+        for scale, dtype in ((0.3, torch.float16), (1e-7, torch.float32), (1e5, torch.float32)):
+            weight = torch.full((1, 2), 3 * scale)
+            layer = LowBitLinear.from_float(weight, torch.zeros(1), torch.full((1, 1), scale), *grid, 4, 8)
+            assert layer.weight_scale.dtype == dtype
+            assert layer.weight_int8.tolist() == [[3, 3]]
+            assert layer(torch.ones(1, 2)).item() == pytest.approx(6 * scale, rel=2**-11)
+
+    def test_eleven_bits_are_those_of_a_float16(self) -> None:
+        x = torch.rand(1000) + 0.001
+        assert torch.equal(eleven_bits(x), x.half().float())
+        assert torch.equal(eleven_bits(-x), -eleven_bits(x))
+        assert torch.equal(eleven_bits(x * 2.0**-40), eleven_bits(x) * 2.0**-40)
+
+    def test_a_layer_of_an_earlier_version_keeps_its_wider_scale(self) -> None:
+        grid = torch.tensor(0.1), torch.tensor(3.0)
+        state = LowBitLinear.from_float(torch.randn(6, 5), torch.randn(6), torch.ones(6, 1), *grid, 4, 8).state_dict()
+        earlier = state | {"weight_scale": torch.rand(6) + 0.1, "layout": state["layout"].int()}
+        again = LowBitLinear.from_state(earlier).state_dict()
+        assert safetensors.torch.save(dict(again)) == safetensors.torch.save(dict(earlier))
+
+    def test_a_compact_policy_acts_alike_in_fewer_bytes(self) -> None:
+        policy = make_on_policy("ppo", OF, [0], hidden="[8,8]").policy(0)
+        obs = torch.randn(50, 17)
+        small = compact(policy)
+        torch.testing.assert_close(small(obs), policy(obs), rtol=0, atol=5e-3)
+        # Mean and 1/std of 17 numbers in two bytes each, and one bound of six.
+        assert tensor_bytes(policy) - tensor_bytes(small) == 2 * 17 * 2 + 4 * 5 * 4
 
 
 class TestQuantizers:
@@ -147,7 +179,7 @@ class TestTraining:
         network(torch.randn(2, 64, 4) * torch.tensor([100.0, 1.0, 0.01, 1.0]), update_ranges=True)
         folded = first.weight * first.running_var**0.5
         expected = 2 * folded.abs().mean(-1, keepdim=True) / math.sqrt(7)
-        torch.testing.assert_close(first.weight_step(folded), expected)
+        torch.testing.assert_close(first.weight_step(folded), eleven_bits(expected))
 
     def test_only_what_has_fewer_bits_learns_a_step(self) -> None:
         names = {name for name, _ in qat_network(Bits(weight=4)).named_parameters() if "step" in name}

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from compression.artifact import CONTRACT_FILE, INTEGER_KERNELS, ONNX_FILE, check_artifact
+from compression.artifact import INTEGER_KERNELS, check_artifact
+from compression.files import CONTRACT_FILE, ONNX_FILE
 from compression.runtime import optimized_operators
 from rlc.compress import compress
 from tests.helpers import POLICIES

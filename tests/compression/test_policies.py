@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from compression.artifact import ONNX_FILE, hashes_match, load_policy
+from compression.artifact import load_policy
+from compression.files import ONNX_FILE, hashes_match
 from compression.ptdq import quantize_dynamic_policy
 from compression.ptsq import quantize_static_policy
 from compression.runtime import OnnxPolicy

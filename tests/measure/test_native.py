@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compression.artifact import ONNX_FILE, load_policy
+from compression.artifact import load_policy
+from compression.files import ONNX_FILE
 from compression.native.toolchain import NO_COMPILER, NativeError, Sizes
 from measure import latency
 from measure.native import NO_SIZES, NO_STACK, NativeBuild, build_native

@@ -14,6 +14,7 @@ from rlc import compress, evaluate, export, measure, pack, report, sources, stat
 from rlc.cli import run_command
 from rlc.config import compose
 from rlc.config.help import ANSWERED
+from rlc.datafiles import CONF
 from tests.helpers import as_run
 from tests.packed import tree
 
@@ -286,8 +287,8 @@ def test_files_of_a_run(part: int, home: Path, monkeypatch: pytest.MonkeyPatch, 
 def test_files_of_settings(part: int, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """An environment, an algorithm and a preset of the user's own in conf/."""
     own = home / "conf"
-    shutil.copytree(compose.CONF, own)
-    monkeypatch.setattr(compose, "CONF", own)
+    shutil.copytree(CONF, own)
+    monkeypatch.setattr("rlc.config.compose.CONF", own)
     monkeypatch.setattr(sources, "CONF", own)
     files = {"env/mine": "env/hopper", "algo/mine": "algo/sac", "experiment/mine": "experiment/quickstart"}
     for number in range(part, FILES // 2, 2):

@@ -19,16 +19,16 @@ from measure.returns import Returns, summary
 from rlc import measure
 from rlc.cli import configured
 from rlc.config.commands import parse_measure, shorter_than
-from rlc.config.compose import CONF
 from rlc.config.plan import make_plan
+from rlc.datafiles import CONF
 from rlc.evaluate import evaluate_run
 from rlc.pipeline import measurement
 from rlc.pipeline.job import run_job
 from rlc.pipeline.tracking import Tracker
+from rlc.runs.files import OUTPUTS
 from rlc.runs.find import finished_runs
 from rlc.runs.records import Measurement
 from rlc.runs.run import Run
-from rlc.runs.stored import OUTPUTS
 from tests.helpers import POLICIES, as_run, wandb_holds
 from trainers.envs.make import spec_of
 from trainers.errors import UserError

@@ -26,9 +26,10 @@ from rlc.packing.packs import read_pack, record_files, same_outcome
 from rlc.pipeline.check import check_runs
 from rlc.pipeline.job import run_job
 from rlc.report import report
+from rlc.runs.files import OUTPUTS
 from rlc.runs.find import list_runs
 from rlc.runs.records import MeasuredReturns, Measurement
-from rlc.runs.stored import OUTPUTS, load_run
+from rlc.runs.stored import load_run
 from rlc.status import status
 from rlc.train import plan_and_run
 from rlc.unpack import unpack

@@ -11,8 +11,8 @@ import pytest
 from rlc.pack import pack
 from rlc.packing import packs
 from rlc.report import report
+from rlc.runs.files import OUTPUTS
 from rlc.runs.find import list_runs
-from rlc.runs.stored import OUTPUTS
 from rlc.status import status
 from rlc.train import plan_and_run
 from rlc.unpack import unpack

@@ -23,8 +23,8 @@ from rlc.reporting.sources import core_hours, machines, span
 from rlc.reporting.study import Study
 from rlc.reporting.summary import scope, statements, tasks_in_words
 from rlc.reporting.tables import Note, ReportTable
+from rlc.runs.files import OUTPUTS
 from rlc.runs.records import MeasuredMemory, MeasuredTimes, Measurement, Provenance
-from rlc.runs.stored import OUTPUTS
 from rlc.unpack import unpack
 from tests.helpers import as_run, make_status
 from tests.packed import PACK, SAC, change_json, runs_of

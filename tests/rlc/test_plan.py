@@ -9,10 +9,10 @@ import gymnasium as gym
 import pytest
 from omegaconf import OmegaConf
 
-from rlc.config.compose import CONF
 from rlc.config.compress import FP32Settings, PruneSettings
 from rlc.config.job import Job
 from rlc.config.plan import make_plan
+from rlc.datafiles import CONF
 from rlc.grid.estimate import estimate
 from rlc.pipeline.check import check_runs
 from rlc.reporting.published import RATIOS

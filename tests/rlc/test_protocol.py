@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from compression.artifact import ONNX_FILE, check_artifact, load_policy
+from compression.artifact import check_artifact, load_policy
+from compression.files import ONNX_FILE
 from compression.int8 import ActivationQuantize, StaticQuantLinear
 from compression.paper import (
     QATHeadAsPublished,

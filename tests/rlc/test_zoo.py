@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compression.artifact import ONNX_FILE, check_artifact
+from compression.artifact import check_artifact
+from compression.files import ONNX_FILE
 from compression.runtime import OnnxPolicy
 from measure.returns import evaluate
 from rlc import zoo
