@@ -2,8 +2,8 @@
 
 python tests/benchmarks/costs.py --out rlc/data/costs.csv
 
-One pinned thread, one seed, default settings, learning under way: off-policy behind the first steps of learning,
-on-policy over whole updates. Not with other work beside it.
+One pinned thread, one seed, default settings (compiled where a compiler is found), learning under way: off-policy
+behind the first steps of learning, on-policy over whole updates. Not with other work beside it.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from measure.machine import one_pinned_thread
+from rlc.config.decide import decide
 from rlc.config.plan import make_plan
 from rlc.pipeline import build
 from rlc.pipeline.training import Training
@@ -34,7 +35,9 @@ def steps_per_second(algo: str, env: str, compress: str) -> float:
     (job,) = make_plan([*words] if on_policy else [*words, f"algo.learning_starts={WARM_UP}"]).jobs
     rollout = getattr(job.settings.algo, "rollout_steps", 0)
     start, end = (rollout, 3 * rollout) if on_policy else (2 * WARM_UP, 2 * WARM_UP + TIMED)
-    settings = job.settings.model_copy(update={"total_steps": end})
+    # `compile=auto` is decided for the whole training, not for the part of it that is timed.
+    decided, _ = decide(job.settings)
+    settings = decided.model_copy(update={"total_steps": end})
     spec = spec_of(settings.env.id)
     agent = build.build_agent(settings.algo, settings.compress, spec, [0], torch.device("cpu"))
     pool = SyncSeedEnvs(lambda: make_env(settings.env.id), spec, [0], settings.algo.num_envs)
