@@ -62,11 +62,14 @@ class Search:
         self.best: tuple[PruneSettings, Policy] | None = None
 
     def run(self) -> None:
-        """Remove units at four bits until a ratio fails; then bits, at the largest ratio that passed."""
+        """Remove units at four bits until a ratio fails, then half way back; then bits, at the largest that passed."""
         self._walk((ratio, WEIGHT_BITS[0]) for ratio in RATIOS)
-        if self.best is not None:
-            ratio = self.best[0].ratio
-            self._walk((ratio, bits) for bits in WEIGHT_BITS[1:])
+        if self.best is None:
+            return
+        if not self.tried[-1].passes:
+            self._walk([(round((self.best[0].ratio + self.tried[-1].ratio) / 2, 3), WEIGHT_BITS[0])])
+        ratio = self.best[0].ratio
+        self._walk((ratio, bits) for bits in WEIGHT_BITS[1:])
 
     def _walk(self, steps: Iterable[tuple[float, int]]) -> None:
         for ratio, bits in steps:

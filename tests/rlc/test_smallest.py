@@ -49,12 +49,20 @@ def test_units_go_first_then_bits_until_one_fails() -> None:
         (0.5, 4),
         (0.7, 4),
         (0.8, 4),
+        (0.75, 4),
         (0.7, 3),
         (0.7, 2),
     ]
-    assert [c.passes for c in search.tried] == [True, True, True, False, True, False]
+    assert [c.passes for c in search.tried] == [True, True, True, False, False, True, False]
     assert search.best is not None
     assert search.best[0].label == "prune_qat-0.70-w3"
+
+
+def test_half_way_back_from_a_ratio_that_failed_may_pass() -> None:
+    search = walk({(0.0, 4): 1.0, (0.5, 4): 0.99, (0.6, 4): 0.98})
+    assert [(c.ratio, c.weight_bits) for c in search.tried] == [(0, 4), (0.5, 4), (0.7, 4), (0.6, 4), (0.6, 3)]
+    assert search.best is not None
+    assert search.best[0].label == "prune_qat-0.60-w4"
 
 
 def test_all_ratios_may_pass_and_none_may() -> None:
