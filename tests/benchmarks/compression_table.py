@@ -54,7 +54,7 @@ METHODS = [
     "+compress=prune_ptsq",
     "+compress=prune_qat",
 ]
-LONG = "compress.distill.steps=12000 compress.distill.rounds=7 compress.distill.states=5000"
+LONG = "compress.distill.steps=24000 compress.distill.rounds=8 compress.distill.states=5000 compress.distill.lr=3.0e-3"
 LOW_BIT_METHODS = [
     "+compress=fp32",
     *(

@@ -5,8 +5,8 @@ Run by hand: python tests/benchmarks/robustness.py tests/data/policies/*/ --out 
 One row per policy, method and disturbance: deterministic returns on shared start states with shared noise, the paired
 difference to fp32 under the same disturbance with its 95 % interval, and the return in percent of the undisturbed one
 of the same method. Noise is a share of each observation's standard deviation over states that fp32 visits. `--methods`
-takes the words of rlc.compress, a method per argument; `--add NAME=FOLDER` an artifact made otherwise (QAT) beside the
-policy NAME.
+takes the words of rlc.compress, a method per argument; `--add NAME=FOLDER` an artifact that is there beside the policy
+NAME, under the name of its folder.
 """
 
 import argparse
@@ -110,8 +110,7 @@ def rows(bench: Bench, methods: Sequence[str], added: Sequence[Path]) -> Iterato
     for method in methods:
         yield from bench.disturbed_rows(*bench.compress(method))
     for folder in added:
-        artifact = open_artifact(folder)
-        yield from bench.disturbed_rows(artifact.contract["compression"]["method"], artifact.folder)
+        yield from bench.disturbed_rows(folder.name, open_artifact(folder).folder)
 
 
 def main() -> None:
