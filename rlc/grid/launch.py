@@ -19,7 +19,6 @@ from pathlib import Path
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, RunMode
@@ -31,7 +30,7 @@ from rlc.config.plan import Plan
 from rlc.datafiles import CONF
 from rlc.messages import warn
 from rlc.pipeline.job import run_job
-from rlc.pipeline.signals import HeldSignals
+from rlc.pipeline.signals import HeldSignals, signals_are_held
 from rlc.runs.files import OUTPUTS
 from rlc.runs.identity import training_identity
 from rlc.runs.run import Run, runs_of
@@ -126,11 +125,11 @@ def task(config: DictConfig) -> None:
     file = _decoded(config.job_file)
     os.chdir(file.parents[len(OUTPUTS.parts) + 2])  # Hydra's `runtime.cwd` takes `${` for an interpolation
     job = Job.from_json(file.read_text())
-    alone = "BasicLauncher" in HydraConfig.get().launcher._target_
     stop = file.with_name(STOP_FILE)
     if file.with_name(INTERRUPT_FILE).is_file() or (job.settings.fail_fast and stop.is_file()):
         return
-    if not alone and threading.current_thread() is threading.main_thread():
+    # The planner itself runs them where one runs at a time, and needs the signal.
+    if not signals_are_held() and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job hears it, and the planner ends this worker
     try:
         if job.settings.training_steps or any(run.baseline is None for run in runs_of(job)):

@@ -48,3 +48,9 @@ class HeldSignals:
         if self.noted is None and self.tell is not None:
             self.tell()
         self.noted = self.noted or number
+
+
+def signals_are_held() -> bool:
+    """Whether a `HeldSignals` of this process takes Ctrl-C."""
+    handler = signal.getsignal(signal.SIGINT)
+    return isinstance(getattr(handler, "__self__", None), HeldSignals)

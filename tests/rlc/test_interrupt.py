@@ -92,7 +92,13 @@ QUIET = "eval.episodes=1 eval.evaluations=0 wandb.mode=disabled compile=false"
 
 
 @pytest.mark.parametrize(
-    "more", ["", "seed=0,1,2 -m", pytest.param("seed=0,1 -m hydra/launcher=basic", marks=pytest.mark.slow)]
+    "more",
+    [
+        "",
+        "seed=0,1,2 -m",
+        "seed=0,1,2 -m hydra.launcher.n_jobs=1",
+        pytest.param("seed=0,1 -m hydra/launcher=basic", marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_is_one_line(more: str, tmp_path: Path) -> None:
     """As a terminal sends it, to all processes of the command."""
