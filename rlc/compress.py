@@ -19,7 +19,7 @@ from rlc.messages import counted, warn
 from rlc.packing.zoo import given_policy
 from rlc.pipeline.protocol import export_policy
 from rlc.pipeline.prune import prune_policy
-from rlc.pipeline.smallest import Search, write_search
+from rlc.pipeline.smallest import Candidate, Search, write_search
 from rlc.runs.find import open_artifact
 from rlc.runs.provenance import provenance
 from rlc.sources import joined
@@ -67,7 +67,7 @@ def compress(arguments: list[str]) -> None:
 
     print(f"evaluating {source}: {counted(request.eval.episodes, 'episode')}", flush=True)
     before = score(OnnxPolicy(original))
-    print(f"compressing: {settings.label}", flush=True)
+    print(f"compressing: {_aim(settings.label, share)}", flush=True)
     smaller = policy
     search: Search | None = None
     if isinstance(settings, PruneSettings) and share is not None:
@@ -77,6 +77,7 @@ def compress(arguments: list[str]) -> None:
             before,
             lambda trial: prune_policy(policy, trial, request.seed),
             lambda found: score(OnnxPolicy(onnx_bytes(found))),
+            _tell,
         )
         settings, smaller = _smallest(search)
     elif isinstance(settings, PruneSettings):
@@ -114,14 +115,21 @@ def _target_return(given: str | None, request: CompressRequest, rest: list[str])
     return share
 
 
+def _aim(label: str, share: float | None) -> str:
+    return label if share is None else f"looking for the smallest that keeps {share:.0%} of the return"
+
+
+def _tell(tried: Candidate) -> None:
+    print(
+        f"{tried.label}: {tried.tensor_bytes / 1000:.2f} KB, {tried.share:.1%} of the return "
+        f"({tried.share_low:.1%} to {tried.share_high:.1%}), {'passes' if tried.passes else 'fails'}",
+        flush=True,
+    )
+
+
 def _smallest(search: Search) -> tuple[PruneSettings, Policy]:
     """What a search ends with. Raises UserError where nothing passed."""
     search.run()
-    for tried in search.tried:
-        print(
-            f"{tried.label}: {tried.tensor_bytes / 1000:.2f} KB, {tried.share:.1%} of the return "
-            f"({tried.share_low:.1%} to {tried.share_high:.1%}), {'passes' if tried.passes else 'fails'}"
-        )
     if search.best is None:
         raise UserError(
             f"target_return={search.target:g}: not even {search.tried[0].label} keeps it for certain; "

@@ -42,7 +42,7 @@ class Search:
     """A walk that stops going down where a policy no longer keeps `target` times the return of `fp32`.
 
     A policy passes where all of its share's interval lies at the target or above it. `make` builds the policy of
-    settings, `score` plays it from the start states of `fp32`.
+    settings, `score` plays it from the start states of `fp32`, `tell` is given what was found.
     """
 
     def __init__(
@@ -52,12 +52,14 @@ class Search:
         fp32: Returns,
         make: Callable[[PruneSettings], Policy],
         score: Callable[[Policy], Returns],
+        tell: Callable[[Candidate], None],
     ) -> None:
         self.settings = settings
         self.target = target
         self.fp32 = fp32
         self.make = make
         self.score = score
+        self.tell = tell
         self.tried: list[Candidate] = []
         self.best: tuple[PruneSettings, Policy] | None = None
 
@@ -77,6 +79,7 @@ class Search:
             policy = self.make(settings)
             found = self._candidate(settings, policy)
             self.tried.append(found)
+            self.tell(found)
             if not found.passes:
                 return
             self.best = settings, policy

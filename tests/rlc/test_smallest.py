@@ -12,7 +12,7 @@ from measure.returns import Returns
 from rlc.compress import compress
 from rlc.config.compress import PruneSettings
 from rlc.config.plan import make_plan
-from rlc.pipeline.smallest import RATIOS, Search
+from rlc.pipeline.smallest import RATIOS, Candidate, Search
 from tests.helpers import POLICIES, spec
 from trainers.errors import UserError
 from trainers.policy import Policy
@@ -37,8 +37,10 @@ def walk(keeps: dict[tuple[float, int], float], target: float = 0.97) -> Search:
         return Returns(tuple(share * r for r in FP32.returns), FP32.lengths)
 
     kept: list[Policy] = []
-    search = Search(job.settings.compress, target, FP32, make, score)
+    told: list[Candidate] = []
+    search = Search(job.settings.compress, target, FP32, make, score, told.append)
     search.run()
+    assert told == search.tried
     return search
 
 
@@ -76,7 +78,8 @@ def test_a_share_that_is_uncertain_does_not_pass() -> None:
     (job,) = make_plan(["+algo=sac", "+compress=prune_qat"]).jobs
     assert isinstance(job.settings.compress, PruneSettings)
     falls = Returns((*(1.02 * r for r in FP32.returns[:-1]), 20.0), FP32.lengths)
-    search = Search(job.settings.compress, 0.97, FP32, lambda _: Policy(spec(), [nn.Linear(5, 3)]), lambda _: falls)
+    policy = Policy(spec(), [nn.Linear(5, 3)])
+    search = Search(job.settings.compress, 0.97, FP32, lambda _: policy, lambda _: falls, lambda _: None)
     search.run()
     (tried,) = search.tried
     assert tried.share > 0.97 > tried.share_low
