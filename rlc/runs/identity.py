@@ -1,10 +1,10 @@
 """What a run is found by: hashes of its settings, its label, and the names of its folders."""
 
-import hashlib
 import json
 import re
 from typing import Any
 
+from compression.files import sha256
 from rlc.config.compress import BIT_SETTINGS, PruneSettings, QuantizedSettings
 from rlc.config.job import Job
 from rlc.config.settings import Settings
@@ -49,7 +49,7 @@ def identity(settings: Settings, exclude: frozenset[str] = frozenset()) -> str:
     for section, before in YOUNGER.items():
         if section in data:
             data[section] = {key: value for key, value in data[section].items() if value != before.get(key, UNSET)}
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps(data, sort_keys=True).encode())
 
 
 def with_names_of_now(settings: dict[str, Any]) -> dict[str, Any]:
@@ -89,5 +89,5 @@ def folder_name(env_id: str) -> str:
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", env_id)
     name = re.sub(r"^[.-]|\.$", "_", name)
     if len(name) > LONGEST_NAME:
-        name = f"{name[:LONGEST_NAME]}_{hashlib.sha256(env_id.encode()).hexdigest()[:6]}"
+        name = f"{name[:LONGEST_NAME]}_{sha256(env_id.encode())[:6]}"
     return name
