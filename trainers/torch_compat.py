@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 FUSED_ADAM = torch.ops.aten._fused_adam_.tensor_lr
+# On a GPU it works on at most so many tensors at a time, and with one of the GPU's processors on each 2^16 numbers.
+FUSED_ADAM_TENSORS = 36
+FUSED_ADAM_NUMBERS = 2**16
 
 
 def fused_adam_(
@@ -27,8 +30,7 @@ def fused_adam_(
     steps: list[Tensor],
     lr: Tensor,
 ) -> None:
-    """One step of Adam in place: beta 0.9 and 0.999, epsilon 1e-8; `steps`, scalars, are counted up first."""
-    torch._foreach_add_(steps, 1)
+    """One step of Adam in place: beta 0.9 and 0.999, epsilon 1e-8; `steps`, scalars, count this one already."""
     torch._fused_adam_(
         parameters,
         gradients,

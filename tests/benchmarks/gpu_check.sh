@@ -32,10 +32,11 @@ part() { # part NAME SECONDS COMMAND...
 "$python" -c "import torch; print(torch.__version__, torch.cuda.get_device_name())" || exit 1
 part tests 120 "$python" -m pytest -q -m gpu tests/trainers/test_gpu.py
 part profile 60 $speed --algos sac --seeds 10 --variants overlap --steps 1000 --parts --profile "$out/profile.txt"
-part speed 150 $speed --algos sac,td3,ddpg --seeds 1,10,32 --variants graph,overlap --steps 1000
+part speed 260 $speed --algos sac,td3,ddpg --seeds 10,1,32 --variants overlap,graph --steps 1000
+part eager 60 $speed --algos sac,td3,ddpg --seeds 10 --variants eager --steps 300
 part humanoid 60 $speed --algos sac --envs Humanoid-v4 --seeds 10 --variants overlap --steps 1000
 # Returns to compare with those of a CPU, and the time of ten million steps of a real training.
-part learning 220 "$python" -m rlc.train +algo=sac env=halfcheetah "seed=[0,1,2,3,4,5,6,7,8,9]" total_steps=200000 \
+part learning 240 "$python" -m rlc.train +algo=sac env=halfcheetah "seed=[0,1,2,3,4,5,6,7,8,9]" total_steps=200000 \
     device=cuda overlap=true env_workers=5 study=gpu_check eval.evaluations=2 eval.episodes=3 checkpoint_every=null \
     overwrite=true
 cp -r outputs/gpu_check "$out/" 2>/dev/null

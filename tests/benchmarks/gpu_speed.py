@@ -3,24 +3,28 @@
     python tests/benchmarks/gpu_speed.py --algos sac,td3,ddpg --seeds 1,10,32 --out gpu.jsonl
     python tests/benchmarks/gpu_speed.py --algos sac --seeds 10 --variants overlap --parts --profile profile.txt
 
-Every measurement is a fresh child process. `eager` calls the update, `graph` replays it as a CUDA graph, `overlap`
-has the environments step in workers meanwhile. A steady state is timed: learning has begun, graphs are recorded. Time
-is the clock's, with the device waited for at both ends. `--parts` times the calls of the loop on the host: a call that
-only queues work for the GPU is short, one that waits for it is long.
+Every measurement is a fresh child process; the next one loads its libraries meanwhile. `eager` calls the update,
+`graph` replays it as a CUDA graph, `overlap` has the environments step in workers meanwhile. A steady state is timed:
+learning has begun, graphs are recorded. Time is the clock's, with the device waited for at both ends. `--parts` times
+the calls of the loop on the host: a call that only queues work for the GPU is short, one that waits for it is long.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 WARMUP = 300  # environment steps before learning
 UNTIMED = 300  # with learning, before the clock starts
@@ -72,6 +76,14 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done all that was queued."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def measure_in_turn(given: dict[str, Any]) -> dict[str, Any]:
+    """As `measure`, when no other child measures."""
+    import rlc.pipeline.training  # noqa: F401 (takes seconds, and may take them now)
+
+    with FileLock(given["lock"]):
+        return measure(given)
 
 
 def measure(given: dict[str, Any]) -> dict[str, Any]:
@@ -185,24 +197,29 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(measure(json.loads(args.child))))
+        print(json.dumps(measure_in_turn(json.loads(args.child))))
         return
-    shared = {name: getattr(args, name) for name in ("steps", "workers", "device", "parts", "profile")}
-    for algo in args.algos.split(","):
-        for env in args.envs.split(","):
-            for seeds in map(int, args.seeds.split(",")):
-                for variant in args.variants.split(","):
-                    given = shared | {"algo": algo, "env": env, "seeds": seeds, "variant": variant}
-                    command = [sys.executable, __file__, "--child", json.dumps(given)]
-                    run = subprocess.run(command, capture_output=True, text=True)
-                    if run.returncode:
-                        print(f"{algo} {env} {seeds} {variant}: {run.stderr.strip().splitlines()[-1]}", flush=True)
-                        continue
-                    record = run.stdout.splitlines()[-1]
-                    print(record, flush=True)
-                    if args.out:
-                        with args.out.open("a") as file:
-                            file.write(record + "\n")
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        shared = {name: getattr(args, name) for name in ("steps", "workers", "device", "parts", "profile")}
+        shared["lock"] = str(Path(folder) / "lock")
+        cells = itertools.product(
+            args.algos.split(","), args.envs.split(","), map(int, args.seeds.split(",")), args.variants.split(",")
+        )
+        measurements = [shared | dict(zip(("algo", "env", "seeds", "variant"), cell, strict=True)) for cell in cells]
+        for record in pool.map(measured, measurements):
+            print(record, flush=True)
+            if args.out and record.startswith("{"):
+                with args.out.open("a") as file:
+                    file.write(record + "\n")
+
+
+def measured(given: dict[str, Any]) -> str:
+    """The record of one measurement by a child as a line of JSON, or why there is none."""
+    run = subprocess.run([sys.executable, __file__, "--child", json.dumps(given)], capture_output=True, text=True)
+    if run.returncode:
+        name = " ".join(str(given[key]) for key in ("algo", "env", "seeds", "variant"))
+        return f"{name}: {run.stderr.strip().splitlines()[-1]}"
+    return run.stdout.splitlines()[-1]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainers.nn.flat_storage import ROW_PADDING, row_views
-from trainers.nn.optimizer import FlatAdam, row_gradient
+from trainers.nn.optimizer import FlatAdam, piece_width, row_gradient
 from trainers.nn.stacked import GaussianMLP, StackedMLP
 
 SAMPLES = range(12)
@@ -130,3 +130,13 @@ class TestOptimizerState:
         moved = (network.flat != before).any(1)
         assert torch.equal(moved, active)
         assert torch.equal(optimizer.steps, active.float())
+
+
+@pytest.mark.parametrize("width", [64, 73728])
+def test_a_gpu_gets_rows_in_pieces_while_that_keeps_more_of_it_busy(width: int) -> None:
+    widths = [piece_width(rows, width) for rows in (1, 10, 64, 1000)]
+    assert all(piece % ROW_PADDING == 0 for piece in widths)
+    assert widths == sorted(widths)
+    assert widths[-1] == width
+    # one row: as many pieces as go in one call
+    assert -(-width // widths[0]) == min(36, width // ROW_PADDING)

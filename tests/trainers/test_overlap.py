@@ -12,6 +12,7 @@ from rlc.pipeline.job import run_job
 from rlc.runs.run import Run
 from tests.helpers import SMALL, SPEC, Count, job, run_until, weights
 from trainers.data.replay import ReplayBuffer
+from trainers.envs import workers
 from trainers.envs.make import make_env, spec_of
 from trainers.envs.seed_envs import SyncSeedEnvs
 from trainers.envs.workers import SubprocSeedEnvs
@@ -35,8 +36,13 @@ class Breaks(Count):
         return obs * np.nan, *rest
 
 
-def test_workers_take_the_steps_of_one_process() -> None:
-    """To the bit, over episodes that end in both ways; and Hopper goes on from the snapshots of the other side."""
+@pytest.mark.parametrize("cores", [1, 100])
+def test_workers_take_the_steps_of_one_process(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, over episodes that end in both ways; and Hopper goes on from the snapshots of the other side.
+
+    With many cores who waits asks again and again, with few it sleeps.
+    """
+    monkeypatch.setattr(workers, "_usable_cores", lambda: cores)
     seeds, generator = [3, 8, 9], np.random.default_rng(0)
     for make, of, steps in ((Count, SPEC, 20), (functools.partial(make_env, "Hopper-v4"), spec_of("Hopper-v4"), 150)):
         alone, spread = SyncSeedEnvs(make, of, seeds, 2), SubprocSeedEnvs(make, of, seeds, 2, workers=2)

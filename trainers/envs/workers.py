@@ -3,7 +3,10 @@
 import ctypes
 import math
 import multiprocessing
+import os
+import select
 import signal
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
@@ -16,6 +19,9 @@ from numpy.typing import NDArray
 from trainers.envs.seed_envs import EnvFactory, Episode, Step, SyncSeedEnvs
 from trainers.envs.spec import EnvSpec
 from trainers.tensors import FloatArray, Snapshot
+
+# To wake a process takes longer than an environment's step: for so many seconds who waits asks again and again.
+SPIN_SECONDS = 0.002
 
 
 class SubprocSeedEnvs:
@@ -36,16 +42,17 @@ class SubprocSeedEnvs:
         self._shared = SharedStep(context, self.shape, spec)
         self._step = self._shared.arrays()
         self._parts = [part for part in np.array_split(np.arange(len(seeds)), workers) if len(part)]
-        self._pipes: list[Connection] = []
+        self._pipes: list[SpinningPipe] = []
         self._processes = []
+        spins = _usable_cores() > len(self._parts)
         for part in self._parts:
             pipe, worker_pipe = context.Pipe()
             rows = slice(int(part[0]), int(part[-1]) + 1)
-            arguments = (worker_pipe, make_env, spec, [seeds[i] for i in part], num_envs, self._shared, rows)
+            arguments = (worker_pipe, spins, make_env, spec, [seeds[i] for i in part], num_envs, self._shared, rows)
             process = context.Process(target=_worker_main, args=arguments, daemon=True)
             process.start()
             worker_pipe.close()
-            self._pipes.append(pipe)
+            self._pipes.append(SpinningPipe(pipe, spins))
             self._processes.append(process)
 
     def reset(self) -> None:
@@ -129,6 +136,36 @@ class SubprocSeedEnvs:
         return answer
 
 
+class SpinningPipe:
+    """One end of a pipe.
+
+    Args:
+        connection: What it stands for.
+        spins: Whether there is a core for whoever waits at it.
+    """
+
+    def __init__(self, connection: Connection, spins: bool) -> None:
+        self.connection = connection
+        self.send = connection.send
+        self.close = connection.close
+        self._poll = select.poll() if spins else None
+        if self._poll is not None:
+            self._poll.register(connection, select.POLLIN)
+
+    def recv(self) -> Any:
+        """The next message. Raises EOFError where the other end hung up."""
+        if self._poll is not None:
+            deadline = time.perf_counter() + SPIN_SECONDS
+            while not self._poll.poll(0) and time.perf_counter() < deadline:
+                pass
+        return self.connection.recv()
+
+
+def _usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class StepArrays(NamedTuple):
     """Actions and what they led to, [S, E, ...]."""
 
@@ -172,7 +209,8 @@ def _as_tensors(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _worker_main(
-    pipe: Connection,
+    connection: Connection,
+    spins: bool,
     make_env: EnvFactory,
     spec: EnvSpec,
     seeds: Sequence[int],
@@ -182,6 +220,7 @@ def _worker_main(
 ) -> None:
     """A worker: answers what SubprocSeedEnvs asks until that hangs up. Its seeds are some rows of the shared arrays."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the trainer, which hangs up
+    pipe = SpinningPipe(connection, spins)
     envs = SyncSeedEnvs(make_env, spec, seeds, num_envs)
     arrays = shared.arrays().of_seeds(rows)
 

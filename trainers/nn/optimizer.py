@@ -7,8 +7,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from trainers.nn.flat_storage import Stacked, as_own_storage, row_views, storage_layout
-from trainers.torch_compat import fused_adam_
+from trainers.nn.flat_storage import ROW_PADDING, Stacked, as_own_storage, row_views, storage_layout
+from trainers.torch_compat import FUSED_ADAM_NUMBERS, FUSED_ADAM_TENSORS, fused_adam_
 
 
 def row_gradient(loss: Tensor, network: Stacked, create_graph: bool = False, retain_graph: bool = False) -> Tensor:
@@ -49,8 +49,13 @@ class FlatAdam:
         self.steps = steps
         for parameter, view in zip(self.parameters, row_views(self.gradient, self.parameters), strict=True):
             parameter.grad = view
-        tensors = (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq, self.steps)
-        self._rows = [list(tensor.unbind()) for tensor in tensors]
+        rows, width = self.flat.shape
+        piece = piece_width(rows, width) if self.flat.is_cuda else width
+        pieces = -(-width // piece)
+        self._pieces: list[list[Tensor]] = []
+        for tensor in (self.flat, self.gradient, self.exp_avg, self.exp_avg_sq):
+            self._pieces.append([part for row in tensor for part in row.split(piece)])
+        self._pieces.append([step for step in self.steps for _ in range(pieces)])
 
     def rows_view(self, network: Stacked, rows: slice) -> "FlatAdam":
         """The optimiser of `network`, some rows of this one's, on the same storage."""
@@ -86,7 +91,8 @@ class FlatAdam:
             tensor.copy_(torch.where(mask, tensor, old))
 
     def _step(self) -> None:
-        flat, gradient, exp_avg, exp_avg_sq, steps = self._rows
+        self.steps += 1
+        flat, gradient, exp_avg, exp_avg_sq, steps = self._pieces
         fused_adam_(flat, gradient, exp_avg, exp_avg_sq, steps, self.lr)
 
     def step_down(self, gradients: Sequence[Tensor]) -> None:
@@ -106,6 +112,21 @@ class FlatAdam:
 
     def _state(self) -> dict[str, Tensor]:
         return {"step": self.steps, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+
+
+def piece_width(rows: int, width: int) -> int:
+    """Into pieces of how many numbers to cut rows of `width` for the fused kernel of a GPU.
+
+    Whole rows keep few of its processors busy. Many small pieces make many calls, of which each takes as long as
+    another 3,000 numbers.
+    """
+
+    def cost(piece: int) -> int:
+        calls = -(-rows * -(-width // piece) // FUSED_ADAM_TENSORS)
+        return calls * (min(piece, FUSED_ADAM_NUMBERS) + 3000)
+
+    most = -(-width // ROW_PADDING)
+    return min((-(-most // pieces) * ROW_PADDING for pieces in range(1, FUSED_ADAM_TENSORS + 1)), key=cost)
 
 
 def differentiate(loss: Tensor, optimizers: Iterable[FlatAdam]) -> None:
