@@ -102,7 +102,11 @@ class ProgressMonitor:
         left = len(self.runs) - counts["done"] - counts["failed"] - counts["running"]
         line = f"{counts['done']} done, {counts['failed']} failed, {counts['running']} running, {left} left"
         more = self._seconds_left(self._work_done(states))
-        return line if more is None else f"{line}, about {timedelta(seconds=round(more))} more"
+        if more is None:
+            return line
+        # Off-policy begins with random steps, which are fast: at their speed all would end before what runs now does.
+        running = [_seconds_of(run, state) for run, state in zip(self.runs, states, strict=True)]
+        return f"{line}, about {timedelta(seconds=round(max([more, *running])))} more"
 
     def _seconds_left(self, work: float) -> float | None:
         """None while nothing can be said. Heartbeats come every ten seconds: in between the time runs down."""
@@ -161,8 +165,14 @@ def _doing(run: Run, state: State) -> str:
     told = [f"{state.step}/{state.total_steps} steps"]
     told += [f"{speed:.0f} steps/s"] if speed else []
     told += [] if score is None else [f"return {score:.1f}"]
-    told += [f"{timedelta(seconds=round((state.total_steps - state.step) / speed))} left"] if speed else []
+    told += [f"{timedelta(seconds=round(_seconds_of(run, state)))} left"] if speed else []
     return ", ".join(told)
+
+
+def _seconds_of(run: Run, state: State) -> float:
+    """Seconds that a run in training takes yet at its newest speed; 0 for any other, and where that is not known."""
+    speed = _newest(_rows(run), "charts/SPS") if state.state == "running" and state.total_steps else None
+    return (state.total_steps - state.step) / speed if speed else 0.0
 
 
 def _rows(run: Run) -> list[dict[str, float]]:

@@ -63,6 +63,17 @@ def test_the_estimate_falls_as_work_is_done_and_as_time_goes(runs: list[Run], mo
     assert monitor.line().endswith("about 0:01:40 more")
 
 
+def test_all_never_ends_before_what_runs_now(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random steps, with which off-policy begins, are fast."""
+    clock = SimpleNamespace(now=1000.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(watch, "time", clock)
+    monitor = ProgressMonitor(runs)
+    clock.now += 1
+    run_on(runs[1], 500)
+    assert monitor.line().endswith("about 0:00:05 more")
+
+
 def test_done_runs_are_read_once(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = ProgressMonitor(runs)
     asked: list[Run] = []
