@@ -44,7 +44,7 @@ class SubprocSeedEnvs:
         self._parts = [part for part in np.array_split(np.arange(len(seeds)), workers) if len(part)]
         self._pipes: list[SpinningPipe] = []
         self._processes = []
-        spins = _usable_cores() > len(self._parts)
+        spins = hasattr(select, "poll") and _usable_cores() > len(self._parts)
         for part in self._parts:
             pipe, worker_pipe = context.Pipe()
             rows = slice(int(part[0]), int(part[-1]) + 1)
