@@ -365,6 +365,8 @@ def test_a_grid_is_counted_with_the_fp32_runs_it_lacks(tmp_path: Path, monkeypat
     assert line("+algo=ppo +compress=fp32,ptdq env=hopper seed=0 total_steps=3600000 -m").startswith(
         "about 1 core-hours"
     )
+    distilled = "+algo=ppo +compress=prune_qat compress.distill.steps=1200000 env=hopper seed=0 total_steps=3600000 -m"
+    assert line(distilled).startswith("about 2 core-hours")
     assert "not counted: 1 run " in line("+algo=ppo env=ant seed=0 -m")
     assert "not counted: 1 run " in line("+algo=ppo env.id=Pendulum-v1 seed=0 -m")
     assert line("+algo=ppo env.id=Hopper-v5 seed=0 total_steps=3600000 -m").startswith("about 1 core-hours")
