@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -24,6 +25,15 @@ LIVE_SECONDS = 2.0
 FIRST_QUIET_SECONDS = 30.0
 LONGEST_QUIET_SECONDS = 600.0
 ENDED = ("done", "failed")
+Rows = list[dict[str, float]]
+
+
+class Running(NamedTuple):
+    """A run that is running, and its learning curve so far, which is read once for all that is said of it."""
+
+    run: Run
+    state: State
+    rows: Rows
 
 
 class ProgressMonitor:
@@ -80,23 +90,30 @@ class ProgressMonitor:
                 continue
             if now == last:
                 quiet = min(2 * quiet, LONGEST_QUIET_SECONDS)
-            print("\n".join(self._lines(states) if now == last else [self._total(states)]), flush=True)
+            lines = self._lines(states)
+            print("\n".join(lines if now == last else lines[-1:]), flush=True)
             told = time.monotonic()
             last = now
 
     def line(self) -> str:
         """Counts, and the time left."""
-        return self._total(self._states())
+        return self.lines()[-1]
 
     def lines(self) -> list[str]:
         """A line for each run that is running, and the counts."""
         return self._lines(self._states())
 
     def _lines(self, states: Sequence[State]) -> list[str]:
-        running = [(run, state) for run, state in zip(self.runs, states, strict=True) if state.state == "running"]
-        return [*(f"{self._names[run.path]}: {_doing(run, state)}" for run, state in running), self._total(states)]
+        running = self._running(states)
+        doing = [f"{self._names[run.path]}: {_doing(state, rows)}" for run, state, rows in running]
+        return [*doing, self._total(states, running)]
 
-    def _total(self, states: Sequence[State]) -> str:
+    def _running(self, states: Sequence[State]) -> list[Running]:
+        """The runs that are running."""
+        found = [(run, state) for run, state in zip(self.runs, states, strict=True) if state.state == "running"]
+        return [Running(run, state, _rows(run)) for run, state in found]
+
+    def _total(self, states: Sequence[State], running: Sequence[Running]) -> str:
         """Counts, and the time left at the speed so far, by the work that the runs mean."""
         counts = Counter(state.state for state in states)
         left = len(self.runs) - counts["done"] - counts["failed"] - counts["running"]
@@ -105,8 +122,8 @@ class ProgressMonitor:
         if more is None:
             return line
         # Off-policy begins with random steps, which are fast: at their speed all would end before what runs now does.
-        running = [_seconds_of(run, state) for run, state in zip(self.runs, states, strict=True)]
-        return f"{line}, about {timedelta(seconds=round(max([more, *running])))} more"
+        more = max([more, *(_seconds_of(state, rows) for _, state, rows in running)])
+        return f"{line}, about {timedelta(seconds=round(more))} more"
 
     def _seconds_left(self, work: float) -> float | None:
         """None while nothing can be said. Heartbeats come every ten seconds: in between the time runs down."""
@@ -153,29 +170,28 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return [f"{r.settings.algo.name} {r.settings.env.id} {w} seed {r.seed}" for r, w in zip(runs, words, strict=True)]
 
 
-def _doing(run: Run, state: State) -> str:
+def _doing(state: State, rows: Rows) -> str:
     """Step, speed, return and time left of a run in training."""
     if not state.total_steps:
         return "compressing and evaluating"
     if state.step >= state.total_steps:
         return "evaluating"
-    rows = _rows(run)
     speed = _newest(rows, "charts/SPS")
     score = _newest(rows, EVALUATION, "charts/episodic_return")
     told = [f"{state.step}/{state.total_steps} steps"]
     told += [f"{speed:.0f} steps/s"] if speed else []
     told += [] if score is None else [f"return {score:.1f}"]
-    told += [f"{timedelta(seconds=round(_seconds_of(run, state)))} left"] if speed else []
+    told += [f"{timedelta(seconds=round(_seconds_of(state, rows)))} left"] if speed else []
     return ", ".join(told)
 
 
-def _seconds_of(run: Run, state: State) -> float:
-    """Seconds that a run in training takes yet at its newest speed; 0 for any other, and where that is not known."""
-    speed = _newest(_rows(run), "charts/SPS") if state.state == "running" and state.total_steps else None
+def _seconds_of(state: State, rows: Rows) -> float:
+    """Seconds that a run takes yet at its newest speed; 0 where that is not known, or it does not train."""
+    speed = _newest(rows, "charts/SPS") if state.total_steps else None
     return (state.total_steps - state.step) / speed if speed else 0.0
 
 
-def _rows(run: Run) -> list[dict[str, float]]:
+def _rows(run: Run) -> Rows:
     """The learning curve so far, without a last line that is half written; none where there is no file yet."""
     try:
         return parse_metrics((run.path / METRICS_FILE).read_text().rpartition("\n")[0])
@@ -183,7 +199,7 @@ def _rows(run: Run) -> list[dict[str, float]]:
         return []
 
 
-def _newest(rows: Sequence[dict[str, float]], *columns: str) -> float | None:
+def _newest(rows: Rows, *columns: str) -> float | None:
     """The last value in one of these columns; None where there is none yet."""
     for row in reversed(rows):
         for column in columns:

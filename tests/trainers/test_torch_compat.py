@@ -21,6 +21,7 @@ def test_the_fused_kernel_is_adam() -> None:
         step += 1
         torch_compat.fused_adam_([ours], [gradient], moments[:1], moments[1:], [step], torch.tensor(1e-2))
     torch.testing.assert_close(ours, expected.detach())
+    assert step == 5
 
 
 def test_a_graph_with_autograd_in_it_is_compiled() -> None:
