@@ -1,7 +1,8 @@
 """Statistics of returns: location, intervals, paired differences, probability of improvement.
 
 Following "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264): interquartile
-means, bootstrap over runs within each task, probability of improvement averaged over tasks.
+means, bootstrap over runs within each task, probability of improvement averaged over tasks. Means have Student's
+interval instead, since three or five runs are too few for a percentile bootstrap.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,31 +62,31 @@ def bootstrap(
     return Interval(value, float(low), float(high))
 
 
-def mean_of_groups(groups: Sequence[FloatVector], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Mean over groups of the mean within them, with the interval of `bootstrap`, drawn at once.
+def mean_of_groups(groups: Sequence[FloatVector]) -> Interval:
+    """Mean over groups of the mean within them, with Student's interval (degrees of freedom by Welch-Satterthwaite).
 
-    Raises ValueError for an empty group; a single value per group leaves the interval infinitely wide.
+    Not a bootstrap: with three values in each of seven groups that one holds the mean in 87 of 100 cases instead of 95.
+    Raises ValueError for an empty group; one of a single value leaves the interval infinitely wide.
     """
+    from scipy import stats
+
     if not groups or any(len(group) == 0 for group in groups):
-        raise ValueError("bootstrap needs at least one value in every group")
+        raise ValueError("a mean of groups needs at least one value in every group")
     value = float(np.mean([np.mean(group) for group in groups]))
-    if all(len(group) == 1 for group in groups):
+    free = np.array([len(group) - 1 for group in groups])
+    if not free.all():
         return Interval(value, -np.inf, np.inf)
-    rng = np.random.default_rng(seed)
-    means = [rng.choice(group, (resamples, len(group))).mean(1) for group in groups]
-    low, high = np.quantile(np.mean(means, 0), [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    variances = np.array([np.var(group, ddof=1) / len(group) for group in groups])
+    total = float(variances.sum())
+    if total == 0:
+        return Interval(value, value, value)
+    half = float(stats.t.ppf(0.975, total**2 / (variances**2 / free).sum()) * np.sqrt(total) / len(groups))
+    return Interval(value, value - half, value + half)
 
 
 def mean_interval(x: Sequence[float]) -> Interval:
     """Mean of independent values with Student's interval; of one value it is infinitely wide."""
-    from scipy import stats
-
-    mean = float(np.mean(x))
-    if len(x) == 1:
-        return Interval(mean, -np.inf, np.inf)
-    half = float(stats.t.ppf(0.975, len(x) - 1) * stats.sem(x))
-    return Interval(mean, mean - half, mean + half)
+    return mean_of_groups([np.asarray(x, np.float64)])
 
 
 def paired_difference(ours: FloatVector, reference: FloatVector, seed: int = 0) -> Interval:

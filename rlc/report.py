@@ -89,8 +89,8 @@ def make_report(settings: ReportSettings) -> Report:
 
 def _claim_notes(own: int) -> list[Note]:
     text = (
-        "holds: the 95 % bootstrap interval lies wholly on the claim's side; does not hold: wholly on the other side; "
-        "not enough runs: neither, or fewer than 2 tasks. Left out: seeds whose fp32 policy is no better than random "
+        "holds: the 95 % interval lies wholly on the claim's side; does not hold: wholly on the other side; "
+        "undecided: neither, or fewer than 2 tasks. Left out: seeds whose fp32 policy is no better than random "
         f"actions, and cells of fewer than 3 seeds. The last {own} claims are this project's own, the others are the "
         "paper's."
     )

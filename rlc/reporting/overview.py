@@ -44,7 +44,7 @@ def overview(study: Study, as_published: Study) -> ReportTable:
     as_the_paper = tuple(f"{PAPERS_WAY}{method}" for method in QUANTIZED)
     notes = [
         Note("return kept, from random actions (0 %) to the fp32 policy of the same seed (100 %).", (*names, "mean")),
-        Note("over tasks [95 % bootstrap interval over seeds].", ("mean",)),
+        Note("over tasks [95 % Student interval over seeds].", ("mean",)),
         Note("of the weights, in percent of fp32.", ("bytes",)),
         Note("of an action as native C, in percent of fp32 in ONNX Runtime.", ("time as C",)),
         Note("compressed and scored as the paper's code did it, in percent of fp32 by our protocol.", (), as_the_paper),

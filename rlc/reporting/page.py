@@ -146,8 +146,10 @@ def _methods(report: Report) -> list[str]:
         "observation at a time, in ONNX Runtime. Episode k begins in the same state for every policy of a task, so "
         "fp32 and compressed returns are paired; the start states are disjoint from those of training and "
         "calibration. The final weights count, not the best along the run (docs/concepts.md).",
-        "Intervals are over seeds: Student's for the mean of a cell, a bootstrap within each task for means over "
-        "tasks. What a policy keeps is counted from random actions and against the fp32 policy of its own seed.",
+        "Intervals are over seeds, of 95 %: Student's for means of a cell and over tasks, a bootstrap within each task "
+        "for the probability that a run beats another. The start states are the same for all seeds. What a policy "
+        "keeps is counted from random actions and against the fp32 policy of its own seed; qat, a training of its own, "
+        "against the mean fp32 policy.",
     ]
     if measured:
         busy = [one.load["busy_percent"] for run in measured if (one := run.measurement()) and one.load]

@@ -68,6 +68,16 @@ class Cell:
     def n(self) -> int:
         return len(self.runs)
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of the runs, in their order."""
+        return [run.seed for run in self.runs]
+
+    @property
+    def trained_apart(self) -> bool:
+        """Whether its policies are trainings of their own beside fp32, not made of the fp32 policies."""
+        return self.settings.compress.method == "qat"
+
     def values(self, name: str) -> list[float]:
         """A number of every run, empty where one of them lacks it.
 
@@ -91,8 +101,19 @@ class Cell:
 
     @cached_property
     def normalized_return(self) -> FloatVector:
-        """`normalized_returns` of the runs."""
-        return np.array(normalized_returns(self.results), np.float64)
+        """`normalized_returns` of the runs; of trainings of their own in shares of the mean fp32 policy.
+
+        Theirs share nothing with the fp32 training of the same seed: shares of single ones, some of which failed, would
+        be too high on average.
+        """
+        if not self.trained_apart:
+            return np.array(normalized_returns(self.results), np.float64)
+        compared = [result for result in self.results if result.fp32_return_mean is not None]
+        returns = np.array([(one.return_mean, one.random_return_mean, one.fp32_return_mean) for one in compared])
+        if not compared or returns[:, 2].mean() <= returns[:, 1].mean():
+            return np.array([], np.float64)
+        own, random, fp32 = returns.astype(np.float64).T
+        return np.asarray((own - random) / (fp32 - random).mean(), np.float64)
 
 
 def shares_of(cell: Cell, fp32: Cell) -> dict[int, float]:

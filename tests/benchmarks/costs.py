@@ -26,6 +26,7 @@ from trainers.envs.seed_envs import SyncSeedEnvs
 ENVIRONMENTS = ("halfcheetah", "humanoid_standup", "ant", "humanoid", "hopper")
 WARM_UP = 300  # steps before the clock starts, behind `learning_starts`
 TIMED = 700
+UPDATES = 8  # of on-policy algorithms, behind the first one
 
 
 def steps_per_second(algo: str, env: str, compress: str) -> float:
@@ -34,7 +35,7 @@ def steps_per_second(algo: str, env: str, compress: str) -> float:
     words = [f"+algo={algo}", f"env={env}", f"+compress={compress}"]
     (job,) = make_plan([*words] if on_policy else [*words, f"algo.learning_starts={WARM_UP}"]).jobs
     rollout = getattr(job.settings.algo, "rollout_steps", 0)
-    start, end = (rollout, 3 * rollout) if on_policy else (2 * WARM_UP, 2 * WARM_UP + TIMED)
+    start, end = (rollout, (1 + UPDATES) * rollout) if on_policy else (2 * WARM_UP, 2 * WARM_UP + TIMED)
     # `compile=auto` is decided for the whole training, not for the part of it that is timed.
     decided, _ = decide(job.settings)
     settings = decided.model_copy(update={"total_steps": end})

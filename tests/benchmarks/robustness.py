@@ -1,138 +1,216 @@
-"""Returns of trained policies and of their compressed forms behind noisy, late and lost observations.
+"""What noisy, late and lost observations do to the policies of a study, fp32 and compressed.
 
-Run by hand: python tests/benchmarks/robustness.py tests/data/policies/*/ --out table.csv
+Run by hand: python tests/benchmarks/robustness.py study=paper --out table.csv --picture folder
 
-One row per policy, method and disturbance: deterministic returns on shared start states with shared noise, the paired
-difference to fp32 under the same disturbance with its 95 % interval, and the return in percent of the undisturbed one
-of the same method. Noise is a share of each observation's standard deviation over states that fp32 visits. `--methods`
-takes the words of rlc.compress, a method per argument; `--add NAME=FOLDER` an artifact that is there beside the policy
-NAME, under the name of its folder.
+Plays the fp32 policy of each task and seed and what was made of it, on shared start states with shared noise, and
+writes a row for each policy and disturbance; rows that the table has already are not played again. Prints the return in
+percent of the undisturbed fp32 policy of the same seed, both counted from random actions, mean over tasks, and the
+difference to fp32 behind the same disturbance; intervals are over seeds. Noise is a share of each observation's
+standard deviation over states that fp32 visits.
 """
 
 import argparse
 import csv
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from tabulate import tabulate
 
 from compression.files import ONNX_FILE
 from compression.runtime import OnnxPolicy
 from measure.disturbance import Disturbance, disturbed, observation_std
 from measure.machine import machine
-from measure.returns import Act, Returns, evaluate
-from measure.statistics import paired_difference
-from rlc.config.compose import compose_groups
-from rlc.config.compress import PruneSettings
-from rlc.config.decide import decide_range
-from rlc.config.settings import parse_request
-from rlc.pipeline.protocol import export_policy
-from rlc.pipeline.prune import prune_policy
-from rlc.runs.find import Artifact, open_artifact
+from measure.returns import evaluate
+from measure.statistics import FloatVector, Interval, mean_of_groups
+from rlc.config.commands import Selection
+from rlc.reporting.files import write_picture
+from rlc.reporting.panels import METHODS, MUTED, Panel, Picture, keys_of, method_of
+from rlc.reporting.study import Task, chosen_runs
+from rlc.runs.find import open_artifact
+from rlc.runs.stored import StoredRun
 from trainers.envs.make import env_factory
 
-METHODS = (
-    "+compress=ptsq",
-    "+compress=prune_l2 compress.ratio=0.5 compress.finetune=distill",
-    "+compress=prune_qat compress.ratio=0.5",
-)
-DISTURBANCES = (
-    Disturbance(),
-    Disturbance(noise=0.01),
-    Disturbance(noise=0.03),
-    Disturbance(noise=0.1),
-    Disturbance(delay=1),
-    Disturbance(drop=0.1),
+DISTURBANCES = {
+    "undisturbed": Disturbance(),
+    "noise 1 %": Disturbance(noise=0.01),
+    "noise 3 %": Disturbance(noise=0.03),
+    "noise 10 %": Disturbance(noise=0.1),
+    "delay 1": Disturbance(delay=1),
+    "10 % lost": Disturbance(drop=0.1),
+}
+COLUMNS = (
+    *("algo", "env", "seed", "method", "disturbance", "episodes"),
+    *("return_mean", "return_std", "random_return_mean", "cpu"),
 )
 # The deviation is taken over episodes of this seed, on the calibration stream of no run.
 STATES_SEED = 10**6
 
 
-class Bench:
-    """One trained policy, the size of its observations, and its returns under each disturbance."""
+class Key(NamedTuple):
+    """Whose return a row is."""
 
-    def __init__(self, name: str, artifact: Artifact, episodes: int) -> None:
-        self.name = name
-        self.artifact = artifact
-        self.spec = artifact.policy.spec
-        self.episodes = episodes
-        fp32 = OnnxPolicy(artifact.folder / ONNX_FILE)
-        self.std = observation_std(fp32, self.spec, STATES_SEED)
-        self.fp32 = {disturbance: self.play(fp32, disturbance) for disturbance in DISTURBANCES}
+    algo: str
+    env: str
+    seed: str
+    method: str
+    disturbance: str
 
-    def play(self, act: Act, disturbance: Disturbance) -> Returns:
-        factory = disturbed(env_factory(self.spec), disturbance, self.std)
-        return evaluate(act, factory, self.spec, episodes=self.episodes, seed=0)
 
-    def compress(self, method: str) -> tuple[str, Path]:
-        """Name and artifact of the policy compressed by a method."""
-        settings = decide_range(parse_request(compose_groups(method.split())).compress)
-        policy = self.artifact.policy
-        if isinstance(settings, PruneSettings):
-            policy = prune_policy(policy, settings, seed=0)
-        folder = Path(tempfile.mkdtemp()) / settings.label
-        export_policy(folder, policy, settings, algorithm=self.artifact.contract["algorithm"], seed=0)
-        return settings.label, folder
+def key_of(row: Mapping[str, str]) -> Key:
+    return Key(*(row[name] for name in Key._fields))
 
-    def disturbed_rows(self, method: str, folder: Path) -> Iterator[dict[str, Any]]:
-        """As `rows`, of an artifact that is played here."""
-        act = OnnxPolicy(folder / ONNX_FILE)
-        return self.rows(method, {disturbance: self.play(act, disturbance) for disturbance in DISTURBANCES})
 
-    def rows(self, method: str, returns: dict[Disturbance, Returns]) -> Iterator[dict[str, Any]]:
-        """One row per disturbance of a method."""
-        undisturbed = returns[Disturbance()].mean
-        for disturbance, played in returns.items():
-            difference = paired_difference(np.array(played.returns), np.array(self.fp32[disturbance].returns))
-            yield {
-                "policy": self.name,
-                "method": method,
-                "noise": disturbance.noise,
-                "delay": disturbance.delay,
-                "drop": disturbance.drop,
-                "episodes": self.episodes,
-                "return_mean": played.mean,
-                "return_std": played.std,
-                "percent_of_undisturbed": 100 * played.mean / undisturbed,
-                "difference_to_fp32_mean": difference.value,
-                "difference_to_fp32_low": difference.low,
-                "difference_to_fp32_high": difference.high,
+def groups(runs: Sequence[StoredRun]) -> Iterator[tuple[StoredRun, list[StoredRun]]]:
+    """(fp32, all policies of it) of each task and seed that has both."""
+    found: dict[tuple[str, str, int], list[StoredRun]] = defaultdict(list)
+    for run in runs:
+        if run.settings.protocol == "ours" and not run.record_only():
+            found[run.settings.algo.name, run.settings.env.id, run.seed].append(run)
+    for policies in found.values():
+        fp32 = [run for run in policies if run.settings.is_fp32]
+        if fp32 and len(policies) > 1:
+            yield fp32[0], policies
+
+
+def play(runs: Sequence[StoredRun], episodes: int, known: set[Key]) -> Iterator[dict[str, Any]]:
+    """The rows that are not known yet."""
+    for fp32, policies in groups(runs):
+        wanted = [
+            (run, key)
+            for run in policies
+            for name in DISTURBANCES
+            if (key := Key(run.settings.algo.name, run.settings.env.id, str(run.seed), method(run), name)) not in known
+        ]
+        if not wanted:
+            continue
+        artifact = open_artifact(fp32.path)
+        spec = artifact.policy.spec
+        std = observation_std(OnnxPolicy(artifact.folder / ONNX_FILE), spec, STATES_SEED)
+        for run, key in wanted:
+            act = OnnxPolicy(open_artifact(run.path).folder / ONNX_FILE)
+            factory = disturbed(env_factory(spec), DISTURBANCES[key.disturbance], std)
+            returns = evaluate(act, factory, spec, episodes=episodes, seed=0)
+            yield key._asdict() | {
+                "episodes": episodes,
+                "return_mean": round(returns.mean, 4),
+                "return_std": round(returns.std, 4),
+                "random_return_mean": round(fp32.finished_result().random_return_mean, 4),
                 "cpu": machine()["cpu_model"],
             }
 
 
-def rows(bench: Bench, methods: Sequence[str], added: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """All rows of one policy."""
-    yield from bench.rows("fp32", bench.fp32)
-    for method in methods:
-        yield from bench.disturbed_rows(*bench.compress(method))
-    for folder in added:
-        yield from bench.disturbed_rows(folder.name, open_artifact(folder).folder)
+def method(run: StoredRun) -> str:
+    """The compression of a run, without the hash of its other settings."""
+    return run.label.partition("~")[0]
+
+
+def shares(rows: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], dict[Task, dict[str, float]]]:
+    """By method and disturbance: each task's returns by seed, in shares of the undisturbed fp32 policy's."""
+    returns = {key_of(row): (float(row["return_mean"]), float(row["random_return_mean"])) for row in rows}
+    found: dict[tuple[str, str], dict[Task, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for key, (value, floor) in returns.items():
+        whole = returns[key._replace(method="fp32", disturbance="undisturbed")][0]
+        if whole > floor:
+            share = (value - floor) / (whole - floor)
+            found[key.method, key.disturbance][Task(key.algo, key.env)][key.seed] = share
+    return found
+
+
+def over_tasks(by_task: dict[Task, dict[str, float]]) -> Interval:
+    """Mean over tasks, and its interval over seeds."""
+    return mean_of_groups([np.array(list(by_seed.values())) for by_seed in by_task.values()])
+
+
+def difference(ours: dict[Task, dict[str, float]], fp32: dict[Task, dict[str, float]]) -> Interval:
+    """Mean over tasks of what a policy has more than the fp32 policy of its seed, and its interval over seeds."""
+    paired: list[FloatVector] = [
+        np.array([share - fp32[task][seed] for seed, share in by_seed.items()]) for task, by_seed in ours.items()
+    ]
+    return mean_of_groups(paired)
+
+
+def words(interval: Interval) -> str:
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Both figures of each method and disturbance."""
+    found = shares(rows)
+    methods = list(dict.fromkeys(name for name, _ in found))
+    lines = []
+    for name in methods:
+        tasks = found[name, "undisturbed"]
+        kept = [words(over_tasks(found[name, disturbance])) for disturbance in DISTURBANCES]
+        lines.append([f"`{name}`", str(len(tasks)), *kept])
+    for name in methods[1:]:
+        fp32 = [found["fp32", disturbance] for disturbance in DISTURBANCES]
+        ours = [found[name, disturbance] for disturbance in DISTURBANCES]
+        more = [words(difference(mine, its)) for mine, its in zip(ours, fp32, strict=True)]
+        lines.append([f"`{name}` - `fp32`", str(len(ours[0])), *more])
+    shown: str = tabulate(lines, ["method", "tasks", *DISTURBANCES], tablefmt="github", disable_numparse=True)
+    return shown
+
+
+def picture(rows: Sequence[Mapping[str, str]]) -> Picture:
+    """The return behind each disturbance, and the difference to fp32 there."""
+    found = shares(rows)
+    methods = list(dict.fromkeys(name for name, _ in found))
+    kept = {pair: over_tasks(by_task) for pair, by_task in found.items()}
+    more = {(name, one): difference(found[name, one], found["fp32", one]) for name, one in found if name != "fp32"}
+    size = (4.6, 2.9)
+    panels = [
+        Panel("Return", partial(_draw, methods, kept, "% of fp32 undisturbed"), size),
+        Panel("Beside fp32, same sensors", partial(_draw, methods[1:], more, "points of percent"), size),
+    ]
+    return Picture("robustness", "Behind disturbed sensors", "", panels, 2, keys_of(methods))
+
+
+def _draw(methods: Sequence[str], shown: Mapping[tuple[str, str], Interval], label: str, axes: Axes) -> None:
+    for k, name in enumerate(methods):
+        style = METHODS[method_of(name)]
+        for place, disturbance in enumerate(DISTURBANCES):
+            interval = shown[name, disturbance]
+            x = place + 0.14 * (k - (len(methods) - 1) / 2)
+            axes.plot([x, x], [100 * interval.low, 100 * interval.high], color=style.color, lw=1)
+            axes.plot(x, 100 * interval.value, marker=style.marker, color=style.color, ms=5)
+    axes.axhline(0, color=MUTED, lw=0.8)
+    axes.set_xticks(range(len(DISTURBANCES)), list(DISTURBANCES))
+    axes.set_ylabel(label)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--methods", nargs="*", default=METHODS)
-    parser.add_argument("--add", action="append", default=[], help="NAME=FOLDER")
+    parser.add_argument("study", help="study=<name>")
+    parser.add_argument("--label", default="fp32*,ptsq*,prune_qat-0.70-w4*")
+    parser.add_argument("--seed", default="0,1,2")
+    parser.add_argument("--episodes", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--picture", type=Path, help="folder")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    added = [item.split("=", 1) for item in args.add]
-    writer = None
-    with args.out.open("w", newline="") as file:
-        for folder in args.folders:
-            bench = Bench(folder.name, open_artifact(folder), args.episodes)
-            for row in rows(bench, args.methods, [Path(path) for name, path in added if name == bench.name]):
-                if writer is None:
-                    writer = csv.DictWriter(file, row)
-                    writer.writeheader()
-                writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-                file.flush()
+    study = args.study.removeprefix("study=")
+    chosen = Selection(study=study, env=None, algo=None, label=args.label, seed=args.seed, total_steps=None)
+    rows: list[dict[str, str]] = []
+    if args.out.exists():
+        with args.out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    with args.out.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if not rows:
+            writer.writeheader()
+        for row in play(chosen_runs(chosen), args.episodes, {key_of(row) for row in rows}):
+            writer.writerow(row)
+            file.flush()
+            rows.append({name: str(value) for name, value in row.items()})
+    print(table(rows))
+    if args.picture:
+        write_picture(args.picture, picture(rows))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from scipy import stats
 from measure.statistics import (
     bootstrap,
     interquartile_mean,
+    mean_of_groups,
     paired_difference,
     pooled,
     probability_of_improvement,
@@ -40,6 +41,24 @@ def test_one_value_has_no_interval_and_no_value_no_mean() -> None:
     assert (interval.value, interval.low, interval.high) == (3.0, -np.inf, np.inf)
     with pytest.raises(ValueError, match="at least one value"):
         bootstrap([np.array([])], MEAN)
+
+
+def test_a_mean_of_groups_has_the_interval_of_welch() -> None:
+    """Two groups: half of what Welch's test has for a difference, whose variance is that of the sum."""
+    first, second = np.array([1.0, 2.0, 6.0]), np.array([10.0, 12.0, 12.0, 18.0])
+    interval = mean_of_groups([first, second])
+    welch = stats.ttest_ind(first, -second, equal_var=False).confidence_interval()
+    assert (interval.value, interval.low, interval.high) == pytest.approx((8, welch.low / 2, welch.high / 2))
+    assert mean_of_groups([np.array([1.0]), first]).high == np.inf
+    with pytest.raises(ValueError, match="at least one value"):
+        mean_of_groups([first, np.array([])])
+
+
+def test_the_interval_of_a_mean_of_groups_covers_it_in_95_of_100_cases() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(0, np.arange(1, 8)[:, None], (2000, 7, 3))
+    covered = [interval.low < 0 < interval.high for interval in (mean_of_groups(list(groups)) for groups in drawn)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
 
 
 def test_pairs_cancel_what_they_share() -> None:

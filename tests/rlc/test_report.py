@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from measure.statistics import Interval, bootstrap, improvement, mean_interval, mean_of_groups
+from measure.statistics import Interval, improvement, mean_interval
 from rlc.config.plan import make_plan
 from rlc.datafiles import read
 from rlc.report import report
@@ -35,15 +36,6 @@ def test_student_interval_and_improvement_by_hand() -> None:
     same = improvement([np.array([1.0, 2.0, 3.0])], [np.array([1.0, 2.0, 3.0])])
     assert same.value == 0.5
     assert same.low < 0.5 < same.high
-
-
-def test_a_mean_of_groups_is_its_bootstrap_drawn_at_once() -> None:
-    groups = [np.array([1.0, 2.0, 6.0]), np.array([10.0, 12.0])]
-    at_once = mean_of_groups(groups)
-    one_by_one = bootstrap(groups, lambda drawn: float(np.mean([np.mean(group) for group in drawn])))
-    assert at_once.value == one_by_one.value == 7
-    assert (at_once.low, at_once.high) == pytest.approx((one_by_one.low, one_by_one.high), abs=0.2)
-    assert mean_of_groups([np.array([1.0])]).high == np.inf
 
 
 def test_the_largest_ratio_that_keeps_the_return() -> None:
@@ -180,6 +172,38 @@ def test_runs_of_other_steps_are_marked(add: Add) -> None:
 def test_recovery_is_a_variant_of_its_own() -> None:
     words = "+algo=sac env=hopper +compress=prune_l2 compress.finetune=distill"
     assert variant(make_plan(words.split()).jobs[0].settings) == "prune_l2-0.30+distill"
+
+
+def test_qat_is_in_shares_of_the_mean_fp32_policy(add: Add) -> None:
+    """Random actions return 20; one fp32 policy hardly learned, and the QAT training of its seed did."""
+    words, fp32 = "+algo=sac env=hopper", [30.0, 1020.0, 1020.0]
+    study = Study(
+        [
+            *three_seeds(add, words, fp32, fp32),
+            *three_seeds(add, f"{words} +compress=ptdq", [30.0, 1020.0, 520.0], fp32),
+            *three_seeds(add, f"{words} +compress=qat", [690.0, 690.0, 690.0], fp32),
+        ]
+    )
+    assert study.cells[HOPPER, "ptdq"].normalized_return == pytest.approx([1, 1, 0.5])
+    assert study.cells[HOPPER, "qat"].normalized_return == pytest.approx([1, 1, 1])
+
+
+def test_qat_is_compared_by_returns_and_pruning_seed_by_seed(add: Add) -> None:
+    runs = []
+    for words in ("+algo=sac env=hopper", "+algo=sac env=ant"):
+        fp32 = [1020.0, 2020.0, 3020.0]
+        runs += three_seeds(add, words, fp32, fp32)
+        runs += three_seeds(add, f"{words} +compress=qat", [1520.0, 1520.0, 1520.0], fp32)
+        for ratio in (0.1, 0.2):
+            for norm, scores in ((1, [100.0, 200.0, 300.0]), (2, [150.0, 250.0, 290.0])):
+                runs += three_seeds(add, f"{words} +compress=prune_l{norm} compress.ratio={ratio}", scores, fp32)
+    found = {finding.claim: finding.evidence for finding in findings(Study(runs))}
+    # A run of QAT beats one of the three of fp32.
+    assert "0.333 [" in found["QAT helps SAC"]
+    # L2 wins with two seeds of three, at either ratio: six values, not twelve.
+    half = float(stats.t.ppf(0.975, 4)) * np.sqrt(2 * (1 / 3) / 3) / 2
+    low, high = (f"{2 / 3 + sign * half:.3f}" for sign in (-1, 1))
+    assert found["Pruning by L2 is better than by L1"].startswith(f"0.667 [{low}, {high}]")
 
 
 def test_numbers_are_short() -> None:
