@@ -20,7 +20,7 @@ from rlc.messages import counted
 from rlc.pipeline.tracking import log_tables
 from rlc.reporting.figures import pictures
 from rlc.reporting.files import csv_text, write_picture, write_table
-from rlc.reporting.findings import Finding, findings
+from rlc.reporting.findings import HOW_DECIDED, Finding, findings
 from rlc.reporting.overview import overview
 from rlc.reporting.own_findings import own_findings
 from rlc.reporting.page import Report, render
@@ -42,7 +42,7 @@ def report(arguments: list[str]) -> None:
     made = make_report(settings)
     folder = OUTPUTS / settings.study / "report"
     folder.mkdir(exist_ok=True)
-    shown = [*made.tables, as_table(made.claims, made.claim_notes), machines(made.runs)]
+    shown = [*made.tables, as_table(made.claims), machines(made.runs)]
     for table in shown:
         write_table(folder, table)
         show(table)
@@ -74,32 +74,22 @@ def make_report(settings: ReportSettings) -> Report:
     shown += [table1(study), table2(study), table3(study)]
     if as_published.runs:
         shown.append(_by_the_papers_protocol(table1(as_published)))
-    own = own_findings(study, as_published)
     return Report(
         study=settings.study,
         runs=runs,
         ours=study,
         as_published=as_published,
-        claims=[*findings(study), *own],
-        claim_notes=_claim_notes(len(own)),
+        claims=[*findings(study), *own_findings(study, as_published)],
         tables=shown,
         pictures=[*pictures(study, as_published), *published_pictures(study)],
     )
 
 
-def _claim_notes(own: int) -> list[Note]:
-    text = (
-        "holds: the 95 % interval lies wholly on the claim's side; does not hold: wholly on the other side; "
-        "undecided: neither, or fewer than 2 tasks. Left out: seeds whose fp32 policy is no better than random "
-        f"actions, and cells of fewer than 3 seeds. The last {own} claims are this project's own, the others are the "
-        "paper's."
-    )
-    return [Note(text)]
-
-
 def _by_the_papers_protocol(table: ReportTable) -> ReportTable:
     name = f"{table.name}_paper_protocol"
-    return replace(table, name=name, title=f"{table.title}: this study's runs by the paper's protocol")
+    note = Note("the fp32 policies that others are compared with were scored by the paper's protocol too.")
+    title = f"{table.title}: this study's runs by the paper's protocol"
+    return replace(table, name=name, title=title, notes=[*table.notes, note])
 
 
 def _extra_page(settings: ReportSettings) -> Path | None:
@@ -112,11 +102,14 @@ def _extra_page(settings: ReportSettings) -> Path | None:
     return path
 
 
-def as_table(claims: Sequence[Finding], notes: Sequence[Note]) -> ReportTable:
+def as_table(claims: Sequence[Finding]) -> ReportTable:
     """The findings as a table."""
-    rows = [[finding.claim, finding.verdict, finding.evidence, finding.rule] for finding in claims]
-    headers = ["claim", "verdict", "evidence", "rule"]
-    return ReportTable("findings", "Claims, and what the data say of them", headers, rows, list(notes))
+    rows = [
+        [finding.claim, "ours" if finding.own else "the paper", finding.verdict, finding.evidence, finding.rule]
+        for finding in claims
+    ]
+    headers = ["claim", "whose", "verdict", "evidence", "rule"]
+    return ReportTable("findings", "Claims, and what the data say of them", headers, rows, [Note(HOW_DECIDED)])
 
 
 def show(table: ReportTable) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from measure.statistics import FloatVector, Interval, mean_interval
+from rlc.messages import counted
 from rlc.reporting.learning import learning
 from rlc.reporting.panels import (
     DASHES,
@@ -123,9 +124,13 @@ def protocols(study: Study, as_published: Study) -> Picture:
                     (3.4, 2.3),
                 )
             )
-    caption = "Returns of the same trained policies, mean over seeds with 95 % intervals. Both are runs of this study."
+    caption = (
+        "Returns of the same trained policies, mean over seeds with 95 % intervals. Both are runs of this study. The "
+        "paper's protocol has one weight scale for each layer and reads raw observations; PPO meets a new normaliser, "
+        "SAC's actions are not squashed, and episodes do not begin in the same states (docs/protocol.md)."
+    )
     keys = {"our protocol": Style(SERIES[0], "o"), "the paper's protocol": Style(SERIES[1], "D")}
-    return Picture("protocols", "Where the paper's losses come from", caption, panels, 4, keys)
+    return Picture("protocols", "The same trainings by two protocols", caption, panels, 4, keys)
 
 
 def _draw_protocols(axes: Axes, cells: list[tuple[str, Cell | None, Cell | None]]) -> None:
@@ -220,8 +225,15 @@ def profiles(study: Study) -> Picture:
             style = METHODS[method_of(name)]
             alike = sum(style.color == other.color for other in styles.values())
             styles[said(name)] = replace(style, dashes=DASHES[alike % len(DASHES)])
-    caption = "Of all tasks and seeds together: the share of runs that keep at least so much of the fp32 return."
-    panels = [Panel("All tasks", partial(_draw_profiles, shares=shares, styles=styles), (7.2, 3.4))] if shares else []
+    caption = (
+        "Of the tasks of the first picture and their seeds together: the share of runs that keep at least so much of "
+        "the fp32 return."
+    )
+    panels = (
+        [Panel(counted(len(tasks), "task"), partial(_draw_profiles, shares=shares, styles=styles), (7.2, 3.4))]
+        if shares
+        else []
+    )
     return Picture("profiles", "How often a method keeps how much", caption, panels, 1, styles)
 
 

@@ -18,6 +18,12 @@ LEAST_TASKS = 2
 HOLDS = "holds"
 FAILS = "does not hold"
 UNKNOWN = "undecided"
+HOW_DECIDED = (
+    f"{HOLDS}: the 95 % interval lies wholly on the claim's side; {FAILS}: wholly on the other side; {UNKNOWN}: "
+    f"neither, or fewer than {LEAST_TASKS} tasks. The paper's claims and that of the two protocols rest on all tasks, "
+    "the others on the well-trained ones. Left out: seeds whose fp32 policy is no better than random actions, and "
+    f"cells of fewer than {LEAST_SEEDS} seeds."
+)
 Cells = Sequence[Cell]
 # What runs a policy, and the measured time of an action there.
 WAYS = {"in ONNX Runtime": "infer.onnx_run_p50_us", "as native C": "infer.native_p50_us"}
@@ -31,6 +37,8 @@ class Finding:
     rule: str
     evidence: str
     verdict: str
+    own: bool = False
+    """Of this project, not of the paper."""
 
 
 def findings(study: Study) -> list[Finding]:

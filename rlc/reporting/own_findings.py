@@ -1,6 +1,7 @@
 """Claims of this project: what the paper's protocol costs, what pays in time, how small a policy can be."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,12 +34,13 @@ FASTER = 10
 
 def own_findings(study: Study, as_published: Study) -> list[Finding]:
     """Claims of this project; `as_published` are the runs by the paper's protocol."""
-    return [
+    found = [
         _losses(study, as_published),
         *(_pays_in_time(study, way) for way in WAYS),
         _faster_than_onnx(study),
         _how_small(study),
     ]
+    return [replace(finding, own=True) for finding in found]
 
 
 def _losses(study: Study, as_published: Study) -> Finding:

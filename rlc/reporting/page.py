@@ -12,12 +12,12 @@ from markupsafe import Markup
 
 from rlc.datafiles import DATA
 from rlc.messages import counted
-from rlc.reporting.findings import Finding
+from rlc.reporting.findings import HOW_DECIDED, Finding
 from rlc.reporting.panels import VARIABLES, Picture, panel_svg
 from rlc.reporting.sources import machines, run_list, training_costs
 from rlc.reporting.study import Study
-from rlc.reporting.summary import circumstances, scope, statements
-from rlc.reporting.tables import DASH, Note, ReportTable
+from rlc.reporting.summary import circumstances, glossary, scope, statements
+from rlc.reporting.tables import DASH, ReportTable
 from rlc.runs.stored import StoredRun
 
 PARTS = DATA / "page"
@@ -36,7 +36,6 @@ class Report:
     ours: Study
     as_published: Study
     claims: Sequence[Finding]
-    claim_notes: Sequence[Note]
     tables: Sequence[ReportTable]
     pictures: Sequence[Picture]
 
@@ -69,8 +68,12 @@ def render(report: Report, folder: Path | None) -> str:
         scope=scope(report.ours if report.ours.runs else report.as_published, report.runs),
         statements=statements(report.ours, report.as_published, report.claims),
         facts=circumstances(report.runs),
-        claims=report.claims,
-        claim_notes=report.claim_notes,
+        claims=[
+            ("Of the paper", [claim for claim in report.claims if not claim.own]),
+            ("Of this project", [claim for claim in report.claims if claim.own]),
+        ],
+        how_decided=HOW_DECIDED,
+        glossary=glossary(report.ours),
         pictures=[picture for picture in drawn if picture["data"] == "ours"],
         published=[picture for picture in drawn if picture["data"] == "paper"],
         tables=[_laid_out(table) for table in report.tables if table.rows and not table.beside],
@@ -84,10 +87,10 @@ def _laid_out(table: ReportTable, links: Sequence[str] = ()) -> dict[str, Any]:
     """A table as the template wants it: the columns that name a row are one."""
     table = table.without_empty_columns()
     theirs = [table.beside and bool(re.search("paper|published", header)) for header in table.headers]
-    heads = [{"text": " / ".join(table.headers[: table.keys]), "notes": [], "theirs": False}]
+    names = table.headers[: table.keys]
+    heads = [{"text": " / ".join(names), "notes": _of_columns(table, names), "theirs": False}]
     for header, its in zip(table.headers[table.keys :], theirs[table.keys :], strict=True):
-        numbers = [k for k, note in enumerate(table.notes, 1) if header in note.columns]
-        heads.append({"text": header, "notes": numbers, "theirs": its})
+        heads.append({"text": header, "notes": _of_columns(table, [header]), "theirs": its})
     rows = []
     for k, row in enumerate(table.rows):
         names = row[: table.keys]
@@ -99,6 +102,11 @@ def _laid_out(table: ReportTable, links: Sequence[str] = ()) -> dict[str, Any]:
         "count": counted(len(rows), "row"),
         "notes": table.notes,
     }
+
+
+def _of_columns(table: ReportTable, headers: Sequence[str]) -> list[int]:
+    """The numbers of the notes that are said of columns."""
+    return [k for k, note in enumerate(table.notes, 1) if set(headers) & set(note.columns)]
 
 
 def _called(table: ReportTable, *texts: str) -> list[int]:

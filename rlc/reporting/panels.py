@@ -80,10 +80,14 @@ METHODS = {
 
 
 class Tip(NamedTuple):
-    """What is said of a mark that is pointed at, and the words that find its rows in the table of costs."""
+    """What is said of a mark that is pointed at, and the words that find its rows in the table of costs.
+
+    `large`: a mark that is chosen before a small one beside it, and that the keyboard reaches.
+    """
 
     text: str
     rows: str
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,13 @@ def panel_svg(panel: Panel, prefix: str) -> str:
     text = re.sub(r'(id="|url\(#|href="#)', rf"\1{prefix}-", text)
     for color, name in VARIABLES.items():
         text = text.replace(color, f"var(--{name})")
+    entered = False
     for gid, tip in panel.tips.items():
-        words = f'class="mark" tabindex="0" role="link" aria-label="{escape(tip.text)}" data-rows="{escape(tip.rows)}"'
+        # One stop of the tab key for each panel: arrow keys go on from there (page.js).
+        stop = "" if not tip.large else f' tabindex="{-1 if entered else 0}"'
+        entered |= tip.large
+        kind = "mark large" if tip.large else "mark"
+        words = f'class="{kind}"{stop} role="link" aria-label="{escape(tip.text)}" data-rows="{escape(tip.rows)}"'
         text = text.replace(f'<g id="{prefix}-{gid}">', f'<g id="{prefix}-{gid}" {words}>', 1)
     return text
 
@@ -227,6 +236,9 @@ def _place_labels(axes: Axes, panel: Panel) -> None:
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
             if inside and not any(box.overlaps(other) for other in boxes):
                 boxes.append(box)
+                if max(abs(dx), abs(dy)) > _PLACES[0][0]:
+                    line = {"arrowstyle": "-", "lw": 0.5, "color": MUTED, "shrinkA": 0, "shrinkB": 4}
+                    axes.annotate("", point, (dx, dy), textcoords="offset points", arrowprops=line)
                 break
             written.remove()
 

@@ -127,18 +127,19 @@ def pareto(study: Study) -> Picture:
         f"Large: the mean over {names}, with the 95 % interval over seeds; small: one of them. The line joins what "
         "nothing beats: up and left is better. Point at a mark for its numbers; a click shows its rows."
     )
-    caption += f" Not trained well enough to count: {', '.join(left_out)}." if left_out else ""
+    if left_out:
+        share = percent(WELL_TRAINED, 0)
+        caption += f" Left out, since fp32 has less than {share} of the best published return: {', '.join(left_out)}."
     return Picture("pareto", "Return kept against size and time", caption, panels, 3, keys_of(variants))
 
 
 def _panel(shown: list[Point], label: str, unit: str) -> Panel:
     tips = {}
+    what, _, base = label.removesuffix(")").partition(" (% ")
     for point in shown:
-        words = f"{said(point.variant)}: keeps {share_in_words(point.kept)}, {label.partition(' (')[0]} "
+        words = f"{said(point.variant)}: keeps {share_in_words(point.kept)}, {what} {percent(point.cost)} {base}; "
         tips[_gid(point)] = Tip(
-            words
-            + f"{percent(point.cost)} of fp32; {len(point.tasks)} tasks, {fewest_to_most(point.seeds)} seeds each",
-            point.variant,
+            f"{words}{len(point.tasks)} tasks, {fewest_to_most(point.seeds)} seeds each", point.variant, large=True
         )
         for task, (cost, share, kept) in point.tasks.items():
             amount = f"{number(cost / 1000)} KB" if unit == "KB" else f"{number(cost)} {unit}"
@@ -152,7 +153,7 @@ def _panel(shown: list[Point], label: str, unit: str) -> Panel:
         # Along the line, which is straight where the axis is logarithmic.
         steps = zip(np.geomspace(left, right, 12), np.linspace(low, high, 12), strict=True)
         taken += [(float(x), float(y)) for x, y in steps]
-    title = label.partition(" (")[0].capitalize().replace("onnx runtime", "ONNX Runtime")
+    title = what.capitalize().replace("onnx runtime", "ONNX Runtime")
     return Panel(
         title.replace(" as native c", " as native C"),
         partial(_draw, shown=shown, label=label),

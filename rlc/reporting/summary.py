@@ -1,5 +1,6 @@
 """What a study says, in a few sentences made from its data."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from measure.statistics import Interval, mean_of_groups
 from rlc.messages import counted
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, Finding
 from rlc.reporting.own_findings import TARGET
-from rlc.reporting.panels import ordered, short_name
+from rlc.reporting.panels import method_of, ordered, short_name
 from rlc.reporting.pareto import Point, by_the_papers_protocol, points, said, well_trained
 from rlc.reporting.sources import commit_of, core_hours, date_of, machine_of, span
 from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task
@@ -16,6 +17,14 @@ from rlc.reporting.tables import QUANTIZED, fewest_to_most, percent, share_in_wo
 from rlc.runs.stored import StoredRun
 
 HALF = 0.5
+GLOSSARY = {
+    "fp32": "the policy as it was trained, in 32-bit floating point",
+    "ptdq": "dynamic int8: weights quantised after training, the range of each layer's input found in every call",
+    "ptsq": "static int8: weights and inputs quantised after training, ranges found once on calibration states",
+    "qat": "int8 quantisation-aware training: a training of its own in which the actor is quantised",
+    "prune_l1, prune_l2": "the hidden units with the smallest L1 or L2 norms removed, at the ratio that follows",
+    "prune_qat, prune_ptdq, prune_ptsq": "pruned, then taught by the fp32 policy and quantised; w4: weights of 4 bits",
+}
 
 
 class Statement(NamedTuple):
@@ -65,6 +74,12 @@ def tasks_in_words(tasks: Sequence[Task]) -> str:
     return _joined([f"{task.algo.upper()} on {short_name(task.env_id)}" for task in tasks])
 
 
+def glossary(study: Study) -> list[tuple[str, str]]:
+    """What the short names on the page mean, as far as they are in a study."""
+    used = {method_of(cell.variant) for cell in study.cells.values()}
+    return [(name, text) for name, text in GLOSSARY.items() if used & set(re.findall(r"\w+", name))]
+
+
 def statements(study: Study, as_published: Study, claims: Sequence[Finding]) -> list[Statement]:
     """What the study says of size, quantisation, time, pruning and the paper, as far as it has the runs."""
     found = [
@@ -91,18 +106,20 @@ def _smallest(study: Study) -> Statement | None:
 
 
 def _quantised(study: Study) -> Statement | None:
-    parts = []
-    shares = []
-    for method in QUANTIZED[1:]:
-        cells = _cells(study, method)
-        if cells:
-            share = _over_tasks(cells)
-            shares.append(share.value)
-            parts.append(f"{said(method)} ({method}) keeps {share_in_words(share)} on {counted(len(cells), 'task')}")
-    if not parts:
+    """What the methods keep that quantise a finished policy, the least first; then QAT, a training of its own."""
+    found = {method: _cells(study, method) for method in QUANTIZED[1:]}
+    shares = {method: _over_tasks(cells) for method, cells in found.items() if cells}
+    derived = sorted((method for method in shares if method != "qat"), key=lambda method: shares[method].value)
+    if not derived:
         return None
-    worst = min(shares)
-    return Statement(percent(worst), f"or more is what int8 keeps of the fp32 return: {'; '.join(parts)}.")
+    parts = [f"{said(name)} ({name}) keeps {share_in_words(shares[name])} of the fp32 return" for name in derived]
+    text = f"{'; '.join(parts)}, {_count(found[derived[0]])}."
+    if "qat" in shares:
+        text += (
+            f" {said('qat').capitalize()} (qat), a training of its own, returns {share_in_words(shares['qat'])} of the "
+            f"mean fp32 policy, {_count(found['qat'])}."
+        )
+    return Statement(percent(shares[derived[0]].value), f"and more is what int8 keeps on average: {text}")
 
 
 def _time(study: Study) -> Statement | None:
@@ -151,8 +168,8 @@ def _losses(study: Study, as_published: Study) -> Statement | None:
     words = _joined([f"{percent(share, 0)} as {method}" for method, share in shares])
     worst = min(share for _, share in shares)
     text = (
-        f"is what the same trainings are worth when they are compressed and scored as the paper's code did it, in "
-        f"shares of their fp32 return by our protocol: {words}, {counted(len(tasks), 'task')}."
+        f"is left of the same fp32 policies where they are quantised and scored as the paper's code did it: "
+        f"{words}, of what fp32 returns by our protocol, {counted(len(tasks), 'task')}."
     )
     return Statement(percent(worst, 0), text)
 
@@ -161,7 +178,7 @@ def _claims(claims: Sequence[Finding]) -> Statement | None:
     verdicts = Counter(claim.verdict for claim in claims)
     decided = verdicts[HOLDS] + verdicts[FAILS]
     text = f"claims are decided by their written rules: {verdicts[HOLDS]} hold, {verdicts[FAILS]} do not"
-    return Statement(f"{decided} of {len(claims)}", f"{text}; {verdicts[UNKNOWN]} need more runs or measurements.")
+    return Statement(f"{decided} of {len(claims)}", f"{text}; {verdicts[UNKNOWN]} are undecided.")
 
 
 def _cells(study: Study, variant: str) -> list[Cell]:

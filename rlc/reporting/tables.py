@@ -144,7 +144,10 @@ def costs(study: Study) -> ReportTable:
     tries = sum(one.short is not None for one in measured)
     if tries:
         notes.append(
-            Note(f"{counted(tries, 'measurement')} of {len(measured)} measured less than the defaults do: tries.")
+            Note(
+                f"{tries} of {counted(len(measured), 'measurement')} were made with fewer episodes or copies than the "
+                "defaults have."
+            )
         )
     return ReportTable("costs", "Every policy: what it keeps and what it costs", headers, rows, notes, keys=3)
 
@@ -202,9 +205,9 @@ def guidance(study: Study) -> ReportTable:
         rows.append(row + [_smallest(cells, tolerance) for tolerance in TOLERANCES])
     notes = [
         Note(
-            "The policy with the fewest bytes of weights whose mean return over seeds keeps that much of fp32, counted "
-            "from random actions. Chosen on the episodes it is judged by: with few seeds, evaluate your choice again "
-            "(rlc.evaluate).",
+            "The policy with the fewest bytes of weights, and its share of fp32's bytes, whose mean return over seeds "
+            "keeps that much of fp32, counted from random actions. Chosen on the episodes it is judged by: with few "
+            "seeds, evaluate your choice again (rlc.evaluate).",
             tuple(headers[3:]),
         )
     ]
@@ -218,7 +221,7 @@ def _smallest(cells: Sequence[Cell], tolerance: float) -> str:
     if fp32 is None or not keeping:
         return DASH
     smallest = min(keeping, key=size)
-    return f"{smallest.variant} ({percent(size(smallest) / size(fp32), 0)} of the bytes)"
+    return f"{smallest.variant}, {percent(size(smallest) / size(fp32), 0)}"
 
 
 def tidy(study: Study) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     study = everything(writer(folder))
     shown = [costs(study), table1(study), table2(study)]
-    made = Report("small", study.runs, study, Study([]), findings(study), [], shown, pictures(study, Study([])))
+    made = Report("small", study.runs, study, Study([]), findings(study), shown, pictures(study, Study([])))
     file = folder / "page.html"
     file.write_text(render(made, None))
     return file.as_uri()
@@ -69,6 +69,26 @@ def test_a_click_sorts_and_another_turns_it_round(page: Page) -> None:
     assert shown_rows(table)[0].endswith("fp32")
 
 
+def test_a_third_click_undoes_the_order_and_dates_are_no_numbers(page: Page) -> None:
+    table = page.locator("#costs")
+    before = shown_rows(table)
+    head = table.locator("thead th", has_text="weights KB")
+    column = head.evaluate("one => one.cellIndex")
+    table.evaluate(
+        """(one, column) => [...one.querySelectorAll("tbody tr")].forEach((row, k) => {
+          row.cells[column].firstChild.textContent = ["2026-11-27", "2026-11-26"][k % 2];
+        })""",
+        column,
+    )
+    head.locator("button").click()
+    days = [text[:10] for text in table.locator(f"tbody tr td:nth-child({column + 1})").all_inner_texts()]
+    assert days == sorted(days)
+    head.locator("button").click()
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") is None
+    assert shown_rows(table) == before
+
+
 def test_the_filter_leaves_the_rows_with_its_words(page: Page) -> None:
     table = page.locator("#costs")
     table.locator("input").fill("hopper PT")
@@ -78,17 +98,61 @@ def test_the_filter_leaves_the_rows_with_its_words(page: Page) -> None:
     assert table.locator("output").inner_text() == "10 rows"
 
 
-@pytest.mark.parametrize("way", ["hover", "focus"])
-def test_a_mark_says_what_it_is_and_leads_to_its_rows(page: Page, way: str) -> None:
+@pytest.mark.parametrize("way", ["mouse", "finger", "keyboard"])
+def test_a_mark_says_what_it_is_and_leads_to_its_rows(browser: Browser, address: str, way: str) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, has_touch=True)
+    page.goto(address)
     mark = page.locator("#pareto-0-mark-ptdq")
     tip = page.locator("#tip")
     assert tip.is_hidden()
-    mark.hover(force=True) if way == "hover" else mark.focus()
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    if way == "mouse":
+        page.mouse.move(x, y)
+    elif way == "finger":
+        page.touchscreen.tap(x, y)
+    else:
+        mark.focus()
     assert tip.is_visible()
     assert tip.inner_text().startswith("dynamic int8: keeps 99.")
-    mark.click(force=True) if way == "hover" else page.keyboard.press("Enter")
+    before = page.evaluate("scrollY")
+    if way == "mouse":
+        page.mouse.click(x, y)
+    elif way == "finger":
+        page.touchscreen.tap(x, y)
+    else:
+        page.keyboard.press("Enter")
     assert shown_rows(page.locator("#costs")) == ["ppo Ant-v4 ptdq", "sac Hopper-v4 ptdq"]
+    assert page.evaluate("document.activeElement.type") == "search"
     assert tip.is_hidden()
+    page.go_back()
+    assert page.evaluate("scrollY") == pytest.approx(before, abs=5)
+    page.close()
+
+
+def test_every_large_mark_is_found_where_it_lies(page: Page) -> None:
+    for mark in page.locator(".mark.large").all():
+        mark.scroll_into_view_if_needed()
+        box = mark.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        assert page.locator("#tip").inner_text() == mark.get_attribute("aria-label")
+
+
+def test_arrow_keys_go_from_mark_to_mark(page: Page) -> None:
+    panel = page.locator("#pareto .panel").first
+    assert panel.locator(".mark[tabindex='0']").count() == 1
+    panel.locator(".mark[tabindex='0']").focus()
+    said = []
+    for _ in range(20):
+        page.keyboard.press("ArrowLeft")
+    for _ in range(panel.locator(".mark.large").count()):
+        said.append(page.locator("#tip").inner_text())
+        page.keyboard.press("ArrowRight")
+    assert sorted(said) == sorted(panel.locator(".mark.large").evaluate_all("all => all.map(one => one.ariaLabel)"))
+    assert panel.locator(".mark[tabindex='0']").count() == 1
 
 
 def test_a_note_is_read_from_its_cell(page: Page) -> None:
@@ -136,4 +200,5 @@ def test_paper_prints_whole_tables(page: Page) -> None:
     page.emulate_media(media="print")
     assert page.locator(".tools").first.is_hidden()
     assert page.locator("#costs .scroll").evaluate("one => getComputedStyle(one).overflowX") == "visible"
+    assert page.locator("#costs thead button").first.evaluate("one => getComputedStyle(one).display") == "contents"
     assert page.pdf(format="A4").startswith(b"%PDF")

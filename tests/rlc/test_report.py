@@ -113,9 +113,9 @@ def test_guidance_takes_the_fewest_bytes_within_the_tolerance(add: Add) -> None:
         words = f"+algo=sac env=hopper +compress={method}"
         runs += three_seeds(add, words, [score] * 3, [1020] * 3, weight_bytes=size)
     assert guidance(Study(runs)).rows[0][3:] == [
-        "ptdq (30 % of the bytes)",
-        "prune_l2-0.30 (20 % of the bytes)",
-        "ptsq (10 % of the bytes)",
+        "ptdq, 30 %",
+        "prune_l2-0.30, 20 %",
+        "ptsq, 10 %",
     ]
 
 
