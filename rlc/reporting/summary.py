@@ -117,7 +117,7 @@ def _quantised(study: Study) -> Statement | None:
     if "qat" in shares:
         text += (
             f" {said('qat').capitalize()} (qat), a training of its own, returns {share_in_words(shares['qat'])} of the "
-            f"mean fp32 policy, {_count(found['qat'])}."
+            f"mean fp32 policy (interval over its own seeds), {_count(found['qat'])}."
         )
     return Statement(percent(shares[derived[0]].value), f"and more is what int8 keeps on average: {text}")
 
