@@ -28,7 +28,7 @@ from rlc.reporting.panels import (
     title,
 )
 from rlc.reporting.pareto import pareto, said, well_trained
-from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task
+from rlc.reporting.study import ALGORITHMS, ENVIRONMENTS, Cell, Study, Task, over_fp32
 from rlc.reporting.tables import QUANTIZED
 
 # Of measurement.json, with the unit of the axis and its size.
@@ -265,20 +265,21 @@ def _by_ratio(study: Study, norm: int) -> Iterator[tuple[str, Values]]:
     for name, label, _ in (RETURN, *COSTS):
         found = {}
         for task in study.tasks:
-            baseline = study.cell(task, "fp32")
-            reference = baseline.mean(name) if baseline else None
-            cells = {ratio: cell for ratio, cell in study.pruned(task, norm).items() if cell.values(name)}
-            if reference and cells:
-                whole = {0.0: Interval(1.0, 1.0, 1.0)}
-                pruned = {ratio: _over(cell, name, _reference(cell, name, reference)) for ratio, cell in cells.items()}
-                found[task.algo, task.env_id] = whole | pruned
+            fp32 = study.cell(task, "fp32")
+            pruned = study.pruned(task, norm).items() if fp32 else ()
+            shares = {ratio: _over_fp32(cell, fp32, name) for ratio, cell in pruned if fp32}
+            known = {ratio: mean_interval(values) for ratio, values in shares.items() if values}
+            if known:
+                found[task.algo, task.env_id] = {0.0: Interval(1.0, 1.0, 1.0)} | known
         yield label, found
 
 
-def _reference(cell: Cell, name: str, reference: float) -> float:
-    """What a pruned cell is divided by: the returns of its own seeds, since the fp32 cell may have more."""
-    own = cell.mean("fp32_return_mean") if name == "return_mean" else None
-    return own or reference
+def _over_fp32(cell: Cell, fp32: Cell, name: str) -> list[float]:
+    """Returns of a pruned cell over the mean return of fp32 with its seeds; costs seed by seed."""
+    if name != "return_mean":
+        return over_fp32(cell, fp32, name)
+    whole = cell.mean("fp32_return_mean") or fp32.mean("return_mean")
+    return [value / whole for value in cell.values(name)] if whole else []
 
 
 def _over(cell: Cell, name: str, unit: float) -> Interval:

@@ -10,7 +10,7 @@ import numpy as np
 from measure.statistics import Interval, improvement, interquartile_mean, mean_of_groups
 from rlc.messages import counted
 from rlc.reporting.published import KEEPS
-from rlc.reporting.study import Cell, Study
+from rlc.reporting.study import Cell, Study, over_fp32
 from rlc.reporting.tables import QUANTIZED, at_least, fewest_to_most, percent
 
 LEAST_SEEDS = 3
@@ -177,14 +177,15 @@ def _ratio_claim(
     """`score` of a ratio to fp32 is above 1 where it speaks for the claim; 1 is for it too."""
     if not pairs:
         return Finding(claim, rule, f"no task has {LEAST_SEEDS} seeds of fp32 and of a compressed policy", UNKNOWN)
-    measured = [(fp32, cell) for fp32, cell in pairs if fp32.values(name) and cell.values(name)]
+    found = [(pair, np.array(over_fp32(pair[1], pair[0], name))) for pair in pairs]
+    measured = [(pair, ratios) for pair, ratios in found if len(ratios)]
     if not measured:
         return Finding(claim, rule, "not measured (measurement.json says why)", UNKNOWN)
-    ratios = [np.array(cell.values(name)) / np.mean(fp32.values(name)) for fp32, cell in measured]
-    interval = mean_of_groups(ratios)
+    interval = mean_of_groups([ratios for _, ratios in measured])
     scores = [score(ratio) for ratio in (interval.low, interval.value, interval.high)]
     scored = Interval(scores[1], min(scores), max(scores))
-    return decided(claim, rule, f"ratio {show(interval)}; {size(measured, name)}", [scored], 1 - 1e-9, measured)
+    evidence = f"ratio {show(interval)}; {rests_on(len(measured), [len(ratios) for _, ratios in measured])}"
+    return decided(claim, rule, evidence, [scored], 1 - 1e-9, [pair for pair, _ in measured])
 
 
 def _l2_better(study: Study) -> Finding:

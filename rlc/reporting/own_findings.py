@@ -22,7 +22,7 @@ from rlc.reporting.findings import (
 )
 from rlc.reporting.pareto import Point, points
 from rlc.reporting.published import quantized
-from rlc.reporting.study import Cell, Study, Task, shares_of
+from rlc.reporting.study import Cell, Study, Task, over_fp32, shares_of
 from rlc.reporting.tables import percent
 
 TARGET = 0.97
@@ -168,5 +168,4 @@ def _ratio(study: Study, point: Point, name: str, reference: str) -> Interval:
 
 
 def _ratios(study: Study, task: Task, variant: str, name: str, reference: str) -> FloatVector:
-    whole = float(np.mean(study.cells[task, "fp32"].values(reference)))
-    return np.array(study.cells[task, variant].values(name), np.float64) / whole
+    return np.array(over_fp32(study.cells[task, variant], study.cells[task, "fp32"], name, reference), np.float64)

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from measure.statistics import FloatVector, Interval, mean_of_groups
 from rlc.reporting.panels import METHODS, MUTED, Panel, Picture, Tip, keys_of, method_of
 from rlc.reporting.published import best_fp32
-from rlc.reporting.study import Cell, Study, Task, shares_of
+from rlc.reporting.study import Study, Task, over_fp32, shares_of
 from rlc.reporting.tables import fewest_to_most, number, percent, share_in_words
 
 WELL_TRAINED = 0.5
@@ -64,8 +64,8 @@ def points(study: Study, name: str, reference: str) -> list[Point]:
     found = []
     for variant in dict.fromkeys(cell.variant for task in tasks for cell in study.of_task(task)):
         cells = {task: cell for task in tasks if (cell := study.cell(task, variant)) and len(cell.normalized_return)}
-        own = {task: _costs(study, task, cell, name, reference) for task, cell in cells.items()}
-        known = {task: cost for task, cost in own.items() if cost is not None}
+        ratios = {task: over_fp32(cell, study.cells[task, "fp32"], name, reference) for task, cell in cells.items()}
+        known = {task: (cells[task].mean(name) or 0.0, float(np.mean(own))) for task, own in ratios.items() if own}
         if len(known) < len(tasks):  # its mean would be over easier or harder tasks than the others'
             continue
         shares = [cell.normalized_return for cell in cells.values()]
@@ -75,7 +75,7 @@ def points(study: Study, name: str, reference: str) -> list[Point]:
                 variant,
                 float(np.mean([share for _, share in known.values()])),
                 mean_of_groups(shares),
-                [len(cell.values(name)) for cell in cells.values()],
+                [len(own) for own in ratios.values()],
                 {task: (*cost, means[task]) for task, cost in known.items()},
             )
         )
@@ -92,13 +92,6 @@ def by_the_papers_protocol(study: Study, as_published: Study, method: str) -> di
         if shares:
             found[task] = np.array(list(shares.values()), np.float64)
     return found
-
-
-def _costs(study: Study, task: Task, cell: Cell, name: str, reference: str) -> tuple[float, float] | None:
-    fp32 = study.cell(task, "fp32")
-    cost = cell.mean(name)
-    whole = fp32.mean(reference) if fp32 else None
-    return (cost, cost / whole) if cost is not None and whole else None
 
 
 def front(shown: list[Point]) -> list[Point]:

@@ -90,6 +90,16 @@ class Cell:
         values = [getattr(result, field) for result in self.results]
         return [] if None in values else [float(value) for value in values]
 
+    def by_seed(self, name: str) -> dict[int, tuple[str, float]]:
+        """A number of `values` by seed, with the session in which it was measured ("" of result.json)."""
+        section, _, field = name.rpartition(".")
+        found = {}
+        for seed, result, one in zip(self.seeds, self.results, self.measurements, strict=True):
+            value = getattr(result, field) if not section else one.value(section, field) if one else None
+            if value is not None:
+                found[seed] = (f"{one.machine} {one.load}" if section and one else "", float(value))
+        return found
+
     def mean(self, name: str) -> float | None:
         values = self.values(name)
         return float(np.mean(values)) if values else None
@@ -114,6 +124,17 @@ class Cell:
             return np.array([], np.float64)
         own, random, fp32 = returns.astype(np.float64).T
         return np.asarray((own - random) / (fp32 - random).mean(), np.float64)
+
+
+def over_fp32(cell: Cell, fp32: Cell, name: str, reference: str | None = None) -> list[float]:
+    """A number of each run over fp32's `reference` (the same one) of its seed.
+
+    Of seeds that have both, measured in one session: there the policies took turns, and what else the machine did
+    slowed both alike.
+    """
+    whole = fp32.by_seed(reference or name)
+    own = cell.by_seed(name).items()
+    return [value / whole[seed][1] for seed, (session, value) in own if seed in whole and whole[seed][0] == session]
 
 
 def shares_of(cell: Cell, fp32: Cell) -> dict[int, float]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from measure.statistics import Interval, mean_interval
 from rlc.messages import counted
-from rlc.reporting.study import Cell, Study, Task
+from rlc.reporting.study import Cell, Study, Task, over_fp32
 from rlc.runs.stored import StoredRun
 from rlc.runs.wording import without_shared
 
@@ -126,7 +126,10 @@ def costs(study: Study) -> ReportTable:
             "policy beats random actions [95 % Student interval].",
             ("kept",),
         ),
-        Note("in brackets: times fp32.", ("weights KB", "file KB", "us/action", "native us/action", "native KB")),
+        Note(
+            "in brackets: times fp32; times and memory of one session alone.",
+            ("weights KB", "file KB", "us/action", "native us/action", "native KB"),
+        ),
         Note(
             "bytes of all tensors, packed below eight bits; the ONNX file stores at least a byte for a weight.",
             ("weights KB", "file KB"),
@@ -160,10 +163,10 @@ def _kept(cell: Cell) -> str:
 
 def _share(cell: Cell, fp32: Cell | None, name: str, unit: float) -> str:
     value = cell.mean(name)
-    reference = None if fp32 is None else fp32.mean(name)
     if value is None:
         return DASH
-    return number(value / unit) + (f" ({value / reference:.2f})" if reference else "")
+    ratios = [] if fp32 is None else over_fp32(cell, fp32, name)
+    return number(value / unit) + (f" ({np.mean(ratios):.2f})" if ratios else "")
 
 
 def by_setting(groups: Sequence[Sequence[StoredRun]]) -> ReportTable:

@@ -17,9 +17,9 @@ from rlc.reporting import console, published
 from rlc.reporting import findings as rules
 from rlc.reporting.findings import FAILS, HOLDS, UNKNOWN, findings, verdict
 from rlc.reporting.paper_tables import Choice, largest_passing_ratio, own_choice, pruning, table1, table2, table3
-from rlc.reporting.study import Study, Task, swept, variant
+from rlc.reporting.study import Study, Task, over_fp32, swept, variant
 from rlc.reporting.tables import by_setting, costs, guidance, number, with_interval
-from rlc.runs.records import MeasuredEnergy, MeasuredEpisodes, MeasuredMemory, Measurement
+from rlc.runs.records import MeasuredEnergy, MeasuredEpisodes, MeasuredMemory, MeasuredTimes, Measurement
 from tests.helpers import as_run, wandb_holds
 from tests.studies import HOPPER, Add, study_of, three_seeds, times_of
 from trainers.errors import UserError
@@ -283,6 +283,21 @@ def test_time_is_judged_in_onnx_runtime_and_as_c(add: Add) -> None:
     assert (unmeasured.verdict, unmeasured.evidence) == (UNKNOWN, "not measured (measurement.json says why)")
     few = {f.claim: f for f in findings(Study([add("+algo=td3 env=hopper", 0, 1e3)]))}[native.claim]
     assert (few.verdict, few.evidence) == (UNKNOWN, "no task has 3 seeds of fp32 and of a compressed policy")
+
+
+def test_times_of_different_sessions_are_not_divided(add: Add) -> None:
+    """Two seeds were measured beside fp32, one again when the machine was busy."""
+    study = study_of(add, ["+algo=sac env=hopper"], ptsq=1.0)
+    times_of(study, {"fp32": 10.0, "ptsq": 12.0}, {})
+    fp32, ptsq = study.cells[HOPPER, "fp32"], study.cells[HOPPER, "ptsq"]
+    slow = Measurement(load={"busy_percent": 90.0}, infer=MeasuredTimes(onnx_run_p50_us=50.0))
+    ptsq.measurements[1] = slow
+    assert over_fp32(ptsq, fp32, "infer.onnx_run_p50_us") == pytest.approx([1.2, 1.2])
+    row = dict(zip(costs(study).headers, costs(study).rows[1], strict=True))
+    assert row["us/action"] == "24.7 (1.20)"
+    ptsq.measurements[:] = [slow] * 3
+    assert over_fp32(ptsq, fp32, "infer.onnx_run_p50_us") == []
+    assert dict(zip(costs(study).headers, costs(study).rows[1], strict=True))["us/action"] == "50"
 
 
 def test_costs_show_native_times_and_bytes_over_fp32(add: Add) -> None:
