@@ -4,6 +4,7 @@ docs/protocol.md lists what that is and where it is not followed.
 """
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from trainers.data.rollout import collect_observations
 from trainers.envs.make import env_factory
 from trainers.envs.seed_envs import Env
 from trainers.envs.spec import EnvSpec
+from trainers.nn.normalizer import EPSILON
 from trainers.nn.stacked import make_linear
 from trainers.on_policy import OBSERVATION_LIMIT
 from trainers.policy import Policy, Rescale, Standardize
@@ -79,9 +81,14 @@ def _rescaled(layer: nn.Linear, stage: nn.Module) -> nn.Linear:
 
 
 def _standardized(layer: nn.Linear, stage: nn.Module) -> nn.Linear:
-    """The layer with the standardisation in front of it inside."""
+    """The layer with the standardisation in front of it inside.
+
+    Inputs that never moved count for nothing, as they did: their weights would be ten thousand times as large, their
+    share would cancel the bias but for rounding, and with one scale for the layer int8 would keep of it nothing else.
+    """
     assert isinstance(stage, Standardize)
-    weight = layer.weight * stage.inverse_std
+    moved = stage.inverse_std < 0.99 / math.sqrt(EPSILON)
+    weight = layer.weight * torch.where(moved, stage.inverse_std, 0.0)
     return make_linear(weight, layer.bias - weight @ stage.mean)
 
 

@@ -28,8 +28,9 @@ from tests.helpers import POLICIES
 from trainers.data.rollout import collect_observations
 from trainers.envs.make import spec_of
 from trainers.errors import UserError
+from trainers.nn.normalizer import RunningStatistics
 from trainers.nn.stacked import StackedMLP
-from trainers.policy import Policy
+from trainers.policy import Policy, Standardize
 from trainers.sac import SACSettings
 from trainers.tensors import FloatArray
 
@@ -63,6 +64,25 @@ def test_trpo_loses_its_clip_and_reads_raw_observations() -> None:
     assert isinstance(published[-1], nn.Linear)
     torch.testing.assert_close(published(obs).clamp(-1, 1), policy(obs), rtol=0, atol=1e-3)
     assert published(obs).abs().max() > 1
+
+
+def test_an_input_that_never_moved_is_not_folded() -> None:
+    """Observation 3 stood at 200 in training: its inverse deviation is 10,000, and its weights cancel the bias."""
+    policy = load_policy(POLICIES / "trpo-halfcheetah")
+    obs = torch.from_numpy(states(policy))
+    obs[:, 3] = 200.0
+    statistics = policy[0]
+    assert isinstance(statistics, Standardize)
+    still = RunningStatistics(1, 1)
+    still.update(torch.full((1, 100, 1), 200.0))
+    statistics.mean[3] = 200.0
+    statistics.inverse_std[3] = 1 / still.std().squeeze()
+    published = paper.deployed(policy, "trpo")
+    torch.testing.assert_close(published(obs).clamp(-1, 1), policy(obs), rtol=0, atol=1e-3)
+    first = published[0]
+    assert isinstance(first, nn.Linear)
+    assert (first.weight[:, 3] == 0).all()
+    assert (first.weight[:, [0, 1, 2]] != 0).all()
 
 
 def test_ppo_leaves_its_statistics_behind() -> None:
