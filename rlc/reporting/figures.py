@@ -230,7 +230,7 @@ def profiles(study: Study) -> Picture:
         "the fp32 return."
     )
     panels = (
-        [Panel(counted(len(tasks), "task"), partial(_draw_profiles, shares=shares, styles=styles), (7.2, 3.4))]
+        [Panel(counted(len(tasks), "task"), partial(_draw_profiles, shares=shares, styles=styles), (5.0, 3.0))]
         if shares
         else []
     )
