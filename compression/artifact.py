@@ -65,15 +65,22 @@ class Parity:
 
 
 def save_artifact(
-    folder: Path, policy: Policy, model: bytes, observations: FloatArray, *, algorithm: str, compression: dict[str, Any]
+    folder: Path,
+    policy: Policy,
+    model: bytes,
+    observations: FloatArray,
+    *,
+    algorithm: str,
+    compression: dict[str, Any],
+    int8_tolerance: float = INT8_TOLERANCE,
 ) -> dict[str, Any]:
     """Check the ONNX file against the torch policy on visited observations [n, obs_dim], then write the folder.
 
-    Returns the contract. Raises ArtifactError where the two disagree or a quantised layer does not run in
+    `int8_tolerance` counts where layers are int8. Returns the contract. Raises ArtifactError where the two disagree or a quantised layer does not run in
     integer arithmetic; nothing is written then.
     """
     quantized = quantized_layers(policy)
-    tolerance = INT8_TOLERANCE if quantized else FP32_TOLERANCE
+    tolerance = int8_tolerance if quantized else FP32_TOLERANCE
     kernels = optimized_operators(model)
     integer = sum(k in INTEGER_KERNELS for k in kernels)
     if integer != quantized:
