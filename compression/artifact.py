@@ -76,8 +76,8 @@ def save_artifact(
 ) -> dict[str, Any]:
     """Check the ONNX file against the torch policy on visited observations [n, obs_dim], then write the folder.
 
-    `int8_tolerance` counts where layers are int8. Returns the contract. Raises ArtifactError where the two disagree or a quantised layer does not run in
-    integer arithmetic; nothing is written then.
+    `int8_tolerance` counts where layers are int8. Returns the contract. Raises ArtifactError where the two disagree or
+    a quantised layer does not run in integer arithmetic; nothing is written then.
     """
     quantized = quantized_layers(policy)
     tolerance = int8_tolerance if quantized else FP32_TOLERANCE
