@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from measure.statistics import Interval, improvement, interquartile_mean, mean_of_groups
+from measure.statistics import FloatVector, Interval, improvement, interquartile_mean, mean_of_groups
 from rlc.messages import counted
 from rlc.reporting.published import KEEPS
 from rlc.reporting.study import Cell, Study, over_fp32
@@ -122,14 +122,26 @@ def _compared(pairs: Sequence[tuple[Cell, Cell]], worse: bool = False) -> tuple[
 
     Of policies made of the same trainings the shares that they keep are compared, else the returns themselves.
     """
-    kept = [tuple(cell.normalized_return for cell in pair) for pair in pairs]
-    compared = kept
+    ours, others = zip(*pairs, strict=True)
+    first = [cell.normalized_return for cell in ours]
+    second = [cell.normalized_return for cell in others]
+    shares = " and ".join(percent(interquartile_mean(np.concatenate(side))) for side in (first, second))
+    words = f"return kept (interquartile mean) {shares}"
     if any(one.trained_apart != other.trained_apart for one, other in pairs):
-        compared = [tuple(np.array(cell.values("return_mean")) for cell in pair) for pair in pairs]
-    first, second = ([values[k] for values in compared] for k in (0, 1))
+        first = [np.array(cell.values("return_mean")) for cell in ours]
+        second = [np.array(cell.values("return_mean")) for cell in others]
+    else:
+        differences = [_seed_by_seed(one, other) for one, other in pairs]
+        if all(map(len, differences)):
+            words += f", mean difference seed by seed {show(mean_of_groups(differences))}"
     interval = improvement(second, first) if worse else improvement(first, second)
-    iqm = (percent(interquartile_mean(np.concatenate([values[k] for values in kept]))) for k in (0, 1))
-    return interval, f"{show(interval)}; return kept (interquartile mean) {' and '.join(iqm)}; {size(pairs)}"
+    return interval, f"{show(interval)}; {words}; {size(pairs)}"
+
+
+def _seed_by_seed(cell: Cell, other: Cell) -> FloatVector:
+    """What the policies of a cell keep more than another's, of the seeds that both have."""
+    theirs = other.kept_by_seed
+    return np.array([share - theirs[seed] for seed, share in cell.kept_by_seed.items() if seed in theirs], np.float64)
 
 
 def _no_time_gain(compression: str, pairs: Sequence[tuple[Cell, Cell]], way: str) -> Finding:

@@ -194,13 +194,13 @@ def panel_svg(panel: Panel, prefix: str) -> str:
     text = re.sub(r'(id="|url\(#|href="#)', rf"\1{prefix}-", text)
     for color, name in VARIABLES.items():
         text = text.replace(color, f"var(--{name})")
-    entered = False
+    # One stop of the tab key for each panel: arrow keys go on from there (page.js).
+    entry = next((gid for gid, tip in panel.tips.items() if tip.large), None)
     for gid, tip in panel.tips.items():
-        # One stop of the tab key for each panel: arrow keys go on from there (page.js).
-        stop = "" if not tip.large else f' tabindex="{-1 if entered else 0}"'
-        entered |= tip.large
-        kind = "mark large" if tip.large else "mark"
-        words = f'class="{kind}"{stop} role="link" aria-label="{escape(tip.text)}" data-rows="{escape(tip.rows)}"'
+        kind = "mark"
+        if tip.large:
+            kind = f'mark large" tabindex="{0 if gid == entry else -1}'
+        words = f'class="{kind}" role="link" aria-label="{escape(tip.text)}" data-rows="{escape(tip.rows)}"'
         text = text.replace(f'<g id="{prefix}-{gid}">', f'<g id="{prefix}-{gid}" {words}>', 1)
     return text
 

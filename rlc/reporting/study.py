@@ -93,11 +93,13 @@ class Cell:
     def by_seed(self, name: str) -> dict[int, tuple[str, float]]:
         """A number of `values` by seed, with the session in which it was measured ("" of result.json)."""
         section, _, field = name.rpartition(".")
+        if not section:
+            return {seed: ("", float(value)) for seed, value in zip(self.seeds, self.values(name), strict=False)}
         found = {}
-        for seed, result, one in zip(self.seeds, self.results, self.measurements, strict=True):
-            value = getattr(result, field) if not section else one.value(section, field) if one else None
-            if value is not None:
-                found[seed] = (f"{one.machine} {one.load}" if section and one else "", float(value))
+        for seed, one in zip(self.seeds, self.measurements, strict=True):
+            value = one.value(section, field) if one else None
+            if one and value is not None:
+                found[seed] = (f"{one.machine} {one.load}", float(value))
         return found
 
     def mean(self, name: str) -> float | None:
@@ -110,6 +112,12 @@ class Cell:
         return mean_interval(self.values("return_mean"))
 
     @cached_property
+    def kept_by_seed(self) -> dict[int, float]:
+        """Of each seed that learned, `normalized_returns` of its run."""
+        shares = zip(self.seeds, (normalized_returns([result]) for result in self.results), strict=True)
+        return {seed: share[0] for seed, share in shares if share}
+
+    @cached_property
     def normalized_return(self) -> FloatVector:
         """`normalized_returns` of the runs; of trainings of their own in shares of the mean fp32 policy.
 
@@ -117,7 +125,7 @@ class Cell:
         be too high on average.
         """
         if not self.trained_apart:
-            return np.array(normalized_returns(self.results), np.float64)
+            return np.array(list(self.kept_by_seed.values()), np.float64)
         compared = [result for result in self.results if result.fp32_return_mean is not None]
         returns = np.array([(one.return_mean, one.random_return_mean, one.fp32_return_mean) for one in compared])
         if not compared or returns[:, 2].mean() <= returns[:, 1].mean():

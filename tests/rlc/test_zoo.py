@@ -64,7 +64,9 @@ class TestCommittedPolicies:
 
 class TestNames:
     def test_an_unknown_name_is_one_line_with_the_names(self) -> None:
-        with pytest.raises(UserError, match=r"zoo:sac-hoper: no such policy; did you mean sac-hopper\?; allowed: ppo-"):
+        with pytest.raises(
+            UserError, match=r"zoo:sac-hoper: no such policy; did you mean sac-hopper\?; allowed: ddpg-"
+        ):
             given_policy("zoo:sac-hoper")
         with pytest.raises(UserError, match="no such policy"):
             given_policy("zoo:../zoo/sac-hopper")
