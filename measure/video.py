@@ -1,4 +1,4 @@
-"""A film of policies side by side, rendered without a screen."""
+"""Films of policies, rendered without a screen."""
 
 import itertools
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
+import imageio.v3 as iio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,6 +23,8 @@ from trainers.envs.spec import EnvSpec
 from trainers.errors import UserError
 
 BACKENDS = ("egl", "osmesa")
+ANIMATION_SECONDS = 4
+ANIMATION_FPS = 20
 # A backend that fails leaves OpenGL unusable in its process: each is tried in one of its own.
 PROBE = """
 import json, sys, warnings
@@ -47,7 +50,7 @@ def choose_backend(spec: EnvSpec) -> None:
         reason = stderr_tail(done)
     tried = f"MUJOCO_GL={chosen} cannot" if chosen else "neither EGL nor OSMesa can"
     raise UserError(
-        f"video=true: {tried} render {spec.env_id} here ({reason}); MuJoCo needs libegl1 and a driver, or libosmesa6"
+        f"no video: {tried} render {spec.env_id} here ({reason}); MuJoCo needs libegl1 and a driver, or libosmesa6"
     )
 
 
@@ -69,7 +72,39 @@ def record_video(path: Path, spec: EnvSpec, policies: Sequence[Act], seed: int) 
         temporary.replace(path)
 
 
+def animation(spec: EnvSpec, act: Act, seed: int) -> bytes:
+    """The first seconds of an episode as a small WebP that goes round, for a page."""
+    with make_env(spec.env_id, spec.kwargs, render_mode="rgb_array") as env:
+        fps = env.metadata["render_fps"]
+        step = max(1, round(fps / ANIMATION_FPS))
+        pictures = itertools.islice(_frames(env, act, seed), 0, round(ANIMATION_SECONDS * fps), step)
+        small = [_shrunk(picture) for picture in pictures]
+    written: Any = iio.imwrite(
+        "<bytes>", small, extension=".webp", plugin="pillow", duration=1000 * step / fps, loop=0, quality=60
+    )
+    return bytes(written)
+
+
+def _shrunk(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A third as wide and as high, each pixel the mean of nine."""
+    height, width = (length // 3 for length in picture.shape[:2])
+    nine = picture[: 3 * height, : 3 * width].reshape(height, 3, width, 3, 3)
+    return np.asarray(nine.mean((1, 3)).round(), np.uint8)
+
+
+def _follow(env: Env) -> None:
+    """Look through the camera that goes along with a MuJoCo robot, if its model has one: else it runs out of sight."""
+    robot: Any = env.unwrapped
+    if hasattr(robot, "mujoco_renderer"):
+        import mujoco
+
+        camera = mujoco.mj_name2id(robot.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        if camera >= 0:
+            robot.mujoco_renderer.camera_id = camera
+
+
 def _frames(env: Env, act: Act, seed: int) -> Iterator[NDArray[np.uint8]]:
+    _follow(env)
     obs, _ = env.reset(seed=seed)
     done = False
     while not done:

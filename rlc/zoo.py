@@ -10,19 +10,21 @@ from rich import box
 from rich.table import Table
 
 from compression.artifact import read_policy, write_files
-from compression.files import CONTRACT_FILE, ONNX_FILE, TENSOR_FILE
+from compression.files import CONTRACT_FILE, ONNX_FILE, TENSOR_FILE, write_atomic
 from compression.runtime import OnnxPolicy
 from measure.machine import machine
 from measure.returns import evaluate
+from measure.video import animation, choose_backend
 from rlc.cli import given_path, only, run_command
+from rlc.messages import warn
 from rlc.packing.packs import PackedRun, read_pack, record_files, restored, shortened
-from rlc.packing.zoo import CARD_FILE, ZOO, Card, read_card, zoo_names
+from rlc.packing.zoo import CARD_FILE, FILM_FILE, PREFIX, ZOO, Card, given_policy, read_card, zoo_names
 from rlc.reporting.screen import print_table
 from rlc.runs.files import CONFIG_FILE
 from rlc.runs.find import open_artifact
 from rlc.runs.records import RunResult
 from rlc.runs.stored import METRICS_FILE, StoredRun, evaluations, load_run, parse_metrics
-from trainers.envs.make import env_factory
+from trainers.envs.make import env_factory, spec_of
 from trainers.envs.names import task_name
 from trainers.errors import UserError
 
@@ -55,6 +57,8 @@ def zoo(arguments: list[str]) -> None:
             groups[_name(candidate.run)].append(candidate)
     for name, candidates in sorted(groups.items()):
         _add(name, candidates)
+    if groups:
+        _film()
     _show()
 
 
@@ -125,6 +129,23 @@ def _add(name: str, candidates: list[Candidate]) -> None:
         CARD_FILE: (card.model_dump_json(indent=1) + "\n").encode(),
     }
     write_files(ZOO / name, kept)
+
+
+def _film() -> None:
+    """Write the films that are missing; says so where nothing renders here."""
+    missing = [name for name in zoo_names() if not (ZOO / name / FILM_FILE).exists()]
+    if not missing:
+        return
+    try:
+        choose_backend(spec_of(read_card(missing[0]).env_id))
+    except UserError as error:
+        warn(f"{', '.join(missing)}: {error}")
+        return
+    for name in missing:
+        print(f"filming {name}", flush=True)
+        artifact = open_artifact(given_policy(f"{PREFIX}{name}"))
+        film = animation(artifact.policy.spec, OnnxPolicy(artifact.folder / ONNX_FILE), EVAL_SEED)
+        write_atomic(ZOO / name / FILM_FILE, film)
 
 
 def _card(candidate: Candidate, files: dict[str, bytes], candidates: int) -> Card:

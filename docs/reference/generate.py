@@ -57,7 +57,8 @@ python -m rlc.export policy=small target=c to=deployed
 ```
 
 `rlc.compress`, `rlc.evaluate` and `rlc.export` make the artifact of a name in `outputs/zoo/<name>/`. The first column
-leads to the card of a policy: its returns, settings, seed, commit, and learning curve where the run has one.
+leads to the card of a policy: its returns, settings, seed, commit, and learning curve where the run has one. The films
+have the first four seconds of the first episode that was played. KB: of the weights.
 Generated from the cards by `python docs/reference/generate.py`.
 """
 ZOO_TAIL = """\
@@ -91,7 +92,7 @@ def page() -> str:
 
 def zoo_page() -> str:
     """The page of the zoo."""
-    titles = ("policy", "return", "episodes", "random", "zero", "steps", "seed", "chosen of", "weights KB", "commit")
+    titles = ("policy", "film", "return", "episodes", "random", "zero", "steps", "seed", "chosen of", "KB", "commit")
     lines = [ZOO_HEAD, f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     lines += [_policy_row(file) for file in sorted(ZOO.glob("*/card.json"))]
     return "\n".join([*lines, ZOO_TAIL])
@@ -100,8 +101,10 @@ def zoo_page() -> str:
 def _policy_row(file: Path) -> str:
     card: dict[str, Any] = json.loads(file.read_text())
     name = file.parent.name
+    film = file.with_name("film.webp")
     cells = (
         f"[`{name}`](../../{file.relative_to(ROOT)})",
+        f"![{name}](../../{film.relative_to(ROOT)})" if film.exists() else "",
         f"{card['return_mean']:.0f} +- {card['return_std']:.0f}",
         str(card["episodes"]),
         str(round(card["random_return_mean"])),

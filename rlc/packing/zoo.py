@@ -21,6 +21,8 @@ from trainers.errors import UserError
 PREFIX = "zoo:"
 ZOO = DATA / "zoo"
 CARD_FILE = "card.json"
+FILM_FILE = "film.webp"
+"""Beside the card, where it could be rendered."""
 
 
 class Card(Record):

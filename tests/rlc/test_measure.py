@@ -283,7 +283,7 @@ def test_evaluate_refuses_what_is_no_artifact(tmp_path: Path) -> None:
 
 def test_without_a_renderer_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
-    with pytest.raises(UserError, match="video=true: MUJOCO_GL=nonsense cannot render Hopper-v4 here"):
+    with pytest.raises(UserError, match="no video: MUJOCO_GL=nonsense cannot render Hopper-v4 here"):
         video.choose_backend(spec_of("Hopper-v4"))
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from compression.artifact import check_artifact
 from compression.files import ONNX_FILE
 from compression.runtime import OnnxPolicy
 from measure.returns import evaluate
+from measure.video import choose_backend
 from rlc import zoo
 from rlc.compress import compress
 from rlc.evaluate import evaluate_run
@@ -33,11 +35,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def own_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty zoo, whose policies play two episodes."""
+    """An empty zoo, whose policies play two episodes and are not filmed."""
     folder = tmp_path / "zoo"
     monkeypatch.setattr("rlc.packing.zoo.ZOO", folder)
     monkeypatch.setattr("rlc.zoo.ZOO", folder)
     monkeypatch.setattr("rlc.zoo.EPISODES", 2)
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
     return folder
 
 
@@ -141,6 +144,25 @@ class TestAdding:
         assert steps[-1] == card.total_steps
         assert returns[-1] > 3000
         check_artifact(given_policy("zoo:trpo-hopper"))
+
+    def test_a_policy_is_filmed_where_it_can_be(
+        self, own_zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("measure.video.ANIMATION_SECONDS", 0.5)
+        shutil.copytree(POLICIES / "ppo-hopper", Path("runs") / "one")
+        film = own_zoo / "ppo-hopper" / "film.webp"
+        zoo.zoo(["add=runs"])
+        assert not film.exists()
+        assert "ppo-hopper: no video: MUJOCO_GL=nonsense cannot render Hopper-v4 here" in capsys.readouterr().err
+        monkeypatch.delenv("MUJOCO_GL")
+        try:
+            choose_backend(spec_of("Hopper-v4"))
+        except UserError:
+            pytest.skip("nothing renders here")
+        zoo.zoo(["add=runs"])
+        with Image.open(film) as picture:
+            assert (picture.format, picture.size) == ("WEBP", (160, 160))
+            assert getattr(picture, "n_frames", 1) > 1
 
     def test_a_policy_without_skill_is_none(self, own_zoo: Path) -> None:
         shutil.copytree(POLICIES / "ppo-hopper", Path("runs") / "one")
