@@ -78,7 +78,7 @@ def test_an_installed_wheel_plans_from_another_folder(installed: Path, tmp_path:
 
 
 def test_an_installed_wheel_shows_its_settings(installed: Path, tmp_path: Path) -> None:
-    assert "algo: ddpg, ppo, sac, td3, trpo" in run(installed, tmp_path, "-m", "rlc.train", "--help")
+    assert "a file of conf/algo: trpo, ppo, ddpg, td3 or sac" in run(installed, tmp_path, "-m", "rlc.train", "--help")
     shown = run(installed, tmp_path, "-m", "rlc.train", "+algo=sac", "--cfg", "job")
     assert shown.startswith("algo:\n  name: sac\n")
     searched = run(installed, tmp_path, "-m", "rlc.train", "+algo=sac", "--info", "searchpath")
