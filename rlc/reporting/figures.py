@@ -266,8 +266,9 @@ def _by_ratio(study: Study, norm: int) -> Iterator[tuple[str, Values]]:
         found = {}
         for task in study.tasks:
             fp32 = study.cell(task, "fp32")
-            pruned = study.pruned(task, norm).items() if fp32 else ()
-            shares = {ratio: _over_fp32(cell, fp32, name) for ratio, cell in pruned if fp32}
+            if fp32 is None:
+                continue
+            shares = {ratio: _over_fp32(cell, fp32, name) for ratio, cell in study.pruned(task, norm).items()}
             known = {ratio: mean_interval(values) for ratio, values in shares.items() if values}
             if known:
                 found[task.algo, task.env_id] = {0.0: Interval(1.0, 1.0, 1.0)} | known

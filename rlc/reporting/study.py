@@ -76,18 +76,16 @@ class Cell:
     @property
     def trained_apart(self) -> bool:
         """Whether its policies are trainings of their own beside fp32, not made of the fp32 policies."""
-        return self.settings.compress.method == "qat"
+        return self.settings.trains and not self.settings.is_fp32
 
     def values(self, name: str) -> list[float]:
         """A number of every run, empty where one of them lacks it.
 
         `section.name` is one of measurement.json: of those runs that were measured, often not all.
         """
-        section, _, field = name.rpartition(".")
-        if section:
-            found = [one.value(section, field) for one in self.measurements if one is not None]
-            return [float(value) for value in found if value is not None]
-        values = [getattr(result, field) for result in self.results]
+        if "." in name:
+            return [value for _, value in self.by_seed(name).values()]
+        values = [getattr(result, name) for result in self.results]
         return [] if None in values else [float(value) for value in values]
 
     def by_seed(self, name: str) -> dict[int, tuple[str, float]]:

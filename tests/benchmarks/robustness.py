@@ -11,6 +11,7 @@ standard deviation over states that fp32 visits.
 
 import argparse
 import csv
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -32,7 +33,7 @@ from rlc.config.commands import Selection
 from rlc.reporting.files import write_picture
 from rlc.reporting.panels import METHODS, MUTED, Panel, Picture, keys_of, method_of
 from rlc.reporting.study import Task, chosen_runs
-from rlc.runs.find import open_artifact
+from rlc.runs.find import comparison_key, open_artifact
 from rlc.runs.stored import StoredRun
 from trainers.envs.make import env_factory
 
@@ -66,48 +67,37 @@ def key_of(row: Mapping[str, str]) -> Key:
     return Key(*(row[name] for name in Key._fields))
 
 
-def groups(runs: Sequence[StoredRun]) -> Iterator[tuple[StoredRun, list[StoredRun]]]:
-    """(fp32, all policies of it) of each task and seed that has both."""
-    found: dict[tuple[str, str, int], list[StoredRun]] = defaultdict(list)
-    for run in runs:
-        if run.settings.protocol == "ours" and not run.record_only():
-            found[run.settings.algo.name, run.settings.env.id, run.seed].append(run)
-    for policies in found.values():
-        fp32 = [run for run in policies if run.settings.is_fp32]
-        if fp32 and len(policies) > 1:
-            yield fp32[0], policies
-
-
 def play(runs: Sequence[StoredRun], episodes: int, known: set[Key]) -> Iterator[dict[str, Any]]:
-    """The rows that are not known yet."""
-    for fp32, policies in groups(runs):
-        wanted = [
-            (run, key)
-            for run in policies
-            for name in DISTURBANCES
-            if (key := Key(run.settings.algo.name, run.settings.env.id, str(run.seed), method(run), name)) not in known
-        ]
-        if not wanted:
+    """The rows that are not known yet, of the runs that are compared with an fp32 policy."""
+    playable = [run for run in runs if run.settings.protocol == "ours" and not run.record_only()]
+    for _, group in itertools.groupby(playable, key=comparison_key):
+        fp32, *derived = group
+        if not fp32.settings.is_fp32 or not derived:
             continue
-        artifact = open_artifact(fp32.path)
-        spec = artifact.policy.spec
-        std = observation_std(OnnxPolicy(artifact.folder / ONNX_FILE), spec, STATES_SEED)
-        for run, key in wanted:
+        missing = {run.path: _missing(run, known) for run in (fp32, *derived)}
+        if not any(missing.values()):
+            continue
+        spec = fp32.spec
+        std = observation_std(OnnxPolicy(fp32.artifact / ONNX_FILE), spec, STATES_SEED)
+        for run in (fp32, *derived):
             act = OnnxPolicy(open_artifact(run.path).folder / ONNX_FILE)
-            factory = disturbed(env_factory(spec), DISTURBANCES[key.disturbance], std)
-            returns = evaluate(act, factory, spec, episodes=episodes, seed=0)
-            yield key._asdict() | {
-                "episodes": episodes,
-                "return_mean": round(returns.mean, 4),
-                "return_std": round(returns.std, 4),
-                "random_return_mean": round(fp32.finished_result().random_return_mean, 4),
-                "cpu": machine()["cpu_model"],
-            }
+            for key in missing[run.path]:
+                factory = disturbed(env_factory(spec), DISTURBANCES[key.disturbance], std)
+                returns = evaluate(act, factory, spec, episodes=episodes, seed=0)
+                yield key._asdict() | {
+                    "episodes": episodes,
+                    "return_mean": round(returns.mean, 4),
+                    "return_std": round(returns.std, 4),
+                    "random_return_mean": round(fp32.finished_result().random_return_mean, 4),
+                    "cpu": machine()["cpu_model"],
+                }
 
 
-def method(run: StoredRun) -> str:
-    """The compression of a run, without the hash of its other settings."""
-    return run.label.partition("~")[0]
+def _missing(run: StoredRun, known: set[Key]) -> list[Key]:
+    """The rows of a run that are not known yet."""
+    settings = run.settings
+    keys = [Key(settings.algo.name, settings.env.id, str(run.seed), settings.compress.label, d) for d in DISTURBANCES]
+    return [key for key in keys if key not in known]
 
 
 def shares(rows: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], dict[Task, dict[str, float]]]:
@@ -139,36 +129,48 @@ def words(interval: Interval) -> str:
     return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Both figures of each method and disturbance."""
-    found = shares(rows)
-    methods = list(dict.fromkeys(name for name, _ in found))
-    lines = []
-    for name in methods:
-        tasks = found[name, "undisturbed"]
-        kept = [words(over_tasks(found[name, disturbance])) for disturbance in DISTURBANCES]
-        lines.append([f"`{name}`", str(len(tasks)), *kept])
-    for name in methods[1:]:
-        fp32 = [found["fp32", disturbance] for disturbance in DISTURBANCES]
-        ours = [found[name, disturbance] for disturbance in DISTURBANCES]
-        more = [words(difference(mine, its)) for mine, its in zip(ours, fp32, strict=True)]
-        lines.append([f"`{name}` - `fp32`", str(len(ours[0])), *more])
-    shown: str = tabulate(lines, ["method", "tasks", *DISTURBANCES], tablefmt="github", disable_numparse=True)
-    return shown
+class Figures(NamedTuple):
+    """By method and disturbance: the return behind it, the difference to fp32 there, and the number of tasks."""
+
+    kept: dict[tuple[str, str], Interval]
+    more: dict[tuple[str, str], Interval]
+    tasks: dict[str, int]
+
+    @property
+    def methods(self) -> list[str]:
+        return list(self.tasks)
 
 
-def picture(rows: Sequence[Mapping[str, str]]) -> Picture:
-    """The return behind each disturbance, and the difference to fp32 there."""
+def figures(rows: Sequence[Mapping[str, str]]) -> Figures:
     found = shares(rows)
-    methods = list(dict.fromkeys(name for name, _ in found))
     kept = {pair: over_tasks(by_task) for pair, by_task in found.items()}
     more = {(name, one): difference(found[name, one], found["fp32", one]) for name, one in found if name != "fp32"}
-    size = (4.6, 2.9)
-    panels = [
-        Panel("Return", partial(_draw, methods, kept, "% of fp32 undisturbed"), size),
-        Panel("Beside fp32, same sensors", partial(_draw, methods[1:], more, "points of percent"), size),
+    return Figures(kept, more, {name: len(by_task) for (name, _), by_task in found.items()})
+
+
+def table(shown: Figures) -> str:
+    """Both figures of each method and disturbance."""
+    lines = [
+        [f"`{name}`", str(count), *(words(shown.kept[name, one]) for one in DISTURBANCES)]
+        for name, count in shown.tasks.items()
     ]
-    return Picture("robustness", "Behind disturbed sensors", "", panels, 2, keys_of(methods))
+    lines += [
+        [f"`{name}` - `fp32`", str(shown.tasks[name]), *(words(shown.more[name, one]) for one in DISTURBANCES)]
+        for name in shown.methods[1:]
+    ]
+    text: str = tabulate(lines, ["method", "tasks", *DISTURBANCES], tablefmt="github", disable_numparse=True)
+    return text
+
+
+def picture(shown: Figures) -> Picture:
+    """The return behind each disturbance, and the difference to fp32 there."""
+    size = (4.6, 2.9)
+    others = shown.methods[1:]
+    panels = [
+        Panel("Return", partial(_draw, shown.methods, shown.kept, "% of fp32 undisturbed"), size),
+        Panel("Beside fp32, same sensors", partial(_draw, others, shown.more, "points of percent"), size),
+    ]
+    return Picture("robustness", "Behind disturbed sensors", "", panels, 2, keys_of(shown.methods))
 
 
 def _draw(methods: Sequence[str], shown: Mapping[tuple[str, str], Interval], label: str, axes: Axes) -> None:
@@ -208,9 +210,10 @@ def main() -> None:
             writer.writerow(row)
             file.flush()
             rows.append({name: str(value) for name, value in row.items()})
-    print(table(rows))
+    shown = figures(rows)
+    print(table(shown))
     if args.picture:
-        write_picture(args.picture, picture(rows))
+        write_picture(args.picture, picture(shown))
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ function value(row, column) {
 
 // Up, down, and as it was.
 function sort(head) {
-  const column = head.cellIndex, order = {ascending: "descending", descending: null}[head.getAttribute("aria-sort")];
-  const wanted = order === undefined ? "ascending" : order;
+  const after = {null: "ascending", ascending: "descending", descending: null};
+  const column = head.cellIndex, wanted = after[head.getAttribute("aria-sort")];
   for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
   if (wanted) head.setAttribute("aria-sort", wanted);
   const body = head.closest("table").tBodies[0];
